@@ -1,0 +1,88 @@
+package rules
+
+import "time"
+
+// Subject is the person (or service) on whose behalf a request is made, as a
+// verified token names it.
+type Subject struct {
+	Issuer string         // the token's iss, an URL
+	Sub    string         // the token's sub, opaque, unique within Issuer
+	Email  string         // may be empty; never an identity by itself
+	Groups []string       // from the claim that the operator named
+	Claims map[string]any // every other claim, as decoded JSON
+}
+
+// Key names the subject uniquely over all issuers: issuer, "#", sub.
+func (s Subject) Key() string { return s.Issuer + "#" + s.Sub }
+
+// Request is what a policy decides about: one JSON-RPC message, seen as it
+// will be forwarded.
+type Request struct {
+	Subject    Subject
+	Client     string    // the token's client_id or azp, never clientInfo
+	Server     string    // the policy's name of the upstream
+	Method     string    // the JSON-RPC method
+	Tool       string    // tools/call and prompts/get: params.name
+	Resource   string    // resources/*: params.uri
+	Source     string    // the caller's IP address
+	Args       []byte    // params.arguments as received, strict JSON; nil if absent
+	FromServer bool      // the upstream asks the client: sampling, elicitation, roots
+	Now        time.Time // the moment of the decision: time is a fact, passed in
+}
+
+// Effect is what a rule, and in the end a decision, does to a request.
+type Effect string
+
+// The effects, from the most restrictive to the least.
+const (
+	Deny    Effect = "deny"
+	Approve Effect = "approve"
+	Allow   Effect = "allow"
+)
+
+// Match tells what became of one rule that named the request's server, method
+// and tool.
+type Match struct {
+	Rule    string `json:"rule"`
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Effect  Effect `json:"effect"`
+	Matched bool   `json:"matched"`
+	Err     string `json:"err,omitempty"` // why its condition could not be evaluated
+	Reason  string `json:"reason,omitempty"`
+}
+
+// Ask is one rule's demand for approval.
+type Ask struct {
+	Rule      string `json:"rule"`
+	Reason    string `json:"reason"`
+	File      string `json:"file"`
+	Line      int    `json:"line"`
+	Approvers string `json:"approvers"` // name of the approver set
+	Quorum    int    `json:"quorum"`    // distinct people of that set
+}
+
+// Decision is the whole answer of a policy to a request. It is total: there
+// is nothing left for the caller to work out or to get wrong.
+type Decision struct {
+	Effect      Effect        `json:"effect"`
+	Reason      string        `json:"reason"`             // words that the agent can act on
+	Baseline    bool          `json:"baseline,omitempty"` // open by the protocol's baseline
+	Trace       []Match       `json:"trace"`
+	Asks        []Ask         `json:"asks,omitempty"`
+	Expires     time.Duration `json:"expires,omitempty"`      // of the approval; the shortest that a matched rule asks
+	RulesDigest string        `json:"rules_digest,omitempty"` // "sha256:" + hex over the asking rules and their approver sets
+	Credential  string        `json:"credential,omitempty"`   // name; empty: none
+	Policy      string        `json:"policy"`                 // commit of the policy that decided
+}
+
+// RuleIDs lists the matched rules that made the effect, in the trace's order.
+func (d Decision) RuleIDs() []string {
+	var ids []string
+	for _, m := range d.Trace {
+		if m.Matched && m.Effect == d.Effect {
+			ids = append(ids, m.Rule)
+		}
+	}
+	return ids
+}
