@@ -1,0 +1,266 @@
+package audit
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+)
+
+// Past is an earlier incarnation, found on this disk. It is only read.
+type Past struct {
+	Enforcer    string
+	Incarnation string
+	Start       time.Time
+	Entries     uint64 // whole entries
+	Torn        int64  // bytes after them, of a write that a crash cut short: nobody was told that it succeeded
+
+	inc   *incarnation
+	mark  mark
+	bytes int64 // of the entries, from the first ever
+	last  time.Time
+}
+
+// mark is the content of published.json: how far the publisher came. It is
+// replaced, durably, after each commit and each push. It may lag behind the
+// branch by what a crash interrupted, never run ahead of it.
+type mark struct {
+	Entries    uint64    `json:"entries"`    // committed
+	Bytes      int64     `json:"bytes"`      // of their lines, line feeds included
+	Last       time.Time `json:"last"`       // time of the last of them
+	File       uint64    `json:"file"`       // file where the next entry begins …
+	Offset     int64     `json:"offset"`     // … and where in it
+	Hashes     [][]byte  `json:"hashes"`     // the tree so far (see edge)
+	Branch     string    `json:"branch"`     // of the last commit
+	Commit     string    `json:"commit"`     // the last commit
+	Checkpoint string    `json:"checkpoint"` // the signed note in it
+
+	Pushed      uint64   `json:"pushed"` // entries on the remote
+	PushedBytes int64    `json:"pushed_bytes"`
+	Unpushed    []string `json:"unpushed"` // branches with commits to push
+}
+
+func (i *incarnation) readMark() (mark, error) {
+	var m mark
+	b, err := os.ReadFile(filepath.Join(i.dir, markFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return m, nil
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &m)
+	}
+	if err != nil {
+		return m, fmt.Errorf("%w: %s: %w", ErrDamaged, filepath.Join(i.dir, markFile), err)
+	}
+	return m, nil
+}
+
+func (i *incarnation) writeMark(m mark) error {
+	b, err := json.Marshal(m)
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return writeDurably(filepath.Join(i.dir, markFile), b)
+}
+
+// Previous finds the earlier incarnations of a state directory, oldest first.
+// The caller holds its Lock and has not opened a Journal yet. What a crash
+// left torn at an end is counted and otherwise ignored; ErrDamaged if
+// anything else does not read, since that may be a loss of what was
+// acknowledged.
+func Previous(stateDir string) ([]*Past, error) {
+	root := filepath.Join(stateDir, journalDir)
+	des, err := os.ReadDir(root)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	var all []*Past
+	for _, de := range des {
+		p, err := openPast(filepath.Join(root, de.Name()))
+		if err != nil {
+			return nil, err
+		}
+		if p != nil {
+			all = append(all, p)
+		}
+	}
+	slices.SortFunc(all, func(a, b *Past) int { return a.Start.Compare(b.Start) })
+	return all, nil
+}
+
+func openPast(dir string) (*Past, error) {
+	inc := &incarnation{dir: dir}
+	firsts, err := inc.segments()
+	if err != nil {
+		return nil, err
+	}
+	b, err := os.ReadFile(filepath.Join(dir, metaFile))
+	if errors.Is(err, fs.ErrNotExist) && len(firsts) == 0 {
+		return nil, nil // died before it began
+	}
+	if err == nil {
+		err = json.Unmarshal(b, &inc.meta)
+	}
+	if err == nil && (inc.Format != 1 || inc.Incarnation != filepath.Base(dir)) {
+		err = errors.New("not this directory's")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, filepath.Join(dir, metaFile), err)
+	}
+	p := &Past{Enforcer: inc.Enforcer, Incarnation: inc.Incarnation, Start: inc.Start, inc: inc}
+	if p.mark, err = inc.readMark(); err != nil {
+		return nil, err
+	}
+	if len(firsts) == 0 {
+		return p, nil
+	}
+	return p, p.scan(firsts)
+}
+
+// scan counts the entries after the mark; those before it are in Git. The
+// tail may sit in the page cache only, if just the process died: publishing
+// it must not outrun the disk, so it is synced first.
+func (p *Past) scan(firsts []uint64) error {
+	f, err := os.Open(p.inc.segmentPath(firsts[len(firsts)-1]))
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	p.Entries, p.bytes, p.last = p.mark.Entries, p.mark.Bytes, p.mark.Last
+	c := &cursor{inc: p.inc, seq: p.mark.Entries, first: p.mark.File, off: p.mark.Offset}
+	for {
+		line, err := c.next()
+		if err == io.EOF {
+			return c.close()
+		}
+		var e Entry
+		if err == nil {
+			e, err = Decode(line)
+		}
+		if err == nil && e.Seq != p.Entries {
+			err = fmt.Errorf("%w: number %d where %d belongs", ErrEntry, e.Seq, p.Entries)
+		}
+		if err != nil {
+			return errors.Join(p.torn(firsts, err), c.close())
+		}
+		p.Entries, p.bytes, p.last = e.Seq+1, p.bytes+int64(len(line))+1, e.Time
+	}
+}
+
+// torn decides what an unreadable line is: the remains of the last write,
+// which nobody was told of, or damage to what was durable. A write cut short
+// leaves part of itself, or zeroes, at the very end: nothing whole after it.
+func (p *Past) torn(firsts []uint64, cause error) error {
+	last := firsts[len(firsts)-1]
+	b, err := os.ReadFile(p.inc.segmentPath(last))
+	if err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	good := p.bytes // find where the bad line begins in the last file
+	whole := false
+	off := int64(0)
+	for seq := last; seq < p.Entries; seq++ {
+		n := bytes.IndexByte(b[off:], '\n')
+		if n < 0 {
+			break
+		}
+		off += int64(n) + 1
+	}
+	rest := b[off:]
+	for first := true; len(rest) > 0; first = false {
+		l, after, _ := bytes.Cut(rest, []byte("\n"))
+		if !first {
+			_, err := Decode(l)
+			whole = whole || err == nil
+		}
+		rest = after
+	}
+	if whole || last > p.Entries {
+		return fmt.Errorf("%w: %s: entry %d, after %d good bytes, does not read, and whole entries follow it (%w); move the directory away to start without it, and keep it",
+			ErrDamaged, p.inc.dir, p.Entries, good, cause)
+	}
+	p.Torn = int64(len(b)) - off
+	return nil
+}
+
+// Checkpoint is the last one that was committed, a signed note; "" if none.
+func (p *Past) Checkpoint() string { return p.mark.Checkpoint }
+
+// Published tells whether every entry has reached the remote.
+func (p *Past) Published() bool { return p.mark.Pushed == p.Entries }
+
+// Read gives the entries that are still on this disk, oldest first.
+func (p *Past) Read() iter.Seq2[Entry, error] {
+	return p.inc.read(func() uint64 { return p.Entries })
+}
+
+// Read gives the entries that are durable now and still on this disk, oldest
+// first.
+func (j *Journal) Read() iter.Seq2[Entry, error] { return j.inc.read(j.durableEntries) }
+
+func (j *Journal) durableEntries() uint64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.durable
+}
+
+func (i *incarnation) read(end func() uint64) iter.Seq2[Entry, error] {
+	return func(yield func(Entry, error) bool) {
+		firsts, err := i.segments()
+		if err != nil {
+			yield(Entry{}, err)
+			return
+		}
+		if len(firsts) == 0 {
+			return
+		}
+		limit := end()
+		c := &cursor{inc: i, seq: firsts[0], first: firsts[0]}
+		for c.seq < limit {
+			var e Entry
+			line, err := c.next()
+			if err == nil {
+				e, err = Decode(line)
+			}
+			if err != nil {
+				yield(Entry{}, fmt.Errorf("%w: %s, entry %d: %w", ErrDamaged, i.dir, c.seq, err))
+				break
+			}
+			if !yield(e, nil) {
+				break
+			}
+		}
+		if err := c.close(); err != nil {
+			yield(Entry{}, err)
+		}
+	}
+}
+
+// Prune removes earlier incarnations of which everything is published, but
+// for the newest keep, and for those that wrote an entry at or after before
+// (a live approval may need them). It returns those that remain.
+func Prune(all []*Past, keep int, before time.Time) ([]*Past, error) {
+	var stay []*Past
+	for i, p := range all {
+		if i >= len(all)-keep || !p.Published() || !p.last.Before(before) {
+			stay = append(stay, p)
+			continue
+		}
+		if err := os.RemoveAll(p.inc.dir); err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+	}
+	return stay, nil
+}
