@@ -1,0 +1,388 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"countersign/enforcer/wire"
+)
+
+// HTTPConfig describes a server on streamable HTTP.
+type HTTPConfig struct {
+	URL string
+	// Timeout bounds the wait for the first byte of an answer; a stream may
+	// then last as long as it likes. 60 s if zero.
+	Timeout time.Duration
+	// MaxMessage bounds one message, that is one body or one event. 8 MiB if zero.
+	MaxMessage int
+	// Client may bring a transport. Redirects are never followed, whatever it
+	// says. Nil means a transport of our own.
+	Client *http.Client
+}
+
+type httpUpstream struct {
+	cfg    HTTPConfig
+	url    string
+	client http.Client
+
+	mu      sync.Mutex
+	closed  bool
+	running map[int]*exchange
+	nextID  int
+	wait    sync.WaitGroup
+}
+
+// exchange is one call in flight, known by session and key so that EndSession
+// and EndKey find it.
+type exchange struct {
+	session, key string
+	cancel       context.CancelCauseFunc
+}
+
+// HTTP returns an upstream that POSTs each message to one URL. Sessions are
+// the server's: nothing is kept here between two exchanges.
+func HTTP(cfg HTTPConfig) Upstream {
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 60 * time.Second
+	}
+	if cfg.MaxMessage <= 0 {
+		cfg.MaxMessage = defaultMessage
+	}
+	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}}
+	if cfg.Client != nil {
+		u.client = *cfg.Client
+	}
+	if u.client.Transport == nil {
+		u.client.Transport = &http.Transport{
+			DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
+			// A proxy named by our environment is not the operator's choice of
+			// a way to this server.
+			Proxy:                  nil,
+			TLSHandshakeTimeout:    10 * time.Second,
+			MaxIdleConns:           256,
+			MaxIdleConnsPerHost:    256,
+			IdleConnTimeout:        90 * time.Second,
+			MaxResponseHeaderBytes: 64 << 10,
+			// Without this the transport asks for gzip and unpacks it behind
+			// our back.
+			DisableCompression: true,
+			ForceAttemptHTTP2:  true,
+		}
+	}
+	u.client.Timeout = 0
+	u.client.Jar = nil
+	u.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return u
+}
+
+var (
+	errTimeout    = errors.New("no answer in time")
+	errKeyEnded   = errors.New("the credential of this call has ended")
+	errSessionEnd = errors.New("the session was ended")
+	errShutDown   = errors.New("the upstream is shutting down")
+)
+
+func (u *httpUpstream) Send(ctx context.Context, r *Request) (*Reply, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	done, err := u.enter(r, cancel)
+	if err != nil {
+		cancel(nil)
+		return nil, err
+	}
+	reply, err := u.send(ctx, cancel, r)
+	if err != nil {
+		cancel(nil)
+		done()
+		return nil, err
+	}
+	shut := reply.close
+	var once sync.Once
+	var closing error
+	reply.close = func() error {
+		once.Do(func() {
+			cancel(nil)
+			closing = shut()
+			done()
+		})
+		return closing
+	}
+	return reply, nil
+}
+
+func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done func(), err error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.closed {
+		return nil, ErrClosed
+	}
+	id := u.nextID
+	u.nextID++
+	u.running[id] = &exchange{session: r.Session, key: r.Inject.Key, cancel: cancel}
+	u.wait.Add(1)
+	return func() {
+		u.mu.Lock()
+		delete(u.running, id)
+		u.mu.Unlock()
+		u.wait.Done()
+	}, nil
+}
+
+func (u *httpUpstream) send(ctx context.Context, cancel context.CancelCauseFunc, r *Request) (*Reply, error) {
+	req, err := u.request(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	timer := time.AfterFunc(u.cfg.Timeout, func() { cancel(errTimeout) })
+	resp, err := u.client.Do(req)
+	if err != nil {
+		timer.Stop()
+		return nil, u.failed(ctx, err)
+	}
+	reply, err := u.reply(ctx, r, resp, timer)
+	if err != nil {
+		timer.Stop()
+		if cerr := resp.Body.Close(); cerr != nil {
+			return nil, errors.Join(err, u.failed(ctx, cerr))
+		}
+		return nil, err
+	}
+	return reply, nil
+}
+
+// request builds what goes out: the chosen headers of the caller, then ours,
+// then what is injected, so that no caller can stand in for a credential.
+func (u *httpUpstream) request(ctx context.Context, r *Request) (*http.Request, error) {
+	var body io.Reader
+	switch r.Verb {
+	case http.MethodPost:
+		body = bytes.NewReader(r.Body)
+	case http.MethodGet, http.MethodDelete:
+	default:
+		return nil, fmt.Errorf("an MCP server is not asked with %q", r.Verb)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.Verb, u.url, body)
+	if err != nil {
+		return nil, errors.New("the URL of the MCP server cannot be used: see its file in the policy")
+	}
+	req.GetBody = nil // a message is never sent twice: it may have had its effect
+	for name, values := range r.Header {
+		if forwardable(name) {
+			req.Header[http.CanonicalHeaderKey(name)] = values
+		}
+	}
+	switch r.Verb {
+	case http.MethodPost:
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Accept", "application/json, text/event-stream")
+	case http.MethodGet:
+		req.Header.Set("Accept", "text/event-stream")
+	}
+	// What is encoded would pass the mask unread.
+	req.Header.Set("Accept-Encoding", "identity")
+	if r.Session != "" {
+		req.Header.Set("Mcp-Session-Id", r.Session)
+	}
+	if r.LastEventID != "" {
+		req.Header.Set("Last-Event-Id", r.LastEventID)
+	}
+	for name, values := range r.Inject.Header {
+		req.Header[http.CanonicalHeaderKey(name)] = values
+	}
+	return req, nil
+}
+
+// forwardable is the last guard of "a caller's token is never forwarded": of
+// the caller's headers only MCP's own pass, whatever the caller of this
+// package put there. Session and event id have fields of their own.
+func forwardable(name string) bool {
+	name = http.CanonicalHeaderKey(name)
+	return name == "Mcp-Protocol-Version" || name == "Mcp-Method" || name == "Mcp-Name" ||
+		strings.HasPrefix(name, "Mcp-Param-")
+}
+
+func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Response, timer *time.Timer) (*Reply, error) {
+	if enc := resp.Header.Values("Content-Encoding"); len(enc) > 0 && !strings.EqualFold(strings.Join(enc, ","), "identity") || resp.Uncompressed {
+		return nil, fmt.Errorf("%w: content encoding %s, though identity was asked for", ErrEncoded, clean(strings.Join(enc, ",")))
+	}
+	reply := &Reply{Status: resp.StatusCode, Header: http.Header{}, close: resp.Body.Close}
+	for name, values := range resp.Header {
+		if returnable(name) {
+			reply.Header[name] = values
+		}
+	}
+	reply.Session = resp.Header.Get("Mcp-Session-Id")
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return nil, fmt.Errorf("%w: HTTP status %d, a redirect, which is not followed: put the final URL into the policy", ErrNotMCP, resp.StatusCode)
+	}
+
+	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err != nil {
+		kind = ""
+	}
+	switch {
+	case kind == "text/event-stream" && resp.StatusCode < 300:
+		timer.Stop()
+		reply.stream = true
+		events := wire.NewEventReader(resp.Body, u.cfg.MaxMessage)
+		reply.next = func() (wire.Event, error) {
+			e, err := events.Next()
+			if err != nil && err != io.EOF {
+				err = u.failed(ctx, err)
+			}
+			return e, err
+		}
+		return reply, nil
+	case kind == "application/json":
+		return reply, u.whole(ctx, reply, resp, timer)
+	}
+	// No message. An empty body needs no content type: 202 for what is not a
+	// request, 204 for a session's end, 405 for a GET that is not offered.
+	gone := resp.StatusCode == http.StatusNotFound && r.Session != ""
+	var one [1]byte
+	n, err := io.ReadFull(resp.Body, one[:])
+	timer.Stop()
+	switch {
+	case gone:
+		return nil, fmt.Errorf("%w: the MCP server answered 404", ErrSessionGone)
+	case err != nil && err != io.EOF:
+		return nil, u.failed(ctx, err)
+	case n == 0 && resp.StatusCode < 300, resp.StatusCode == http.StatusMethodNotAllowed:
+		return reply, nil
+	case n > 0 && resp.StatusCode == http.StatusAccepted && !isRequest(r):
+		return reply, nil // some servers say "Accepted"; it is not relayed
+	}
+	return nil, &StatusError{Status: resp.StatusCode, Type: clean(resp.Header.Get("Content-Type"))}
+}
+
+func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == wire.Request }
+
+// whole reads a JSON body. The bound on waiting covers it, because a body that
+// is one message has nothing to wait for once it has begun.
+func (u *httpUpstream) whole(ctx context.Context, reply *Reply, resp *http.Response, timer *time.Timer) error {
+	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrTooLarge, u.cfg.MaxMessage)
+	if resp.ContentLength > int64(u.cfg.MaxMessage) {
+		return tooLarge
+	}
+	size := 512
+	if resp.ContentLength > 0 {
+		size = int(resp.ContentLength) + bytes.MinRead
+	}
+	buf := bytes.NewBuffer(make([]byte, 0, size))
+	n, err := buf.ReadFrom(io.LimitReader(resp.Body, int64(u.cfg.MaxMessage)+1))
+	timer.Stop()
+	if err != nil {
+		return u.failed(ctx, err)
+	}
+	if n > int64(u.cfg.MaxMessage) {
+		return tooLarge
+	}
+	body, given := buf.Bytes(), n == 0
+	reply.next = func() (wire.Event, error) {
+		if given {
+			return wire.Event{}, io.EOF
+		}
+		given = true
+		return wire.Event{Raw: body, Data: body, HasData: true}, nil
+	}
+	return nil
+}
+
+// returnable lists the headers of an answer that a caller may see. All others
+// stay behind: cookies, challenges that name the upstream's own issuer, and
+// whatever a server may put a secret into.
+func returnable(name string) bool {
+	switch name {
+	case "Content-Type", "Mcp-Session-Id", "Mcp-Protocol-Version", "Retry-After", "Cache-Control", "X-Accel-Buffering", "Allow":
+		return true
+	}
+	return false
+}
+
+// failed names the cause of a broken exchange without the URL (it may hold a
+// user or a key) and without the server's bytes.
+func (u *httpUpstream) failed(ctx context.Context, err error) error {
+	if errors.Is(err, wire.ErrEventTooLarge) {
+		return fmt.Errorf("%w: more than %d bytes in one event", ErrTooLarge, u.cfg.MaxMessage)
+	}
+	switch cause := context.Cause(ctx); {
+	case errors.Is(cause, errTimeout):
+		return fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout)
+	case errors.Is(cause, errSessionEnd):
+		return fmt.Errorf("%w: %w", ErrSessionGone, cause)
+	case errors.Is(cause, errKeyEnded):
+		return fmt.Errorf("%w: %w", ErrDead, cause)
+	case errors.Is(cause, errShutDown):
+		return ErrClosed
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	var wrapped *url.Error
+	if errors.As(err, &wrapped) {
+		err = wrapped.Err
+	}
+	var refused *net.OpError
+	if errors.As(err, &refused) {
+		return fmt.Errorf("%w: %s failed: %w", ErrDead, refused.Op, refused.Err)
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
+		return fmt.Errorf("%w: the connection ended in the middle of an answer", ErrDead)
+	}
+	return fmt.Errorf("%w: the exchange over HTTP broke", ErrDead)
+}
+
+// clean makes a header's value safe to show: short, visible ASCII.
+func clean(v string) string {
+	v = strings.Map(func(r rune) rune {
+		if r < 0x20 || r > 0x7e {
+			return -1
+		}
+		return r
+	}, v)
+	if len(v) > 80 {
+		v = v[:80] + "…"
+	}
+	return v
+}
+
+func (u *httpUpstream) end(cause error, which func(*exchange) bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, e := range u.running {
+		if which(e) {
+			e.cancel(cause)
+		}
+	}
+}
+
+// EndSession ends the streams of a session. Telling the server (DELETE) is an
+// exchange like any other, and the caller's to make.
+func (u *httpUpstream) EndSession(session string) {
+	u.end(errSessionEnd, func(e *exchange) bool { return session != "" && e.session == session })
+}
+
+func (u *httpUpstream) EndKey(key string) {
+	u.end(errKeyEnded, func(e *exchange) bool { return key != "" && e.key == key })
+}
+
+// Close cancels every exchange and waits until their replies are closed.
+func (u *httpUpstream) Close() error {
+	u.mu.Lock()
+	u.closed = true
+	for _, e := range u.running {
+		e.cancel(errShutDown)
+	}
+	u.mu.Unlock()
+	u.wait.Wait()
+	u.client.CloseIdleConnections()
+	return nil
+}

@@ -1,0 +1,115 @@
+// Package upstream carries messages to MCP servers: to one that listens on
+// streamable HTTP, or to processes that are spawned and speak on their
+// standard streams. Both look the same to the caller, as an HTTP exchange.
+//
+// It promises that nothing is edited on the way, that what is not MCP (HTML,
+// compressed bodies, redirects) is refused by its kind and never shown, that
+// every wait and every size has a bound, that a call in flight ends with an
+// error when its server dies, and that no spawned process outlives us.
+package upstream
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"countersign/enforcer/wire"
+)
+
+// Injection is what the upstream side of a call gets and nobody else sees.
+type Injection struct {
+	Header http.Header // HTTP servers
+	Env    []string    // spawned servers: NAME=value
+	// Key names the lease that the values come from. A spawned process serves
+	// one Key, because its environment cannot change.
+	Key string
+}
+
+// Request is one exchange: a POST of a message, a GET for the stream of what
+// the server sends unasked, or a DELETE that ends a session.
+type Request struct {
+	Verb        string
+	Header      http.Header // headers of the caller that MCP defines, already chosen
+	Body        []byte
+	Message     *wire.Message // Body as scanned
+	Session     string        // Mcp-Session-Id, legacy revisions
+	Holder      string
+	Inject      Injection
+	LastEventID string
+}
+
+// Reply is the server's answer. It must be closed.
+type Reply struct {
+	Status  int
+	Header  http.Header // only headers that MCP defines
+	Session string      // the session id that the server gave, on initialize
+
+	stream bool
+	next   func() (wire.Event, error)
+	close  func() error
+}
+
+// Stream reports whether the answer is a stream of events; otherwise Next
+// gives one event, whose Data and Raw are the body, or none.
+func (r *Reply) Stream() bool { return r.stream }
+
+// Next returns the next event, and io.EOF after the last.
+func (r *Reply) Next() (wire.Event, error) {
+	if r.next == nil {
+		return wire.Event{}, io.EOF
+	}
+	return r.next()
+}
+
+// Close gives up what has not been read. On a modern request that cancels it.
+func (r *Reply) Close() error {
+	if r.close == nil {
+		return nil
+	}
+	return r.close()
+}
+
+// Upstream is one MCP server.
+type Upstream interface {
+	// Send makes one exchange. Cancelling ctx ends it, the stream included.
+	Send(ctx context.Context, r *Request) (*Reply, error)
+	// EndSession forgets what is kept for a legacy session.
+	EndSession(session string)
+	// EndKey ends what still holds the values of a lease, before it is revoked.
+	EndKey(key string)
+	// Close ends everything and returns when it has ended.
+	Close() error
+}
+
+// Errors of this package. They wrap detail that is safe to show: never bytes
+// of an answer, never an injected value.
+var (
+	ErrDead        = errors.New("the MCP server is not running or did not answer")
+	ErrNotMCP      = errors.New("the server's answer is not MCP")
+	ErrEncoded     = errors.New("the server sent a compressed or otherwise encoded answer")
+	ErrTooLarge    = errors.New("the server's answer is too large")
+	ErrSessionGone = errors.New("the session has ended")
+	ErrBusy        = errors.New("too many processes of this MCP server are running")
+	ErrClosed      = errors.New("the upstream is closed")
+)
+
+// StatusError is an answer that carries no message: an HTTP error without
+// JSON. It is an ErrNotMCP.
+type StatusError struct {
+	Status int
+	Type   string // its content type, cut and cleaned
+}
+
+func (e *StatusError) Error() string {
+	kind := "no content type"
+	if e.Type != "" {
+		kind = "content type " + e.Type
+	}
+	return fmt.Sprintf("%s: HTTP status %d with %s, where JSON or an event stream was expected", ErrNotMCP, e.Status, kind)
+}
+
+func (e *StatusError) Unwrap() error { return ErrNotMCP }
+
+const defaultMessage = 8 << 20

@@ -1,0 +1,161 @@
+package wire
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Event is one block of a server-sent event stream (WHATWG HTML section 9.2),
+// as it came. Raw of all events, joined, is the stream.
+type Event struct {
+	Raw     []byte // every byte of the block, comments and the blank line included
+	Data    []byte // the values of its data fields joined by LF
+	ID      string // of its last id field
+	Name    string // of its last event field
+	HasData bool   // there was a data field, maybe an empty one ("priming" events)
+	// Cut means that the stream ended inside the block. A client that follows
+	// the standard drops such an event; not all do, so it is treated like any.
+	Cut bool
+
+	first bool // a BOM at its start is one
+}
+
+// ErrEventTooLarge means that an event was longer than its reader's bound.
+var ErrEventTooLarge = errors.New("an event of the stream is too large")
+
+const defaultEvent = 8 << 20
+
+// EventReader splits a stream into events without losing a byte.
+type EventReader struct {
+	r      io.Reader
+	max    int
+	buf    []byte // read, not yet handed out
+	at     int    // buf[:at] consists of whole lines of the event in progress
+	look   int    // buf[at:look] has no line end
+	bare   bool   // the last line of the previous event ended in CR at the end of what had been read
+	opened bool   // something was read: no BOM any more
+	err    error
+}
+
+// NewEventReader reads events of at most max bytes, 8 MiB if max is 0.
+func NewEventReader(r io.Reader, max int) *EventReader {
+	if max <= 0 {
+		max = defaultEvent
+	}
+	return &EventReader{r: r, max: max}
+}
+
+// Next returns the next event as soon as its blank line arrived. At the end of
+// the stream it returns what is left as an event that is Cut (or, if that is
+// only the LF of a final CRLF, as one without data), and then io.EOF.
+func (r *EventReader) Next() (Event, error) {
+	for {
+		end, blank := r.line()
+		if end < 0 {
+			if r.err != nil {
+				if len(r.buf) > 0 && r.err == io.EOF {
+					e := r.take(len(r.buf))
+					e.Cut = len(bytes.Trim(e.Raw, "\r\n")) > 0
+					return e, nil
+				}
+				return Event{}, r.err
+			}
+			if len(r.buf) > r.max {
+				r.err = fmt.Errorf("%w: more than %d bytes", ErrEventTooLarge, r.max)
+				return Event{}, r.err
+			}
+			r.fill()
+			continue
+		}
+		if end > r.max {
+			r.err = fmt.Errorf("%w: more than %d bytes", ErrEventTooLarge, r.max)
+			return Event{}, r.err
+		}
+		r.at, r.look = end, end
+		if blank {
+			// A blank line that ended in a bare CR at the end of what was read:
+			// waiting for an LF could hold the event back for ever, so an LF
+			// that follows goes to the front of the next event.
+			r.bare = r.buf[end-1] == '\r' && end == len(r.buf)
+			return r.take(end), nil
+		}
+	}
+}
+
+// line finds the end of the line at r.at, terminator included; -1 if it has
+// not arrived. A CR at the end of what was read ends a line at once.
+func (r *EventReader) line() (end int, blank bool) {
+	from := r.at
+	if from == 0 {
+		if r.bare && len(r.buf) > 0 {
+			r.bare = false
+			if r.buf[0] == '\n' {
+				r.at, r.look = 1, 1
+				from = 1
+			}
+		}
+	}
+	i := bytes.IndexAny(r.buf[max(from, r.look):], "\r\n")
+	if i < 0 {
+		r.look = len(r.buf)
+		return -1, false
+	}
+	i += max(from, r.look)
+	end = i + 1
+	if r.buf[i] == '\r' && end < len(r.buf) && r.buf[end] == '\n' {
+		end++
+	} else if r.buf[i] == '\r' && end == len(r.buf) && r.err == nil && i > from {
+		// A line with content: the LF may still come. Not knowing is harmless
+		// only for a blank line, so wait unless the stream has ended.
+		r.look = i
+		return -1, false
+	}
+	content := r.buf[from:i]
+	if !r.opened {
+		content = bytes.TrimPrefix(content, bom)
+	}
+	return end, len(content) == 0
+}
+
+var bom = []byte("\xef\xbb\xbf")
+
+func (r *EventReader) fill() {
+	if cap(r.buf)-len(r.buf) < 4096 {
+		grown := make([]byte, len(r.buf), max(8192, 2*cap(r.buf)))
+		copy(grown, r.buf)
+		r.buf = grown
+	}
+	n, err := r.r.Read(r.buf[len(r.buf):cap(r.buf)])
+	r.buf = r.buf[:len(r.buf)+n]
+	r.err = err
+}
+
+// take hands out buf[:end] as an event with bytes of its own.
+func (r *EventReader) take(end int) Event {
+	e := Event{Raw: bytes.Clone(r.buf[:end])}
+	r.buf = r.buf[:copy(r.buf, r.buf[end:])]
+	r.at, r.look = 0, 0
+	e.first = !r.opened
+	parts := 0
+	eachLine(e.Raw, e.first, func(l line) {
+		switch string(l.field) {
+		case "data":
+			if parts++; parts == 1 {
+				e.Data = l.value
+			} else {
+				e.Data = append(append(e.Data[:len(e.Data):len(e.Data)], '\n'), l.value...)
+			}
+			e.HasData = true
+		case "id":
+			if bytes.IndexByte(l.value, 0) < 0 {
+				e.ID = string(l.value)
+			}
+		case "event":
+			e.Name = string(l.value)
+		}
+	})
+	r.opened = true
+	return e
+}
