@@ -22,17 +22,18 @@ type Past struct {
 	Entries     uint64 // whole entries
 	Torn        int64  // bytes after them, of a write that a crash cut short: nobody was told that it succeeded
 
-	inc   *incarnation
-	mark  mark
-	bytes int64 // of the entries, from the first ever
-	last  time.Time
+	inc        *incarnation
+	mark       mark
+	bytes      int64 // of the entries, from the first ever
+	last       time.Time
+	checkpoint string // committed since the mark, if any
 }
 
-// mark is the content of published.json: how far the publisher came. It is
-// replaced, durably, after each commit and each push. It may lag behind the
-// branch by what a crash interrupted, never run ahead of it.
+// mark is the content of published.json: how far the remote is known to have
+// the entries. It is replaced, durably, after each push, and may lag behind
+// what a crash interrupted.
 type mark struct {
-	Entries    uint64    `json:"entries"`    // committed
+	Entries    uint64    `json:"entries"`    // pushed
 	Bytes      int64     `json:"bytes"`      // of their lines, line feeds included
 	Last       time.Time `json:"last"`       // time of the last of them
 	File       uint64    `json:"file"`       // file where the next entry begins …
@@ -41,10 +42,6 @@ type mark struct {
 	Branch     string    `json:"branch"`     // of the last commit
 	Commit     string    `json:"commit"`     // the last commit
 	Checkpoint string    `json:"checkpoint"` // the signed note in it
-
-	Pushed      uint64   `json:"pushed"` // entries on the remote
-	PushedBytes int64    `json:"pushed_bytes"`
-	Unpushed    []string `json:"unpushed"` // branches with commits to push
 }
 
 func (i *incarnation) readMark() (mark, error) {
@@ -196,10 +193,16 @@ func (p *Past) torn(firsts []uint64, cause error) error {
 }
 
 // Checkpoint is the last one that was committed, a signed note; "" if none.
-func (p *Past) Checkpoint() string { return p.mark.Checkpoint }
+// To cover everything, let a Publisher Commit what is left first.
+func (p *Past) Checkpoint() string {
+	if p.checkpoint != "" {
+		return p.checkpoint
+	}
+	return p.mark.Checkpoint
+}
 
 // Published tells whether every entry has reached the remote.
-func (p *Past) Published() bool { return p.mark.Pushed == p.Entries }
+func (p *Past) Published() bool { return p.mark.Entries == p.Entries }
 
 // Read gives the entries that are still on this disk, oldest first.
 func (p *Past) Read() iter.Seq2[Entry, error] {
