@@ -77,8 +77,9 @@ func newRemote(raw string, auth Auth) (*remote, error) {
 		if r.ssh, err = newHostKnown(ep, auth); err != nil {
 			return nil, fmt.Errorf("%s: %w", raw, err)
 		}
-		// Not the default client: that one reads the account's ssh_config.
-		r.tr = gitssh.NewClient(nil)
+		// Hostname and Port of the account's ssh_config apply, as with stock Git;
+		// known hosts are ours alone.
+		r.tr = gitssh.DefaultClient
 	default:
 		return nil, fmt.Errorf("%s: Git over %q is not supported: use https, ssh or file", raw, ep.Protocol)
 	}
@@ -155,7 +156,7 @@ func newHostKnown(ep *transport.Endpoint, auth Auth) (*hostKnown, error) {
 		port = 22
 	}
 	h := &hostKnown{user: user, signer: signer, check: check}
-	h.algos, err = hostKeyAlgorithms(check, net.JoinHostPort(ep.Host, fmt.Sprint(port)))
+	h.algos, err = hostKeyAlgorithms(check, net.JoinHostPort(strings.Trim(ep.Host, "[]"), fmt.Sprint(port)))
 	return h, err
 }
 

@@ -44,6 +44,9 @@ func (s *Source) verify(ref fetched, last accepted) (accepted, error) {
 		anchor, next.ResetTo, next.Reset = s.cfg.ResetTo, s.cfg.ResetTo, true
 	}
 	chain, err := s.chain(commit, anchor, next.Tip != next.Commit)
+	if errors.Is(err, ErrDamaged) {
+		return accepted{}, err // our disk's fault, not the policy's
+	}
 	if err != nil {
 		return reject("%s", err)
 	}
@@ -58,10 +61,11 @@ func (s *Source) verify(ref fetched, last accepted) (accepted, error) {
 		}
 		return next, nil
 	}
-	if anchor == "" || next.Reset {
-		// Nothing vouched for before: the tip must, and so must what a reset
-		// named, which chain has put last.
+	switch {
+	case anchor == "": // the first start: history before it is nobody's promise
 		chain = append(chain, commit)
+	case next.Reset: // what is reset to needs a voucher like what follows
+		chain = append(chain, plumbing.NewHash(anchor))
 	}
 	for _, h := range chain {
 		who, err := s.vouched(h.String(), h, last.Confirmed)

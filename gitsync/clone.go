@@ -19,7 +19,10 @@ const maxClone = 8 << 30
 // folder that Close removes.
 func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) {
 	if fi, err := os.Stat(urlOrPath); err == nil && fi.IsDir() {
-		dir := urlOrPath
+		dir, err := filepath.Abs(urlOrPath)
+		if err != nil {
+			return nil, err
+		}
 		if _, err := os.Stat(filepath.Join(dir, ".git", "HEAD")); err == nil {
 			dir = filepath.Join(dir, ".git")
 		}

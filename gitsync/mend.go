@@ -1,8 +1,11 @@
 package gitsync
 
 import (
+	"bytes"
+	"crypto/sha1"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -167,4 +170,59 @@ func (r *Repo) wholeTree(base, tree plumbing.Hash) error {
 		}
 	}
 	return nil
+}
+
+// dropTornPacks removes packs that a crash left incomplete: fetched, not yet
+// synced, and so not relied on by anything. One of them would make every object
+// unreadable. A pack and its index each end in the SHA-1 of all before it
+// (gitformat-pack(5)).
+func dropTornPacks(dir string) error {
+	packs, err := filepath.Glob(filepath.Join(dir, "pack-*.pack"))
+	if err != nil {
+		return err
+	}
+	for _, pack := range packs {
+		idx := strings.TrimSuffix(pack, ".pack") + ".idx"
+		good := true
+		for _, path := range []string{pack, idx} {
+			ok, err := sealed(path)
+			if err != nil {
+				return err
+			}
+			good = good && ok
+		}
+		if good {
+			continue
+		}
+		for _, path := range []string{idx, pack} {
+			if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func sealed(path string) (ok bool, err error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer closeInto(f, &err)
+	fi, err := f.Stat()
+	if err != nil || fi.Size() < sha1.Size {
+		return false, err
+	}
+	sum := sha1.New()
+	if _, err := io.CopyN(sum, f, fi.Size()-sha1.Size); err != nil {
+		return false, err
+	}
+	var end [sha1.Size]byte
+	if _, err := io.ReadFull(f, end[:]); err != nil {
+		return false, err
+	}
+	return bytes.Equal(end[:], sum.Sum(nil)), nil
 }

@@ -264,10 +264,11 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 	rd, wr := io.Pipe()
 	encoded := make(chan error, 1)
 	go func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
+		// A reader of its own: a slow remote must not hold up Commit.
+		st := storageAt(r.dir)
 		// Window 0: no deltas. Entries differ, and a push must not cost CPU.
-		_, err := packfile.NewEncoder(wr, r.st, false).Encode(objects, 0)
+		_, err := packfile.NewEncoder(wr, st, false).Encode(objects, 0)
+		err = errors.Join(err, st.ObjectStorage.Close())
 		encoded <- errors.Join(err, wr.CloseWithError(err))
 	}()
 	req.Packfile = rd

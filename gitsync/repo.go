@@ -90,6 +90,10 @@ func OpenAudit(cfg AuditConfig) (*Repo, error) {
 
 // openBare opens the bare repository in dir, or makes one.
 func openBare(dir string) (*Repo, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
 	if _, err := os.Stat(filepath.Join(dir, "HEAD")); errors.Is(err, os.ErrNotExist) {
 		if err := initBare(dir); err != nil {
 			return nil, fmt.Errorf("make a repository in %s: %w", dir, err)
@@ -97,12 +101,14 @@ func openBare(dir string) (*Repo, error) {
 	} else if err != nil {
 		return nil, err
 	}
+	if err := dropTornPacks(filepath.Join(dir, "objects", "pack")); err != nil {
+		return nil, err
+	}
 	return &Repo{dir: dir, st: storageAt(dir)}, nil
 }
 
 func storageAt(dir string) *filesystem.Storage {
-	// No object cache: what is read here is read once, and a cache would hide
-	// damage on disk from the checks.
+	// A small cache, for the trees that commits have in common.
 	return filesystem.NewStorage(osfs.New(dir, osfs.WithBoundOS()), cache.NewObjectLRU(cache.MiByte))
 }
 

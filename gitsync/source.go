@@ -228,8 +228,8 @@ func (s *Source) Fetch(ctx context.Context) (*Snapshot, error) {
 		return nil, err
 	}
 	var haves []plumbing.Hash
-	if last.Commit != "" {
-		haves = append(haves, plumbing.NewHash(last.Commit))
+	if h := plumbing.NewHash(last.Commit); s.repo.st.HasEncodedObject(h) == nil {
+		haves = append(haves, h)
 	}
 	started := s.cfg.Now().UTC() // not the end: what it says was true no later
 	picks, err := s.remote.fetch(ctx, s.repo.st, s.cfg.Limits.Pack, haves, s.choose)
