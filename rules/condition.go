@@ -1,0 +1,319 @@
+package rules
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/functions"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
+	"cel.dev/cel-go/interpreter"
+)
+
+// costLimit bounds one evaluation of one condition, in CEL's own unit (about
+// one per operation or byte looked at); beyond it the condition is an error.
+const costLimit = 1_000_000
+
+// A condition is the compiled `when` of a rule. Rules with the same text share
+// it.
+type condition struct {
+	full    cel.Program
+	partial func() (cel.Program, error) // planned when a list is first filtered
+	sql     bool
+}
+
+// newEnv declares what a condition may speak of. The subject's fields are
+// variables of their own, with types: a misspelt one fails at load, not as an
+// error in the middle of the night.
+func newEnv() (*cel.Env, error) {
+	return cel.NewEnv(
+		cel.Types(
+			cel.NativeTypeFor[SQL](cel.NativeTypeAlias("sql.Facts"), types.ParseStructTags(true)),
+			cel.NativeTypeFor[Statement](cel.NativeTypeAlias("sql.Statement"), types.ParseStructTags(true)),
+		),
+		cel.Variable("subject.issuer", cel.StringType),
+		cel.Variable("subject.sub", cel.StringType),
+		cel.Variable("subject.email", cel.StringType),
+		cel.Variable("subject.groups", cel.ListType(cel.StringType)),
+		cel.Variable("subject.claims", cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable("client", cel.StringType),
+		cel.Variable("server", cel.StringType),
+		cel.Variable("method", cel.StringType),
+		cel.Variable("tool", cel.StringType),
+		cel.Variable("resource", cel.StringType),
+		cel.Variable("source", cel.StringType),
+		cel.Variable("now", cel.TimestampType),
+		cel.Variable("args", cel.MapType(cel.StringType, cel.DynType)),
+		// Bound late: every decision brings its own, which parses a text once
+		// however many rules look at it.
+		cel.Function("sql", cel.Overload("sql_string", []*cel.Type{cel.StringType}, cel.ObjectType("sql.Facts"),
+			cel.LateFunctionBinding())),
+		cel.ParserExpressionSizeLimit(16<<10),
+		cel.ParserRecursionLimit(64),
+		cel.RegexProgramSizeLimit(1000),
+		cel.CrossTypeNumericComparisons(true),
+		cel.DefaultUTCTimeZone(true),
+	)
+}
+
+// compile parses, checks and plans a condition. The issues are CEL's own,
+// with their places in the text.
+func compile(env *cel.Env, text string) (*condition, []issue) {
+	ast, iss := env.Compile(text)
+	if iss.Err() != nil {
+		var out []issue
+		for _, e := range iss.Errors() {
+			out = append(out, issue{e.Location.Line(), e.Location.Column(), e.Message})
+		}
+		return nil, out
+	}
+	if ast.OutputType() != cel.BoolType {
+		return nil, []issue{{1, 0, fmt.Sprintf("a condition must be true or false, and this is %s", ast.OutputType())}}
+	}
+	if found := unguarded(ast.NativeRep()); len(found) > 0 {
+		return nil, found
+	}
+	full, err := env.Program(ast, cel.CostLimit(costLimit))
+	if err != nil {
+		return nil, []issue{{1, 0, err.Error()}}
+	}
+	partial := sync.OnceValues(func() (cel.Program, error) {
+		return env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptPartialEval))
+	})
+	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), "sql")}, nil
+}
+
+// An issue is something wrong with a condition: line from 1, column from 0.
+type issue struct {
+	line, column int
+	msg          string
+}
+
+// truth is what a condition comes to.
+type truth int
+
+const (
+	no truth = iota
+	yes
+	maybe // depends on what is not known yet
+	failed
+)
+
+// facts is what one decision knows: the variables of its conditions. It is
+// used by one goroutine.
+type facts struct {
+	req     *Request
+	args    map[string]any
+	argsErr error
+	decoded bool
+	parsed  map[string]*SQL
+	unknown []*interpreter.AttributePattern // nil: everything is known
+}
+
+var (
+	_ interpreter.FunctionActivation = (*facts)(nil)
+	_ interpreter.PartialActivation  = (*facts)(nil)
+)
+
+func (f *facts) Parent() interpreter.Activation { return nil }
+
+// UnknownAttributePatterns names what a partial evaluation does not know.
+func (f *facts) UnknownAttributePatterns() []*interpreter.AttributePattern { return f.unknown }
+
+func (f *facts) ResolveName(name string) (any, bool) {
+	r := f.req
+	switch name {
+	case "subject.issuer":
+		return r.Subject.Issuer, true
+	case "subject.sub":
+		return r.Subject.Sub, true
+	case "subject.email":
+		return r.Subject.Email, true
+	case "subject.groups":
+		return r.Subject.Groups, true
+	case "subject.claims":
+		if r.Subject.Claims == nil {
+			return map[string]any{}, true
+		}
+		return r.Subject.Claims, true
+	case "client":
+		return r.Client, true
+	case "server":
+		return r.Server, true
+	case "method":
+		return r.Method, true
+	case "tool":
+		return r.Tool, true
+	case "resource":
+		return r.Resource, true
+	case "source":
+		return r.Source, true
+	case "now":
+		return r.Now.UTC(), true
+	case "args":
+		f.decode()
+		if f.argsErr != nil {
+			return types.WrapErr(f.argsErr), true
+		}
+		return f.args, true
+	}
+	return nil, false
+}
+
+// ResolveFunction binds sql() to this decision.
+func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
+	if name != "sql" {
+		return nil, false
+	}
+	return func(_ string, args ...ref.Val) ref.Val {
+		text, ok := args[0].(types.String)
+		if !ok {
+			return types.NewErr("sql() takes a text")
+		}
+		if s, ok := f.parsed[string(text)]; ok {
+			return types.DefaultTypeAdapter.NativeToValue(s)
+		}
+		s := ParseSQL(string(text))
+		if f.parsed == nil {
+			f.parsed = map[string]*SQL{}
+		}
+		f.parsed[string(text)] = &s
+		return types.DefaultTypeAdapter.NativeToValue(&s)
+	}, true
+}
+
+// decode reads the arguments as a CEL map, once a decision, if any condition
+// asks. Strings are decoded, whatever escapes they came in. A number written
+// as an integer that fits 64 bits is an int, and every other number is a
+// double, the nearest one: 9007199254740993.0 and 9007199254740992.0 are the
+// same to a condition (not to an approval, which binds their spelling).
+func (f *facts) decode() {
+	if f.decoded {
+		return
+	}
+	f.decoded = true
+	f.args = map[string]any{}
+	if len(f.req.Args) == 0 {
+		return
+	}
+	dec := json.NewDecoder(strings.NewReader(string(f.req.Args)))
+	dec.UseNumber()
+	var m map[string]any
+	if err := dec.Decode(&m); err != nil {
+		f.argsErr = errors.New("the arguments are not a JSON object")
+		return
+	}
+	if dec.More() {
+		f.argsErr = errors.New("the arguments are followed by something else")
+		return
+	}
+	for k, v := range m {
+		v, err := native(v)
+		if err != nil {
+			f.argsErr = err
+			return
+		}
+		f.args[k] = v
+	}
+}
+
+func native(v any) (any, error) {
+	var err error
+	switch v := v.(type) {
+	case json.Number:
+		if i, err := v.Int64(); err == nil {
+			return i, nil
+		}
+		d, err := v.Float64()
+		if err != nil || math.IsInf(d, 0) {
+			return nil, fmt.Errorf("the number %.40s is out of range", v)
+		}
+		if d == math.Trunc(d) && math.Abs(d) < 1<<53 {
+			return int64(d), nil // 1.0 and 1e3 are whole, and exact
+		}
+		return d, nil
+	case []any:
+		for i := range v {
+			if v[i], err = native(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	case map[string]any:
+		for k := range v {
+			if v[k], err = native(v[k]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
+}
+
+// eval answers whether the rule's condition holds. It does not panic.
+func (r *rule) eval(f *facts) (t truth, why string) {
+	if r.cond == nil {
+		return yes, ""
+	}
+	defer func() {
+		if p := recover(); p != nil {
+			t, why = failed, fmt.Sprintf("the condition could not be evaluated: %v", p)
+		}
+	}()
+	program := r.cond.full
+	if f.unknown != nil {
+		var err error
+		if program, err = r.cond.partial(); err != nil {
+			return failed, err.Error()
+		}
+	}
+	v, _, err := program.Eval(f)
+	switch {
+	case err != nil:
+		return failed, err.Error()
+	case types.IsUnknown(v):
+		return maybe, ""
+	case v == types.True:
+		return yes, ""
+	case v == types.False:
+		return no, ""
+	}
+	return failed, fmt.Sprintf("the condition came to %v", v.Type())
+}
+
+// compile turns the rules that were read into the index.
+func (l *loader) compile() {
+	env, err := newEnv()
+	if err != nil {
+		l.problems = append(l.problems, Problem{File: "rules", Msg: "the language of conditions could not be set up: " + err.Error()})
+		return
+	}
+	compiled, issues := compileAll(env, l.rules)
+	p := l.policy
+	p.index = index{}
+	for _, src := range l.rules {
+		if src.when != nil {
+			src.rule.cond = compiled[src.rule.when]
+			for _, is := range issues[src.rule.when] {
+				line, column := place(src.doc, src.when, is)
+				src.doc.reportAt(line, column, "when: %s", is.msg)
+			}
+			p.usesSQL = p.usesSQL || src.rule.cond != nil && src.rule.cond.sql
+		}
+		p.rules = append(p.rules, src.rule)
+	}
+	p.number()
+	p.byServer = map[string][]*rule{}
+	for _, r := range p.rules {
+		p.index.add(r)
+		for name := range p.servers {
+			if r.effect != Deny && (slices.Contains(r.servers, name) || slices.Contains(r.servers, "*")) {
+				p.byServer[name] = append(p.byServer[name], r)
+			}
+		}
+	}
+}

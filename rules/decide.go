@@ -1,0 +1,251 @@
+package rules
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/interpreter"
+)
+
+// open tells whether a message belongs to the protocol's baseline, which
+// needs no rule of its own: without it no client could find out what it may
+// do. A client's message without a method is its response to something that
+// the server asked, and that asking was decided already.
+func open(r Request) bool {
+	if r.FromServer {
+		return r.Method == "ping" || strings.HasPrefix(r.Method, "notifications/")
+	}
+	switch r.Method {
+	case "", "initialize", "ping", "server/discover",
+		"tools/list", "prompts/list", "resources/list", "resources/templates/list":
+		return true
+	}
+	return strings.HasPrefix(r.Method, "notifications/")
+}
+
+// asks tells whether a rule may let a request of the server to the client
+// through. These reach the person and the model behind the client, and were
+// used to talk either into something: only a rule that names the method does,
+// and a server has no other methods to ask for.
+func (r *rule) asks(req *Request) bool {
+	switch req.Method {
+	case "sampling/createMessage", "elicitation/create", "roots/list":
+		return slices.Contains(r.methods, req.Method)
+	}
+	return false
+}
+
+// Decide answers a request. It is total: no error, no panic, and whatever
+// could not be evaluated is in the trace.
+func (p *Policy) Decide(req Request) Decision {
+	d := Decision{Policy: p.commit, Effect: Deny}
+	if _, known := p.servers[req.Server]; !known {
+		d.Reason = fmt.Sprintf("The policy knows no server %q.", req.Server)
+		return d
+	}
+	baseline := open(req)
+	f := &facts{req: &req}
+	var matched [3][]*rule // deny, approve, allow
+	for _, r := range p.index.naming(req.Server, req.Method, req.Tool) {
+		if r.effect != Deny && (baseline || req.FromServer && !r.asks(&req)) {
+			continue
+		}
+		t, why := r.eval(f)
+		m := Match{Rule: r.id, File: r.file, Line: r.line, Effect: r.effect, Reason: r.reason, Err: why}
+		m.Matched = t == yes || t == failed && r.effect != Allow
+		d.Trace = append(d.Trace, m)
+		if m.Matched {
+			i := slices.Index(effects, r.effect)
+			matched[i] = append(matched[i], r)
+		}
+	}
+	switch deny, approve, allow := matched[0], matched[1], matched[2]; {
+	case len(deny) > 0:
+		d.Reason = reasons(deny)
+	case baseline:
+		d.Baseline = p.reaches(req)
+		if d.Baseline {
+			d.Effect, d.Reason = Allow, "The protocol's baseline is open to you on this server."
+		} else {
+			d.Reason = fmt.Sprintf("No rule lets you use server %q.", req.Server)
+		}
+	case len(approve) > 0:
+		d.Effect, d.Reason = Approve, reasons(approve)
+		p.demand(&d, approve)
+		p.credential(&d, req, approve)
+	case len(allow) > 0:
+		d.Effect, d.Reason = Allow, reasons(allow)
+		p.credential(&d, req, allow)
+	default:
+		d.Reason = unmatched(req, d.Trace)
+	}
+	return d
+}
+
+var effects = []Effect{Deny, Approve, Allow}
+
+// reasons joins what the rules say, each once.
+func reasons(rs []*rule) string {
+	var out []string
+	for _, r := range rs {
+		if r.reason != "" && !slices.Contains(out, r.reason) {
+			out = append(out, r.reason)
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+func unmatched(req Request, trace []Match) string {
+	what := req.Method
+	if req.Tool != "" {
+		what += " " + req.Tool
+	}
+	for _, m := range trace {
+		if m.Err != "" {
+			return fmt.Sprintf("No rule allows %s on server %q with these arguments; rule %s could not be evaluated: %s", what, req.Server, m.Rule, m.Err)
+		}
+	}
+	if len(trace) > 0 {
+		return fmt.Sprintf("No rule allows %s on server %q with these arguments.", what, req.Server)
+	}
+	return fmt.Sprintf("No rule allows %s on server %q.", what, req.Server)
+}
+
+// demand fills in what the approve rules ask for. All of them must be
+// satisfied, and the shortest expiry holds.
+func (p *Policy) demand(d *Decision, rs []*rule) {
+	for _, r := range rs {
+		for _, set := range r.approvers {
+			d.Asks = append(d.Asks, Ask{Rule: r.id, Reason: r.reason, File: r.file, Line: r.line, Approvers: set, Quorum: r.quorum})
+		}
+		if d.Expires == 0 || r.expires < d.Expires {
+			d.Expires = r.expires
+		}
+	}
+	d.RulesDigest = p.digest(rs)
+}
+
+// credential picks what the call is made with: what a rule that made the
+// effect names, or else the server's default. Rules that name different ones
+// leave nothing to pick: the call is denied.
+func (p *Policy) credential(d *Decision, req Request, rs []*rule) {
+	server := p.servers[req.Server]
+	d.Credential = server.Credential
+	var from *rule
+	for _, r := range rs {
+		switch {
+		case r.credential == "" || from != nil && from.credential == r.credential:
+		case from != nil:
+			d.refuse(fmt.Sprintf("Rules %s and %s name different credentials (%s, %s): the policy has to say which.", from.id, r.id, from.credential, r.credential))
+			return
+		default:
+			from, d.Credential = r, r.credential
+		}
+	}
+	if from == nil {
+		return
+	}
+	if _, has := server.Credentials[from.credential]; !has {
+		d.refuse(fmt.Sprintf("Rule %s names credential %q, which server %q does not have.", from.id, from.credential, req.Server))
+	}
+}
+
+func (d *Decision) refuse(reason string) {
+	d.Effect, d.Reason = Deny, reason
+	d.Asks, d.Expires, d.RulesDigest, d.Credential = nil, 0, "", ""
+}
+
+// digest is "sha256:" and the hex SHA-256 of a JSON array: the rules in the
+// order of their ids, each with the approver sets that it asks and the people
+// in them. Two policies under which the same approval means the same have the
+// same digest; comments, files and lines are no part of it.
+func (p *Policy) digest(rs []*rule) string {
+	type set struct {
+		Name, Channel, Via string
+		Members            []Person
+	}
+	type asking struct {
+		ID                      string
+		Servers, Methods, Tools []string
+		When, Reason            string
+		Quorum                  int
+		Expires                 time.Duration
+		Credential              string
+		Approvers               []set
+	}
+	var list []asking
+	for _, r := range rs {
+		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
+			Quorum: r.quorum, Expires: r.expires, Credential: r.credential}
+		for _, name := range r.approvers {
+			s := p.people.sets[name]
+			one := set{Name: name, Channel: s.Channel, Via: s.Via}
+			for _, m := range s.Members {
+				one.Members = append(one.Members, p.people.byName[m])
+			}
+			a.Approvers = append(a.Approvers, one)
+		}
+		list = append(list, a)
+	}
+	b, err := json.Marshal(list)
+	if err != nil {
+		// Strings and numbers only: cannot be. Were it so, a digest that no
+		// approval can have keeps the promise that one approves one thing.
+		return ""
+	}
+	sum := sha256.Sum256(b)
+	return "sha256:" + hex.EncodeToString(sum[:])
+}
+
+// What a list of tools, and the baseline, cannot know of the calls to come.
+var (
+	argsUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args")}
+	callUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args"), cel.AttributePattern("method"),
+		cel.AttributePattern("tool"), cel.AttributePattern("resource")}
+)
+
+// Visible answers at list time: could this subject get this tool, prompt or
+// resource under some arguments? The request names the method that would use
+// it (tools/call, prompts/get, resources/read); its Args are not looked at.
+// It errs on the side of showing: whether two conditions can hold together is
+// not worked out, and the call itself is decided anyway.
+func (p *Policy) Visible(req Request) bool {
+	if _, known := p.servers[req.Server]; !known {
+		return false
+	}
+	f := &facts{req: &req, unknown: argsUnknown}
+	possible := false
+	for _, r := range p.index.naming(req.Server, req.Method, req.Tool) {
+		if r.effect != Deny && req.FromServer && !r.asks(&req) {
+			continue
+		}
+		switch t, _ := r.eval(f); {
+		case r.effect == Deny && (t == yes || t == failed):
+			return false
+		case r.effect == Approve && t != no, r.effect == Allow && (t == yes || t == maybe):
+			possible = true
+		}
+	}
+	return possible
+}
+
+// reaches tells whether some rule might let the subject do something on the
+// server: what opens the baseline.
+func (p *Policy) reaches(req Request) bool {
+	if req.FromServer {
+		return true
+	}
+	f := &facts{req: &req, unknown: callUnknown}
+	for _, r := range p.byServer[req.Server] {
+		if t, _ := r.eval(f); t == yes || t == maybe || t == failed && r.effect == Approve {
+			return true
+		}
+	}
+	return false
+}

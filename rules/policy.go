@@ -1,0 +1,280 @@
+// Package rules decides: may this subject, through this client, make this
+// request of this server?
+//
+// It is pure. A policy is loaded from a file system that somebody else has
+// fetched and verified; a decision depends on that policy and on the request,
+// the time in it included, and on nothing else. Three promises:
+//
+//   - A policy is read strictly and as a whole. Whatever is unknown, doubled,
+//     unresolved or of the wrong type is a Problem with its place, and a policy
+//     with one problem is not a policy: Load returns all of them and no Policy.
+//   - Decide is total. There is no error for a caller to mishandle: whatever
+//     cannot be evaluated denies, or asks, and says so in the trace.
+//   - The most restrictive effect wins: deny over approve over allow, no match
+//     denies. The order of rules and files never matters.
+package rules
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+	"time"
+)
+
+// What a policy may weigh; more is a mistake or an attack.
+const (
+	maxFiles     = 10_000
+	maxFileBytes = 1 << 20
+	maxBytes     = 64 << 20
+)
+
+// Settings is countersign.yaml, defaults filled in.
+type Settings struct {
+	Version        int
+	Hold           time.Duration // how long a caller is held open for an approval
+	DefaultExpires time.Duration // of an approval whose rule does not say
+	MaxRequest     int64         // bytes
+	MaxResponse    int64         // bytes
+}
+
+// Masks is what masks/*.yaml add up to.
+type Masks struct {
+	Disable []string // names of detectors switched off
+	Keys    []string // object keys whose string values are always masked
+}
+
+// Policy is a loaded policy: immutable, safe for concurrent use.
+type Policy struct {
+	commit   string
+	settings Settings
+	servers  map[string]Server
+	people   people
+	masks    Masks
+	rules    []*rule // by id
+	index    index
+	byServer map[string][]*rule // what may open a server's baseline
+	cases    []testCase
+	usesSQL  bool
+}
+
+// Load reads the policy in fsys, which commit names. The error is Problems.
+func Load(fsys fs.FS, commit string) (*Policy, error) {
+	l := loader{fsys: fsys, ids: map[string]*rule{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
+	l.policy.people.init()
+	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute,
+		MaxRequest: 4 << 20, MaxResponse: 8 << 20}
+	l.load()
+	if len(l.problems) > 0 {
+		return nil, l.problems.sorted()
+	}
+	return l.policy, nil
+}
+
+// Commit is the commit that the policy was loaded from.
+func (p *Policy) Commit() string { return p.commit }
+
+// Settings is countersign.yaml.
+func (p *Policy) Settings() Settings { return p.settings }
+
+// Masks is what masks/*.yaml add up to.
+func (p *Policy) Masks() Masks {
+	return Masks{slices.Clone(p.masks.Disable), slices.Clone(p.masks.Keys)}
+}
+
+// UsesSQL tells whether any rule calls sql(): whoever serves calls Warm first.
+func (p *Policy) UsesSQL() bool { return p.usesSQL }
+
+// A loader gathers a policy and everything that is wrong with it.
+type loader struct {
+	fsys     fs.FS
+	policy   *Policy
+	problems Problems
+	bytes    int64
+	rules    []ruleSource
+	ids      map[string]*rule
+}
+
+func (l *loader) load() {
+	files := l.list()
+	if !slices.Contains(files, "countersign.yaml") {
+		l.problems = append(l.problems, Problem{File: "countersign.yaml", Msg: "is missing: it must at least say `version: 1`"})
+	}
+	var ruleFiles, caseFiles []*document
+	for _, name := range files {
+		dir, base := path.Split(name)
+		d := &document{file: name, problems: &l.problems}
+		switch {
+		case name == "countersign.yaml", name == "approvers.yaml",
+			dir == "servers/", dir == "rules/", dir == "masks/", dir == "tests/":
+		default:
+			l.problems = append(l.problems, Problem{File: name, Msg: "no such file in a policy: YAML belongs in countersign.yaml, approvers.yaml, servers/, rules/, masks/ or tests/"})
+			continue
+		}
+		if path.Ext(base) != ".yaml" {
+			l.problems = append(l.problems, Problem{File: name, Msg: "must be called .yaml to be read"})
+			continue
+		}
+		if d.src = l.read(name); d.src == nil {
+			continue
+		}
+		switch {
+		case dir == "rules/":
+			ruleFiles = append(ruleFiles, d)
+		case dir == "tests/":
+			caseFiles = append(caseFiles, d)
+		case dir == "servers/":
+			l.server(d)
+		case dir == "masks/":
+			l.mask(d)
+		case base == "approvers.yaml":
+			l.approvers(d)
+		default:
+			l.settings(d)
+		}
+	}
+	// Rules name servers, credentials and approver sets, cases name all: last.
+	for _, d := range ruleFiles {
+		l.ruleFile(d)
+	}
+	l.compile()
+	for _, d := range caseFiles {
+		l.caseFile(d)
+	}
+}
+
+// list names the YAML files of the policy. Other files (a README, the Git
+// host's own folder) are nobody's business here; a file that is not regular
+// is refused wherever it stands.
+func (l *loader) list() []string {
+	var names []string
+	err := fs.WalkDir(l.fsys, ".", func(name string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if e.IsDir() {
+			if name != "." && strings.HasPrefix(e.Name(), ".") {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !e.Type().IsRegular() {
+			l.problems = append(l.problems, Problem{File: name, Msg: "is not a regular file: links and special files are refused"})
+			return nil
+		}
+		if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" {
+			return nil
+		}
+		if names = append(names, name); len(names) > maxFiles {
+			return fmt.Errorf("more than %d files", maxFiles)
+		}
+		return nil
+	})
+	if err != nil {
+		l.problems = append(l.problems, Problem{File: ".", Msg: "cannot be listed: " + err.Error()})
+		return nil
+	}
+	return names
+}
+
+func (l *loader) read(name string) []byte {
+	refuse := func(msg string) []byte {
+		l.problems = append(l.problems, Problem{File: name, Msg: msg})
+		return nil
+	}
+	f, err := l.fsys.Open(name)
+	if err != nil {
+		return refuse("cannot be opened: " + err.Error())
+	}
+	src, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return refuse("cannot be read: " + err.Error())
+	}
+	if len(src) > maxFileBytes {
+		return refuse("is larger than 1 MB")
+	}
+	if l.bytes += int64(len(src)); l.bytes > maxBytes {
+		return refuse("takes the policy beyond 64 MB")
+	}
+	if len(src) == 0 {
+		return refuse("is empty")
+	}
+	return src
+}
+
+func (l *loader) settings(d *document) {
+	root := d.parse()
+	if root == nil {
+		return
+	}
+	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits")
+	if !ok {
+		return
+	}
+	s := &l.policy.settings
+	if n := f["version"]; n == nil {
+		d.report(root, "version is missing: write `version: 1`")
+	} else if v := d.number(n, "version"); v != 1 {
+		d.report(n, "version %s is not known here: this program reads version 1", n.Value)
+	}
+	if n := f["approvals"]; n != nil {
+		if a, ok := d.fields(n, "approvals", "hold", "expires"); ok {
+			if v := a["hold"]; v != nil {
+				s.Hold = d.span(v, "approvals.hold", 0, time.Hour)
+			}
+			if v := a["expires"]; v != nil {
+				s.DefaultExpires = d.span(v, "approvals.expires", minExpires, maxExpires)
+			}
+		}
+	}
+	if n := f["limits"]; n != nil {
+		if a, ok := d.fields(n, "limits", "request", "response"); ok {
+			if v := a["request"]; v != nil {
+				s.MaxRequest = d.size(v, "limits.request", 64<<20)
+			}
+			if v := a["response"]; v != nil {
+				s.MaxResponse = d.size(v, "limits.response", 64<<20)
+			}
+		}
+	}
+}
+
+func (l *loader) mask(d *document) {
+	root := d.parse()
+	if root == nil {
+		return
+	}
+	f, ok := d.fields(root, "masks", "disable", "keys")
+	if !ok {
+		return
+	}
+	m := &l.policy.masks
+	add := func(to []string, names []string) []string {
+		for _, n := range names {
+			if !slices.Contains(to, n) {
+				to = append(to, n)
+			}
+		}
+		return to
+	}
+	m.Disable = add(m.Disable, d.texts(f["disable"], "disable"))
+	m.Keys = add(m.Keys, d.texts(f["keys"], "keys"))
+}
+
+// named checks a name that the user chose: lower-case letters, digits and
+// hyphens, so that it can stand in a URL, a file name or a metric label.
+func (d *document) named(s string, line, column int, what string) bool {
+	ok := s != "" && len(s) <= 63
+	for i, c := range []byte(s) {
+		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '-' && i > 0)
+	}
+	if !ok && s != "" {
+		d.reportAt(line, column, "%s %q is not a name: lower-case letters, digits and hyphens, not starting with a hyphen, at most 63", what, s)
+	}
+	return ok
+}

@@ -1,0 +1,257 @@
+package rules
+
+import (
+	"maps"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/net/http/httpguts"
+)
+
+// Server is an upstream: servers/<name>.yaml. It has either a URL or a
+// Command.
+type Server struct {
+	Name        string
+	URL         string
+	Command     []string
+	Env         map[string]string // the whole environment of Command, credentials apart
+	Dir         string
+	Credential  string // default for calls to this server; empty: none
+	Credentials map[string]Credential
+	Timeout     time.Duration
+	File        string
+	Line        int
+}
+
+// Credential is what Vault mints and where it is injected.
+type Credential struct {
+	Name    string
+	Vault   string        // path to read
+	PerCall bool          // minted for one call and revoked after it; else shared by a holder's calls
+	TTL     time.Duration // cap on its life
+	Inject  Inject
+}
+
+// Inject says where a minted credential goes. The values are templates:
+// {{field}}, {{field|url}}, {{field|json}} and {{basic field field}}, the
+// fields being those of the secret that Vault returns.
+type Inject struct {
+	Headers map[string]string // of requests to a URL
+	Env     map[string]string // of a spawned Command
+	Args    map[string]string // of tools/call
+}
+
+// Server returns the named upstream.
+func (p *Policy) Server(name string) (Server, bool) {
+	s, ok := p.servers[name]
+	return s, ok
+}
+
+// Servers lists the upstreams by name.
+func (p *Policy) Servers() []Server {
+	out := make([]Server, 0, len(p.servers))
+	for _, name := range slices.Sorted(maps.Keys(p.servers)) {
+		out = append(out, p.servers[name])
+	}
+	return out
+}
+
+func (l *loader) server(d *document) {
+	root := d.parse()
+	if root == nil {
+		return
+	}
+	f, ok := d.fields(root, "a server", "server", "url", "command", "env", "dir", "timeout", "credential", "credentials")
+	if !ok {
+		return
+	}
+	stem := strings.TrimSuffix(path.Base(d.file), ".yaml")
+	s := Server{Name: stem, File: d.file, Line: root.Line, Timeout: 60 * time.Second}
+	// Rules that name the server resolve even if something else in it is wrong:
+	// one mistake, one problem.
+	defer func() { l.policy.servers[stem] = s }()
+
+	if n := f["server"]; n == nil {
+		d.report(root, "server is missing: write `server: %s`", stem)
+	} else if name := d.text(n, "server"); d.named(name, n.Line, n.Column, "server") && name != stem {
+		d.report(n, "server is %q, but the file is called %s: they must agree", name, path.Base(d.file))
+	}
+	switch u, c := f["url"], f["command"]; {
+	case u != nil && c != nil:
+		d.report(c, "a server has either url or command, not both")
+	case u != nil:
+		s.URL = d.upstreamURL(u)
+	case c != nil:
+		for _, word := range d.list(c, "command") {
+			s.Command = append(s.Command, d.text(word, "command"))
+		}
+		if len(s.Command) == 0 {
+			d.report(c, "command is empty")
+		}
+	default:
+		d.report(root, "a server needs url or command")
+	}
+	for _, name := range []string{"env", "dir"} {
+		if n := f[name]; n != nil && f["command"] == nil {
+			d.report(n, "%s is for servers started by command", name)
+		}
+	}
+	s.Env = d.env(f["env"], "env")
+	s.Dir = d.text(f["dir"], "dir")
+	if n := f["timeout"]; n != nil {
+		s.Timeout = d.span(n, "timeout", time.Second, time.Hour)
+	}
+	if n := f["credentials"]; n != nil {
+		s.Credentials = map[string]Credential{}
+		for _, c := range d.mapping(n, "credentials") {
+			d.named(c.key.Value, c.key.Line, c.key.Column, "credential")
+			s.Credentials[c.key.Value] = d.credential(c, s)
+		}
+	}
+	if n := f["credential"]; n != nil {
+		s.Credential = d.text(n, "credential")
+		if _, ok := s.Credentials[s.Credential]; !ok && s.Credential != "" {
+			d.report(n, "credential %q is not among this server's credentials", s.Credential)
+		}
+	}
+}
+
+func (d *document) upstreamURL(n *yaml.Node) string {
+	s := d.text(n, "url")
+	if s == "" {
+		return ""
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https":
+		d.report(n, "url must be an http or https URL with a host")
+	case u.User != nil:
+		d.report(n, "url must not hold a user or a password: use a credential")
+	case u.Fragment != "":
+		d.report(n, "url must not have a fragment")
+	default:
+		return s
+	}
+	return ""
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+func (d *document) env(n *yaml.Node, what string) map[string]string {
+	for _, f := range d.mapping(n, what) {
+		if !envName.MatchString(f.key.Value) {
+			d.report(f.key, "%q is not the name of an environment variable", f.key.Value)
+		}
+		if strings.ContainsRune(f.val.Value, 0) {
+			d.report(f.val, "an environment variable cannot hold NUL")
+		}
+	}
+	return d.textMap(n, what)
+}
+
+var vaultPath = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$`)
+
+func (d *document) credential(at field, s Server) Credential {
+	c := Credential{Name: at.key.Value}
+	f, ok := d.fields(at.val, "credential "+c.Name, "vault", "scope", "ttl", "inject")
+	if !ok {
+		return c
+	}
+	if n := f["vault"]; n == nil {
+		d.report(at.key, "credential %s needs vault: the path to read, such as database/creds/reader", c.Name)
+	} else if c.Vault = d.text(n, "vault"); c.Vault != "" && !vaultPath.MatchString(c.Vault) {
+		d.report(n, "vault must be a path such as database/creds/reader")
+	}
+	if n := f["scope"]; n != nil {
+		switch v := d.text(n, "scope"); v {
+		case "call":
+			c.PerCall = true
+		case "holder", "":
+		default:
+			d.report(n, "scope %q is not known: call (one call, then revoked) or holder (shared by a holder's calls)", v)
+		}
+	}
+	if n := f["ttl"]; n == nil {
+		d.report(at.key, "credential %s needs ttl: the cap on its life, should nothing else end it", c.Name)
+	} else {
+		c.TTL = d.span(n, "ttl", time.Second, 24*time.Hour)
+	}
+	n := f["inject"]
+	if n == nil {
+		d.report(at.key, "credential %s needs inject: where it goes", c.Name)
+		return c
+	}
+	i, ok := d.fields(n, "inject", "headers", "env", "args")
+	if !ok {
+		return c
+	}
+	c.Inject = Inject{d.textMap(i["headers"], "headers"), d.env(i["env"], "env"), d.textMap(i["args"], "args")}
+	if h := i["headers"]; h != nil && len(s.Command) > 0 {
+		d.report(h, "a server started by command has no headers: inject into env or args")
+	}
+	if e := i["env"]; e != nil && s.URL != "" {
+		d.report(e, "a server behind a url has no environment: inject into headers or args")
+	}
+	fields := 0
+	for _, part := range []string{"headers", "env", "args"} {
+		for _, t := range d.mapping(i[part], part) {
+			if part == "headers" {
+				d.header(t.key)
+			}
+			n, msg := checkTemplate(t.val.Value)
+			if fields += n; msg != "" {
+				d.report(t.val, "%s: %s", t.key.Value, msg)
+			}
+		}
+	}
+	if fields == 0 {
+		d.report(n, "inject names no field of the credential: write {{field}} somewhere")
+	}
+	return c
+}
+
+// header refuses headers that belong to the transport: a credential in one of
+// them would be dropped, or would speak for somebody else.
+func (d *document) header(n *yaml.Node) {
+	h := strings.ToLower(n.Value)
+	switch {
+	case !httpguts.ValidHeaderFieldName(n.Value):
+		d.report(n, "%q is not the name of a header", n.Value)
+	case strings.HasPrefix(h, "mcp-"), strings.HasPrefix(h, "content-"), strings.HasPrefix(h, "sec-"),
+		slices.Contains([]string{"host", "connection", "transfer-encoding", "te", "trailer", "upgrade", "keep-alive",
+			"accept", "accept-encoding", "last-event-id", "origin", "proxy-connection"}, h):
+		d.report(n, "header %s belongs to the transport: a credential cannot go there", n.Value)
+	}
+}
+
+const ident = `[A-Za-z_][A-Za-z0-9_]*`
+
+var template = regexp.MustCompile(`^(?:` + ident + `(?:\|(?:url|json))?|basic\s+` + ident + `\s+` + ident + `)$`)
+
+// checkTemplate counts the fields that a template uses, or says what is wrong
+// with it. Its form is documented at Inject.
+func checkTemplate(s string) (fields int, problem string) {
+	for {
+		before, rest, found := strings.Cut(s, "{{")
+		if strings.Contains(before, "}}") {
+			return fields, "}} without {{"
+		}
+		if !found {
+			return fields, ""
+		}
+		inner, after, found := strings.Cut(rest, "}}")
+		if !found {
+			return fields, "{{ without }}"
+		}
+		if !template.MatchString(strings.TrimSpace(inner)) {
+			return fields, "{{" + inner + "}} is not known: {{field}}, {{field|url}}, {{field|json}} or {{basic field field}}"
+		}
+		fields++
+		s = after
+	}
+}
