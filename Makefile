@@ -1,0 +1,84 @@
+# Two commands to begin with: `make demo` and `make test`. The rest is for those who change things.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+GO ?= go
+# Static, the same bytes wherever it is built: no C compiler, no paths, no clock.
+BUILD = CGO_ENABLED=0 $(GO) build -buildvcs=false -trimpath -ldflags '-s -w -X main.version=$(VERSION)'
+TEST_TIMEOUT ?= 15m
+FUZZTIME ?= 10s
+GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: help
+help: ## Say what can be made
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: demo
+demo: build ## Run the demo; ARGS=--interactive or ARGS=--keep
+	@./bin/countersign-demo $(ARGS)
+
+.PHONY: build
+build: ## Build bin/countersign and bin/countersign-demo
+	@$(BUILD) -o bin/countersign ./cmd/countersign
+	@$(BUILD) -o bin/countersign-demo ./cmd/demo
+
+.PHONY: deps
+deps: ## Install what the tests need and this machine lacks
+	@.ci/deps
+
+.PHONY: test
+test: deps ## Run all tests, against real peers
+	$(GO) test -timeout $(TEST_TIMEOUT) ./...
+
+# Without the fixtures' own tests: those start every real peer once more, and hold no concurrency
+# of the product. Everything else runs, real peers included: they are other programs, which the
+# race detector does not slow down, and what races around them is what is looked for.
+.PHONY: race
+race: deps ## Run the tests of the product under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^countersign/fixtures')
+
+.PHONY: bench
+bench: ## Measure: direct, bare reverse proxy, countersign with everything on
+	$(GO) test -run '^$$' -bench . -benchmem -timeout 30m ./...
+
+.PHONY: lint
+lint: ## gofmt, vet, staticcheck; govulncheck where GOVULNDB names a database
+	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r gofmt -l); \
+	  if [ -n "$$unformatted" ]; then echo "gofmt wants to change:" $$unformatted >&2; exit 1; fi
+	$(GO) vet ./...
+	cd fixtures/realvault && $(GO) vet ./...
+	$(GO) tool staticcheck ./...
+	@if [ -n "$${GOVULNDB:-}" ]; then \
+	  echo "$(GO) run $(GOVULNCHECK) ./..."; $(GO) run $(GOVULNCHECK) -db "$$GOVULNDB" ./...; \
+	else \
+	  echo "govulncheck: not run; set GOVULNDB to the URL of a vulnerability database to run it"; \
+	fi
+
+.PHONY: fuzz
+fuzz: ## Fuzz each target for FUZZTIME
+	@grep -rlE --include='*_test.go' --exclude-dir=node_modules '^func Fuzz[A-Z]' . | sort | while read -r file; do \
+	  for target in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$$file"); do \
+	    echo "$${file%/*} $$target"; \
+	    $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$${file%/*}"; \
+	  done; \
+	done
+
+# The committed inputs only, every one of them, each target's own seeds included.
+.PHONY: corpora
+corpora: ## Run every fuzz target over its committed corpus
+	@files=$$(grep -rlE --include='*_test.go' --exclude-dir=node_modules '^func Fuzz[A-Z]' . || true); \
+	  if [ -z "$$files" ]; then echo "no fuzz target"; exit 0; fi; \
+	  $(GO) test -count=1 -run '^Fuzz' $$(dirname $$files | sort -u)
+
+# BUILDER is docker, podman or buildah, whichever is there. IMAGE_FLAGS takes anything of its own,
+# such as --build-arg BUILD_BASE=… where the usual bases cannot be pulled.
+BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
+IMAGE ?= countersign
+.PHONY: image
+image: ## Build the container images countersign and countersign-node
+	@if [ -z "$(BUILDER)" ]; then echo "image: install docker, podman or buildah" >&2; exit 1; fi
+	$(BUILDER) build --target countersign --build-arg VERSION=$(VERSION) $(IMAGE_FLAGS) -t $(IMAGE):$(VERSION) .
+	$(BUILDER) build --target countersign-node --build-arg VERSION=$(VERSION) $(IMAGE_FLAGS) -t $(IMAGE)-node:$(VERSION) .
