@@ -1,0 +1,331 @@
+package bot
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/slack-go/slack"
+
+	"countersign/enforcer/approval"
+)
+
+const (
+	maxPayload = 1 << 20
+	// window is how old, or how far ahead, a signed request may be: Slack's
+	// own recommendation.
+	window = 5 * time.Minute
+	// jobLimit bounds the work on one interaction.
+	jobLimit = 30 * time.Second
+)
+
+// Handler takes Slack's interactions: POST, signed. It answers at once, within
+// the three seconds that Slack waits; the work comes after.
+func (b *Bot) Handler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			http.Error(w, "Slack posts here", http.StatusMethodNotAllowed)
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPayload))
+		if err != nil {
+			http.Error(w, "the request is too large or was cut off", http.StatusRequestEntityTooLarge)
+			return
+		}
+		if err := b.verify(r.Header, body); err != nil {
+			b.Log.WarnContext(r.Context(), "slack: request refused", "error", err)
+			http.Error(w, "the request is not signed by Slack, or is too old", http.StatusUnauthorized)
+			return
+		}
+		raw, err := payload(r.Header.Get("Content-Type"), body)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		if !b.accept(raw) {
+			http.Error(w, "too much to do: press again", http.StatusServiceUnavailable)
+			return
+		}
+		w.WriteHeader(http.StatusOK)
+	})
+}
+
+// verify checks Slack's v0 signature: hex HMAC-SHA256, under the signing
+// secret, of "v0:", the time stamp, ":" and the raw body
+// (docs.slack.dev/authentication/verifying-requests-from-slack).
+func (b *Bot) verify(h http.Header, body []byte) error {
+	if b.SigningSecret == "" {
+		return errors.New("no signing secret is configured")
+	}
+	stamps, signatures := h.Values("X-Slack-Request-Timestamp"), h.Values("X-Slack-Signature")
+	if len(stamps) != 1 || len(signatures) != 1 {
+		return errors.New("the signature headers are missing, or doubled")
+	}
+	seconds, err := strconv.ParseInt(stamps[0], 10, 64)
+	if err != nil {
+		return errors.New("the time stamp is no number")
+	}
+	given, ok := strings.CutPrefix(signatures[0], "v0=")
+	sum, err := hex.DecodeString(given)
+	if !ok || err != nil {
+		return errors.New("the signature is not of version v0")
+	}
+	mac := hmac.New(sha256.New, []byte(b.SigningSecret))
+	mac.Write([]byte("v0:" + stamps[0] + ":"))
+	mac.Write(body)
+	if !hmac.Equal(mac.Sum(nil), sum) {
+		return errors.New("the signature does not fit")
+	}
+	if age := b.Now().Sub(time.Unix(seconds, 0)); age > window || age < -window {
+		return fmt.Errorf("the request was signed %s ago: a replay, or a wrong clock", age.Round(time.Second))
+	}
+	return nil
+}
+
+func payload(contentType string, body []byte) ([]byte, error) {
+	if kind, _, err := mime.ParseMediaType(contentType); err != nil || kind != "application/x-www-form-urlencoded" {
+		return nil, errors.New("a form is expected")
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil || len(form["payload"]) != 1 {
+		return nil, errors.New("a form with one payload is expected")
+	}
+	return []byte(form.Get("payload")), nil
+}
+
+// accept takes on the work, or says that there is too much.
+func (b *Bot) accept(raw []byte) bool {
+	select {
+	case b.slots <- struct{}{}:
+	default:
+		return false
+	}
+	b.jobs.Go(func() {
+		defer func() { <-b.slots }()
+		ctx, cancel := context.WithTimeout(context.Background(), jobLimit)
+		defer cancel()
+		b.interact(ctx, raw)
+	})
+	return true
+}
+
+// press is one interaction, checked as far as Slack vouches for it.
+type press struct {
+	action      string // approve, deny, details, or reason: the deny modal
+	ballot      string // the button's value
+	reason      string
+	team, user  string // the person's own workspace and id
+	channel     string
+	trigger     string
+	responseURL string
+	proof       *approval.SlackProof
+}
+
+const actionReason = "countersign_reason"
+
+// read takes a payload apart. Every error is a payload that our own cards do
+// not make.
+func (b *Bot) read(raw []byte) (press, error) {
+	var in slack.InteractionCallback
+	if err := json.Unmarshal(raw, &in); err != nil {
+		return press{}, fmt.Errorf("unreadable payload: %w", err)
+	}
+	b.mu.Lock()
+	team := b.team
+	b.mu.Unlock()
+	if team == "" || in.Team.ID != team {
+		return press{}, fmt.Errorf("the interaction is from team %q, not from ours", in.Team.ID)
+	}
+	// Over Slack Connect, the person's team is not the workspace's: the pair
+	// that policy links is (team, user) of the person.
+	if in.User.TeamID == "" || in.User.ID == "" {
+		return press{}, errors.New("the payload does not say who pressed")
+	}
+	hash := sha256.Sum256(raw)
+	p := press{team: in.User.TeamID, user: in.User.ID, channel: in.Channel.ID, trigger: in.TriggerID, responseURL: in.ResponseURL,
+		proof: &approval.SlackProof{Team: in.User.TeamID, User: in.User.ID, Channel: in.Channel.ID, MessageTS: in.Container.MessageTs,
+			PayloadHash: "sha256:" + hex.EncodeToString(hash[:])}}
+	switch in.Type {
+	case slack.InteractionTypeBlockActions:
+		if len(in.ActionCallback.BlockActions) != 1 {
+			return p, fmt.Errorf("%d actions in one payload", len(in.ActionCallback.BlockActions))
+		}
+		act := in.ActionCallback.BlockActions[0]
+		p.action, p.ballot, p.proof.ActionTS = act.ActionID, act.Value, act.ActionTs
+		if p.action != actionApprove && p.action != actionDeny && p.action != actionDetails {
+			return p, fmt.Errorf("unknown action %.40q", p.action)
+		}
+	case slack.InteractionTypeViewSubmission:
+		if in.View.CallbackID != actionReason || in.View.State == nil {
+			return p, fmt.Errorf("unknown modal %.40q", in.View.CallbackID)
+		}
+		var m modalMemory
+		if err := json.Unmarshal([]byte(in.View.PrivateMetadata), &m); err != nil {
+			return p, fmt.Errorf("the modal's memory is unreadable: %w", err)
+		}
+		p.action, p.ballot, p.channel = actionReason, m.Ballot, m.Channel
+		p.proof.Channel, p.proof.MessageTS = m.Channel, m.TS
+		p.reason = in.View.State.Values[actionReason][actionReason].Value
+	default:
+		return p, fmt.Errorf("unknown interaction %.40q", in.Type)
+	}
+	return p, nil
+}
+
+// interact does what one interaction asks for.
+func (b *Bot) interact(ctx context.Context, raw []byte) {
+	p, err := b.read(raw)
+	if err != nil {
+		b.Log.WarnContext(ctx, "slack: interaction ignored", "error", err)
+		return
+	}
+	if b.delivered(p.proof.PayloadHash) {
+		b.Log.InfoContext(ctx, "slack: the same interaction came again", "user", p.user)
+		return
+	}
+	a, err := b.act(ctx, p)
+	if err == nil {
+		return
+	}
+	b.Log.WarnContext(ctx, "slack: a press was refused", "approval", a.ID, "action", p.action, "team", p.team, "user", p.user, "error", err)
+	b.tell(ctx, p, words(err, a))
+}
+
+var (
+	errStranger = errors.New("this Slack user is linked to nobody in the policy")
+	errForged   = errors.New("the button does not belong to this approval")
+	errModal    = errors.New("the dialog could not be opened")
+)
+
+func (b *Bot) act(ctx context.Context, p press) (approval.Approval, error) {
+	id, _, _ := strings.Cut(p.ballot, ".")
+	a, err := b.Book.Get(ctx, id)
+	if err != nil {
+		return approval.Approval{}, err
+	}
+	if !hmac.Equal([]byte(ballot(a)), []byte(p.ballot)) {
+		return a, errForged
+	}
+	policy := b.Policy()
+	if policy == nil {
+		return a, errEarly
+	}
+	if p.action == actionDetails {
+		return a, b.openDetails(ctx, a, p)
+	}
+	person, known := policy.PersonBySlack(p.team, p.user)
+	if !known {
+		return a, errStranger
+	}
+	v := approval.Vote{Issuer: person.Issuer, Sub: person.Sub, Via: approval.ViaSlack, Slack: p.proof,
+		Approve: p.action == actionApprove, Reason: strings.TrimSpace(p.reason)}
+	switch p.action {
+	case actionDeny:
+		v.Reason = "-" // asked for next
+		if err := b.Book.Check(a, v, policy); err != nil {
+			return a, err
+		}
+		return a, b.openReason(ctx, a, p)
+	case actionApprove:
+		// The card that the presser saw had this button only if the request
+		// could be seen in full; a forged press comes without having seen it.
+		for _, ask := range a.Asks {
+			set, _ := policy.ApproverSet(ask.Approvers)
+			if a.State == approval.Pending && !draw(a, set, policy).approvable {
+				return a, approval.ErrPartial
+			}
+		}
+	}
+	return b.Book.Vote(ctx, a.ID, v, policy)
+}
+
+// delivered tells whether the same payload came before. It spares the presser
+// a second answer; that a vote counts once is the approval's own promise.
+func (b *Bot) delivered(hash string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	now := b.Now()
+	if len(b.seen) > 10_000 {
+		for h, at := range b.seen {
+			if now.Sub(at) > 2*window {
+				delete(b.seen, h)
+			}
+		}
+		if len(b.seen) > 10_000 {
+			clear(b.seen)
+		}
+	}
+	_, before := b.seen[hash]
+	b.seen[hash] = now
+	return before
+}
+
+// tell says something to the presser alone.
+func (b *Bot) tell(ctx context.Context, p press, text string) {
+	say := []slack.MsgOption{slack.MsgOptionText(text, true), slack.MsgOptionParse(false)}
+	var err error
+	for range 3 {
+		if p.channel == "" {
+			err = errors.New("no channel")
+			break
+		}
+		if _, err = b.API.PostEphemeralContext(ctx, p.channel, p.user, say...); err == nil {
+			return
+		}
+		var limited *slack.RateLimitedError
+		if !errors.As(err, &limited) || b.Sleep(ctx, limited.RetryAfter) != nil {
+			break
+		}
+	}
+	if p.responseURL != "" {
+		if _, _, _, rerr := b.API.SendMessageContext(ctx, "", append(say, slack.MsgOptionResponseURL(p.responseURL, slack.ResponseTypeEphemeral))...); rerr == nil {
+			return
+		}
+	}
+	b.Log.ErrorContext(ctx, "slack: a presser could not be told why", "user", p.user, "told", text, "error", err)
+}
+
+// words is what a presser is told.
+func words(err error, a approval.Approval) string {
+	switch {
+	case errors.Is(err, approval.ErrOwnRequest):
+		return "This is your own request: somebody else has to decide it."
+	case errors.Is(err, errStranger):
+		return "Your Slack user is not linked to anybody in approvers.yaml, so your press does not count."
+	case errors.Is(err, approval.ErrNotApprover):
+		return "You are not a member of the approver set that is asked, so your press does not count."
+	case errors.Is(err, approval.ErrDuplicate):
+		return "You have approved this already; it counts once. It waits for others."
+	case errors.Is(err, approval.ErrExpired):
+		return "This has expired; nothing ran. The agent may ask again."
+	case errors.Is(err, approval.ErrDecided):
+		return "This is decided already: " + standing(a) + "."
+	case errors.Is(err, approval.ErrPartial):
+		return "This request could not be shown in full, so it cannot be approved by a button. You can deny it."
+	case errors.Is(err, approval.ErrSignIn):
+		return "This approver set approves by signing in, not by a button."
+	case errors.Is(err, approval.ErrStale):
+		return "The rules that ask for this approval have changed since. The agent has to ask again; this card cannot be approved any more."
+	case errors.Is(err, approval.ErrReason):
+		return "A denial needs a reason, which the agent is told. Press Deny again."
+	case errors.Is(err, approval.ErrUnknown), errors.Is(err, errForged):
+		return "This button does not belong to any request that is open."
+	case errors.Is(err, approval.ErrUnrecorded):
+		return "Your vote could not be recorded, so it does not count, and the request was withdrawn."
+	case errors.Is(err, errModal):
+		return "Slack did not open the dialog. Press again."
+	}
+	return "Your press could not be counted: the service has a problem. Press again in a moment."
+}
