@@ -1,9 +1,9 @@
 package gitsync
 
 import (
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
+	"context"
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -11,28 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/ssh"
+	"countersign/fixtures/githost"
 )
 
 var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
-
-// newKey makes an Ed25519 key: its PEM and its allowed_signers line.
-func newKey(t *testing.T, principal string) (pemBytes []byte, line string) {
-	t.Helper()
-	pub, priv, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	block, err := ssh.MarshalPrivateKey(priv, principal)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sp, err := ssh.NewPublicKey(pub)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return pem.EncodeToMemory(block), principal + " " + string(ssh.MarshalAuthorizedKey(sp))
-}
 
 func git(t *testing.T, dir string, args ...string) string {
 	t.Helper()
@@ -76,10 +58,12 @@ func commit(t *testing.T, r *Repo, branch, parent, path, content string) string 
 }
 
 func TestStockGitVerifiesTheRecord(t *testing.T) {
-	key, line := newKey(t, "enforcer@example.com")
+	key := sshKey(t, "enforcer@example.com")
 	remote := filepath.Join(t.TempDir(), "remote.git")
-	git(t, ".", "init", "-q", "--bare", remote)
-	r := audit(t, filepath.Join(t.TempDir(), "a"), remote, key)
+	if err := githost.Init(remote); err != nil {
+		t.Fatal(err)
+	}
+	r := audit(t, filepath.Join(t.TempDir(), "a"), remote, key.PEM())
 	const branch = "audit/one/inc1/2026-03"
 	c1 := commit(t, r, branch, "", "entries/000/1.jsonl", "{}\n")
 	c2 := commit(t, r, branch, c1, "entries/000/2.jsonl", "{2}\n")
@@ -88,7 +72,7 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 		t.Fatal(err)
 	}
 	allowed := filepath.Join(t.TempDir(), "allowed")
-	if err := os.WriteFile(allowed, []byte(line), 0o600); err != nil {
+	if err := os.WriteFile(allowed, []byte(key.AllowedSigner("")), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	clone := filepath.Join(t.TempDir(), "clone")
@@ -102,5 +86,410 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 	}
 	if got := git(t, clone, "ls-tree", "-r", "--name-only", "HEAD"); got != "checkpoint\nentries/000/1.jsonl\nentries/000/2.jsonl\nentries/001/3.jsonl" {
 		t.Errorf("tree:\n%s", got)
+	}
+}
+
+// pair is a record and the remote that it is published to.
+func pair(t *testing.T) (r *Repo, dir, remote string, key []byte) {
+	t.Helper()
+	remote = filepath.Join(t.TempDir(), "remote.git")
+	if err := githost.Init(remote); err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(t.TempDir(), "record")
+	key = sshKey(t, "enforcer@example.com").PEM()
+	return audit(t, dir, remote, key), dir, remote, key
+}
+
+func TestCompareAndSwap(t *testing.T) {
+	r, dir, _, key := pair(t)
+	c1 := commit(t, r, "b", "", "1", "1")
+	add := func(parent string) error {
+		_, err := r.Commit(t.Context(), "b", parent, map[string][]byte{"2": nil}, "m", noon)
+		return err
+	}
+	if err := add(""); !errors.Is(err, ErrMoved) {
+		t.Errorf("a second beginning: %v", err)
+	}
+	if err := add(strings.Repeat("1", 40)); !errors.Is(err, ErrMoved) {
+		t.Errorf("from elsewhere: %v", err)
+	}
+	if err := add("HEAD"); err == nil {
+		t.Error("a parent that is no hash passes")
+	}
+	// Stock Git moves the branch behind our back.
+	c2 := git(t, dir, "-c", "user.name=x", "-c", "user.email=x@example.com", "commit-tree", "-p", c1, "-m", "other", c1+"^{tree}")
+	git(t, dir, "update-ref", "refs/heads/b", c2)
+	if err := add(c1); !errors.Is(err, ErrMoved) {
+		t.Errorf("moved by another writer: %v", err)
+	}
+	if tip, ok, err := r.Tip("b"); tip != c2 || !ok || err != nil {
+		t.Errorf("tip %s %v %v", tip, ok, err)
+	}
+	// Another writer holds the lock right now.
+	lock := filepath.Join(dir, "refs/heads/b.lock")
+	if err := os.WriteFile(lock, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := add(c2); !errors.Is(err, ErrMoved) {
+		t.Errorf("locked: %v", err)
+	}
+	if _, err := os.Stat(lock); err != nil {
+		t.Errorf("the other writer's lock: %v", err)
+	}
+	// It died; the next start clears up.
+	r = audit(t, dir, "", key)
+	if err := add(c2); err != nil {
+		t.Error(err)
+	}
+	// A packed reference is a reference.
+	git(t, dir, "pack-refs", "--all")
+	if err := add(c2); !errors.Is(err, ErrMoved) {
+		t.Errorf("packed: %v", err)
+	}
+}
+
+func TestOnlyOneWriterWins(t *testing.T) {
+	r, dir, _, key := pair(t)
+	c1 := commit(t, r, "b", "", "1", "1")
+	other := audit(t, dir, "", key)
+	results := make(chan error)
+	for i := range 10 {
+		repo := []*Repo{r, other}[i%2]
+		go func() {
+			_, err := repo.Commit(context.Background(), "b", c1, map[string][]byte{fmt.Sprint(i): nil}, "m", noon)
+			results <- err
+		}()
+	}
+	won := 0
+	for range 10 {
+		if err := <-results; err == nil {
+			won++
+		} else if !errors.Is(err, ErrMoved) {
+			t.Error(err)
+		}
+	}
+	if won != 1 {
+		t.Errorf("%d writers won", won)
+	}
+}
+
+func TestBadPaths(t *testing.T) {
+	r, _, _, _ := pair(t)
+	for _, path := range []string{"", "/a", "a//b", "../a", "a/..", ".git/config", "a/.GIT", "a\x00", "a\nb", "a\\b", "c:d", "\xff"} {
+		if _, err := r.Commit(t.Context(), "b", "", map[string][]byte{path: nil}, "m", noon); err == nil {
+			t.Errorf("%q passes", path)
+		}
+	}
+	for _, branch := range []string{"", "a..b", "a b", "/a", "a.lock", "a/", "-", "@{", "a\nb"} {
+		if _, err := r.Commit(t.Context(), branch, "", nil, "m", noon); err == nil && branch != "-" {
+			t.Errorf("branch %q passes", branch)
+		}
+	}
+	c1 := commit(t, r, "b", "", "a/b", "1")
+	for _, files := range []map[string][]byte{{"a": nil}, {"a/b/c": nil}, {"x": nil, "x/y": nil}} {
+		if _, err := r.Commit(t.Context(), "b", c1, files, "m", noon); err == nil {
+			t.Errorf("%v passes", files)
+		}
+	}
+}
+
+func TestPushIsRejected(t *testing.T) {
+	r, _, remote, key := pair(t)
+	c1 := commit(t, r, "b", "", "1", "1")
+	if err := r.Push(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Push(t.Context(), "b"); err != nil {
+		t.Fatalf("nothing to push: %v", err)
+	}
+	// Another disk with the same branch, gone another way.
+	other := audit(t, filepath.Join(t.TempDir(), "other"), remote, key)
+	if err := other.Fetch(t.Context(), "b", "never-was"); err != nil {
+		t.Fatal(err)
+	}
+	theirs := commit(t, other, "b", c1, "2", "theirs")
+	if err := other.Push(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	c2 := commit(t, r, "b", c1, "2", "ours")
+	if err := r.Push(t.Context(), "b"); !errors.Is(err, ErrRejected) {
+		t.Errorf("push: %v", err)
+	}
+	if err := r.Fetch(t.Context(), "b"); !errors.Is(err, ErrRejected) {
+		t.Errorf("fetch: %v", err)
+	}
+	if tip, _, err := r.Tip("b"); err != nil || tip != c2 {
+		t.Errorf("our branch moved: %s, %v", tip, err)
+	}
+	if got := git(t, remote, "rev-parse", "b"); got != theirs {
+		t.Errorf("remote at %s, want %s", got, theirs)
+	}
+	if err := r.Push(t.Context(), "none"); !errors.Is(err, ErrNotFound) {
+		t.Errorf("no such branch: %v", err)
+	}
+}
+
+func TestPushOverHTTP(t *testing.T) {
+	r, dir, remote, key := pair(t)
+	host, err := githost.ServeHTTP(filepath.Dir(remote), "x-access-token", "t0ken")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(host.Close)
+	over := func(token string) *Repo {
+		t.Helper()
+		r, err := OpenAudit(AuditConfig{Dir: dir, URL: host.URL + "/remote.git", KeyPEM: key, Name: "n", Email: "e",
+			Auth: Auth{Token: func(context.Context) (string, error) { return token, nil }}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	c1 := commit(t, r, "a/1", "", "entries/000/1", "1")
+	c2 := commit(t, r, "a/2", "", "entries/000/1", "2")
+	if err := over("wrong").Push(t.Context(), "a/1"); !errors.Is(err, ErrAuth) || strings.Contains(err.Error(), "wrong") {
+		t.Errorf("wrong token: %v", err)
+	}
+	r = over("t0ken")
+	host.SetDown(true)
+	if err := r.Push(t.Context(), "a/1"); err == nil || errors.Is(err, ErrRejected) || errors.Is(err, ErrRefused) {
+		t.Errorf("down: %v", err)
+	}
+	host.SetDown(false)
+	if err := githost.RefusePushes(remote, "quota exceeded"); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Push(t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "pre-receive hook declined") {
+		t.Errorf("hook: %v", err)
+	}
+	if err := githost.RefusePushes(remote, ""); err != nil {
+		t.Fatal(err)
+	}
+	// The hook of one reference only: the other passes.
+	hook := "#!/bin/sh\ntest \"$1\" != refs/heads/a/2\n"
+	if err := os.WriteFile(filepath.Join(remote, "hooks/update"), []byte(hook), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Push(t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
+		t.Errorf("hook for one: %v", err)
+	}
+	if got := git(t, remote, "for-each-ref", "--format=%(refname:short) %(objectname)"); got != "a/1 "+c1 {
+		t.Errorf("remote has %s", got)
+	}
+	if err := os.Remove(filepath.Join(remote, "hooks/update")); err != nil {
+		t.Fatal(err)
+	}
+	arrived, release := host.Hold()
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-arrived; cancel() }()
+	if err := r.Push(ctx, "a/2"); !errors.Is(err, context.Canceled) {
+		t.Errorf("slow: %v", err)
+	}
+	release()
+	c3 := commit(t, r, "a/1", c1, "entries/000/3", "3")
+	if err := r.Push(t.Context(), "a/1", "a/2"); err != nil {
+		t.Fatal(err)
+	}
+	if got := git(t, remote, "for-each-ref", "--format=%(refname:short) %(objectname)"); got != "a/1 "+c3+"\na/2 "+c2 {
+		t.Errorf("remote has %s", got)
+	}
+	git(t, remote, "fsck", "--strict", "--full")
+
+	clone, err := OpenClone(t.Context(), host.URL+"/remote.git", Auth{Token: func(context.Context) (string, error) { return "t0ken", nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := clone.Branches("a/"); err != nil || strings.Join(b, " ") != "a/1 a/2" {
+		t.Errorf("branches %v, %v", b, err)
+	}
+	if err := clone.Close(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(clone.dir); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the clone stays behind: %v", err)
+	}
+}
+
+func TestPushOverSSH(t *testing.T) {
+	_, dir, remote, key := pair(t)
+	login := sshKey(t, "enforcer")
+	host, err := githost.ServeSSH(filepath.Dir(remote), sshKey(t, "host"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	host.Authorize(login)
+	r, err := OpenAudit(AuditConfig{Dir: dir, URL: host.URL("remote.git"), KeyPEM: key, Name: "n", Email: "e",
+		Auth: Auth{SSHKeyPEM: login.PEM(), KnownHosts: host.KnownHosts()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c1 := commit(t, r, "b", "", "1", "1")
+	if err := r.Push(t.Context(), "b"); err != nil {
+		t.Fatal(err)
+	}
+	if got := git(t, remote, "rev-parse", "b"); got != c1 {
+		t.Errorf("remote at %s", got)
+	}
+	if err := githost.RefusePushes(remote, "no"); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, r, "b", c1, "2", "2")
+	if err := r.Push(t.Context(), "b"); !errors.Is(err, ErrRefused) {
+		t.Errorf("hook: %v", err)
+	}
+	if err := host.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := r.Push(t.Context(), "b"); err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
+		t.Errorf("host gone: %v", err)
+	}
+}
+
+func TestRead(t *testing.T) {
+	r, dir, _, _ := pair(t)
+	c1 := commit(t, r, "b", "", "entries/000/1", "one")
+	c2 := commit(t, r, "b", c1, "entries/000/2", "two")
+	read, err := OpenClone(t.Context(), dir, Auth{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for c, err := range read.Log("b") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, c.Hash)
+		if c.Author != "Countersign <enforcer@example.com>" || !c.When.Equal(noon) || !strings.HasPrefix(c.Message, "1 call\n\nentries/000/") {
+			t.Errorf("commit %+v", c)
+		}
+	}
+	if strings.Join(got, " ") != c2+" "+c1 {
+		t.Errorf("log %v", got)
+	}
+	for c, err := range read.Log("none") {
+		if !errors.Is(err, ErrNotFound) {
+			t.Errorf("log of nothing: %v %v", c, err)
+		}
+	}
+	if b, err := read.File(c2, "entries/000/1"); err != nil || string(b) != "one" {
+		t.Errorf("%q, %v", b, err)
+	}
+	for _, path := range []string{"entries/000/3", "entries", "entries/000/1/x", ""} {
+		if b, err := read.File(c2, path); !errors.Is(err, ErrNotFound) {
+			t.Errorf("%q: %q, %v", path, b, err)
+		}
+	}
+	if names, err := read.Files(c2, "entries/000"); err != nil || strings.Join(names, " ") != "1 2" {
+		t.Errorf("%v, %v", names, err)
+	}
+	if names, err := read.Files(c2, ""); err != nil || strings.Join(names, " ") != "checkpoint entries/" {
+		t.Errorf("%v, %v", names, err)
+	}
+	if _, err := read.Commit(t.Context(), "b", c2, nil, "m", noon); err == nil {
+		t.Error("a reader writes")
+	}
+	if _, err := OpenClone(t.Context(), t.TempDir(), Auth{}); err == nil {
+		t.Error("an empty folder is a repository")
+	}
+}
+
+// Only what a commit adds is written: its file, the trees on the way to it and
+// the commit itself.
+func TestCommitKeepsTheParentsTree(t *testing.T) {
+	r, dir, _, _ := pair(t)
+	files := map[string][]byte{}
+	for i := range 500 {
+		files[fmt.Sprintf("entries/%03d/%d", i/100, i)] = []byte(fmt.Sprint(i))
+	}
+	c1, err := r.Commit(t.Context(), "b", "", files, "m", noon)
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := func() int {
+		got, err := filepath.Glob(filepath.Join(dir, "objects/??/*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(got)
+	}
+	before := count()
+	if _, err := r.Commit(t.Context(), "b", c1, map[string][]byte{"entries/004/x": []byte("x")}, "m", noon); err != nil {
+		t.Fatal(err)
+	}
+	if n := count() - before; n != 5 { // blob, 004, entries, top, commit
+		t.Errorf("%d objects written", n)
+	}
+}
+
+// What a crash of the machine leaves: objects and references that were written
+// but not synced are empty or gone.
+func TestCrash(t *testing.T) {
+	loose := func(dir, hash string) string { return filepath.Join(dir, "objects", hash[:2], hash[2:]) }
+	gone := func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := func(t *testing.T, path string) {
+		t.Helper()
+		if err := errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 0)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, c := range []struct {
+		name string
+		harm func(t *testing.T, dir string, commits []string)
+		want int // index of the commit that the branch must be back at
+	}{
+		{"nothing", func(*testing.T, string, []string) {}, 3},
+		{"object written, reference not moved", func(t *testing.T, dir string, c []string) { git(t, dir, "update-ref", "refs/heads/b", c[2]) }, 2},
+		{"commit gone", func(t *testing.T, dir string, c []string) { gone(t, loose(dir, c[3])) }, 0},
+		{"commit empty", func(t *testing.T, dir string, c []string) { empty(t, loose(dir, c[3])) }, 0},
+		{"middle commit gone", func(t *testing.T, dir string, c []string) { gone(t, loose(dir, c[2])) }, 0},
+		{"blob empty", func(t *testing.T, dir string, c []string) {
+			empty(t, loose(dir, git(t, dir, "rev-parse", c[3]+":entries/3")))
+		}, 2},
+		{"blob of the middle gone", func(t *testing.T, dir string, c []string) {
+			gone(t, loose(dir, git(t, dir, "rev-parse", c[2]+":entries/2")))
+		}, 1},
+		{"tree gone", func(t *testing.T, dir string, c []string) {
+			gone(t, loose(dir, git(t, dir, "rev-parse", c[3]+":entries")))
+		}, 2},
+		{"reference torn", func(t *testing.T, dir string, _ []string) { empty(t, filepath.Join(dir, "refs/heads/b")) }, 0},
+		{"note of what was published torn", func(t *testing.T, dir string, _ []string) {
+			empty(t, filepath.Join(dir, "refs/remotes/origin/b"))
+		}, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r, dir, remote, key := pair(t)
+			commits := []string{commit(t, r, "b", "", "entries/0", "entry 0")}
+			if err := r.Push(t.Context(), "b"); err != nil {
+				t.Fatal(err)
+			}
+			for i := 1; i < 4; i++ {
+				commits = append(commits, commit(t, r, "b", commits[i-1], fmt.Sprintf("entries/%d", i), fmt.Sprintf("entry %d", i)))
+			}
+			c.harm(t, dir, commits)
+			r = audit(t, dir, remote, key)
+			tip, ok, err := r.Tip("b")
+			if err != nil || !ok || tip != commits[c.want] {
+				t.Fatalf("after the crash at %s %v %v, want %s; %v", tip, ok, err, commits[c.want], r.Dropped())
+			}
+			// The journal has the entries: the same commits are made again.
+			for i := c.want + 1; i < 4; i++ {
+				if tip = commit(t, r, "b", tip, fmt.Sprintf("entries/%d", i), fmt.Sprintf("entry %d", i)); tip != commits[i] {
+					t.Errorf("commit %d is another one", i)
+				}
+			}
+			if err := r.Push(t.Context(), "b"); err != nil {
+				t.Fatal(err)
+			}
+			git(t, remote, "fsck", "--strict", "--full")
+			if got := git(t, remote, "rev-parse", "b"); got != commits[3] {
+				t.Errorf("remote at %s", got)
+			}
+		})
 	}
 }
