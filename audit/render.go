@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -142,6 +143,157 @@ func plain(s string) string {
 		} else {
 			b.WriteRune(r)
 		}
+	}
+	return b.String()
+}
+
+// Line is the entry in one line, for a person who scrolls. Nothing in it can
+// move a cursor.
+func (e Entry) Line() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s  %5d  %-12s", e.Time.UTC().Format("2006-01-02 15:04:05"), e.Seq, e.verb())
+	part := func(format string, args ...any) { b.WriteString("  " + fmt.Sprintf(format, args...)) }
+	switch {
+	case e.Sub != "" && e.Client != "":
+		part("%s by %s", e.Sub, e.Client)
+	case e.Sub != "" || e.Client != "":
+		part("%s", e.Sub+e.Client)
+	}
+	if target := e.target(); target != "" {
+		part("→ %s", target)
+	}
+	if e.Reason != "" {
+		part("“%s”", clip(e.Reason, 100))
+	}
+	if e.Kind != KindOutcome { // told once, with the intent or the refusal
+		if e.Args != "" {
+			part("%s", clip(e.Args, 80))
+		}
+		if len(e.Rules) > 0 {
+			part("(%s %s)", plural(len(e.Rules), "rule", "rules"), strings.Join(e.Rules, ", "))
+		}
+	}
+	if state, by := approvalOf(e.Detail); e.Kind == KindApproval && len(by) > 0 {
+		part("%s by %s", state, strings.Join(by, ", "))
+	}
+	if n := e.maskedCount(); n > 0 {
+		part("%d masked", n)
+	}
+	if e.Millis > 0 {
+		part("%s", time.Duration(e.Millis*float64(time.Millisecond)).Round(100*time.Microsecond))
+	}
+	if e.Call != "" {
+		part("%s", e.Call)
+	}
+	return plain(strings.TrimRight(b.String(), " "))
+}
+
+// verb says what happened, in a word or two.
+func (e Entry) verb() string {
+	switch e.Kind {
+	case KindIntent:
+		return "forwards"
+	case KindOutcome:
+		if e.Status == StatusOK || e.Status == "" {
+			return "answered"
+		}
+		return e.Status
+	case KindRefused:
+		if e.Effect == "deny" {
+			return "denied"
+		}
+		return "refused"
+	case KindStart:
+		return "started"
+	case KindStop:
+		return "stopped"
+	case KindApproval:
+		if state, _ := approvalOf(e.Detail); state != "" {
+			return state
+		}
+	}
+	return string(e.Kind)
+}
+
+func (e Entry) target() string {
+	var parts []string
+	for _, s := range []string{e.Server, e.Tool, e.Resource} {
+		if s != "" {
+			parts = append(parts, s)
+		}
+	}
+	if e.Tool == "" && e.Resource == "" && e.Method != "" {
+		parts = append(parts, e.Method)
+	}
+	return strings.Join(parts, " ")
+}
+
+func (e Entry) maskedCount() int {
+	n := 0
+	for _, m := range e.Masked {
+		n += m.Count
+	}
+	return n
+}
+
+func clip(s string, n int) string {
+	r := []rune(strings.Join(strings.Fields(s), " "))
+	if len(r) <= n {
+		return string(r)
+	}
+	return string(r[:n-1]) + "…"
+}
+
+// Show is the entry in full, a member a line.
+func (e Entry) Show() string {
+	var b strings.Builder
+	row := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(&b, "  %-11s %s\n", name, plain(value))
+		}
+	}
+	fmt.Fprintf(&b, "entry %d  %s  %s\n", e.Seq, plain(e.verb()), e.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC"))
+	row("kind", string(e.Kind))
+	row("call", e.Call)
+	row("subject", e.Sub)
+	row("issuer", e.Issuer)
+	row("client", e.Client)
+	row("server", e.Server)
+	row("method", e.Method)
+	row("tool", e.Tool)
+	row("resource", e.Resource)
+	row("effect", e.Effect)
+	row("rules", strings.Join(e.Rules, ", "))
+	row("reason", e.Reason)
+	row("policy", e.Policy)
+	row("approval", e.Approval)
+	row("credential", e.Credential)
+	row("arguments", e.Args)
+	row("digest", e.Digest)
+	row("status", e.Status)
+	if e.Millis > 0 {
+		row("took", fmt.Sprintf("%v ms", e.Millis))
+	}
+	if e.Bytes > 0 {
+		row("answer", fmt.Sprintf("%d bytes", e.Bytes))
+	}
+	for _, m := range e.Masked {
+		row("masked", fmt.Sprintf("%d × %s at %s", m.Count, m.Detector, m.Place))
+	}
+	if len(e.Detail) > 0 {
+		var out bytes.Buffer
+		if json.Indent(&out, e.Detail, "    ", "  ") != nil {
+			out.Reset()
+			out.Write(e.Detail)
+		}
+		b.WriteString("  detail\n    ")
+		for i, l := range strings.Split(out.String(), "\n") { // the line breaks are ours
+			if i > 0 {
+				b.WriteByte('\n')
+			}
+			b.WriteString(plain(l))
+		}
+		b.WriteByte('\n')
 	}
 	return b.String()
 }
