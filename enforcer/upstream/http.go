@@ -174,7 +174,9 @@ func (u *httpUpstream) request(ctx context.Context, r *Request) (*http.Request, 
 	if err != nil {
 		return nil, errors.New("the URL of the MCP server cannot be used: see its file in the policy")
 	}
-	req.GetBody = nil // a message is never sent twice: it may have had its effect
+	// The transport sends a POST again only if it knows that nothing of it was
+	// written, never after it may have had its effect.
+	req.Header.Set("User-Agent", "countersign")
 	for name, values := range r.Header {
 		if forwardable(name) {
 			req.Header[http.CanonicalHeaderKey(name)] = values
@@ -225,6 +227,12 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 		return nil, fmt.Errorf("%w: HTTP status %d, a redirect, which is not followed: put the final URL into the policy", ErrNotMCP, resp.StatusCode)
 	}
 
+	// Legacy revisions: a 404 means that the session is gone, with a JSON body
+	// (TypeScript servers) or without (Go servers).
+	if resp.StatusCode == http.StatusNotFound && r.Session != "" {
+		return nil, fmt.Errorf("%w: the MCP server answered 404", ErrSessionGone)
+	}
+
 	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	if err != nil {
 		kind = ""
@@ -247,13 +255,10 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 	}
 	// No message. An empty body needs no content type: 202 for what is not a
 	// request, 204 for a session's end, 405 for a GET that is not offered.
-	gone := resp.StatusCode == http.StatusNotFound && r.Session != ""
 	var one [1]byte
 	n, err := io.ReadFull(resp.Body, one[:])
 	timer.Stop()
 	switch {
-	case gone:
-		return nil, fmt.Errorf("%w: the MCP server answered 404", ErrSessionGone)
 	case err != nil && err != io.EOF:
 		return nil, u.failed(ctx, err)
 	case n == 0 && resp.StatusCode < 300, resp.StatusCode == http.StatusMethodNotAllowed:

@@ -1,17 +1,361 @@
 package upstream
 
-import "time"
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
 
-// StdioConfig describes a server that is spawned.
+	"countersign/enforcer/wire"
+)
+
+// StdioConfig describes a server that is spawned and speaks on its standard
+// streams, one message a line.
 type StdioConfig struct {
-	Command      []string // resolved with our PATH; the process itself gets none
-	Env          []string // all of its environment, NAME=value; nothing is inherited
-	Dir          string
-	MaxProcesses int // 32 if zero
-	MaxMessage   int // bytes of one line, 8 MiB if zero
-	Stderr       func(line string)
-	Grace        time.Duration // between asking a process to end and killing it, 5 s if zero
+	Command []string // found with our PATH; the process itself gets only Env
+	Env     []string // all of its environment, NAME=value; nothing is inherited
+	Dir     string
+	// MaxProcesses bounds the processes of this server, those that are ending
+	// included. 32 if zero.
+	MaxProcesses int
+	MaxMessage   int               // bytes of one line; 8 MiB if zero
+	Timeout      time.Duration     // until the first message of an answer; 60 s if zero
+	Stderr       func(line string) // not yet masked
+	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
+}
+
+// stdio runs the processes of one server.
+//
+// Legacy: initialize starts a process and mints a session id; the session's
+// messages go to it. A call with another lease (Inject.Key) goes to another
+// process of the session, which is first shown the recorded initialize and
+// notifications/initialized. Modern: a process belongs to a holder and a key
+// and serves its calls side by side, as long as their ids and progress tokens
+// differ.
+type stdio struct {
+	cfg     StdioConfig
+	spawner *spawner
+
+	mu       sync.Mutex
+	closed   bool
+	count    int // processes that run or are being started
+	clock    uint64
+	procs    map[*process]struct{}
+	sessions map[string]*session
+	wait     sync.WaitGroup
+	freed    chan struct{} // closed and replaced when a process has ended
+}
+
+// slot is what a modern process belongs to; of a legacy one only the key counts.
+type slot struct{ holder, key string }
+
+// call is one request in flight.
+type call struct {
+	id       string
+	token    string // its progress token, "" if none
+	listen   bool   // subscriptions/listen: gets only what names it
+	internal bool   // ours: gets nothing but its response
+	mail     *mailbox
+	order    uint64
+	detached bool // nobody reads any more; the id stays taken until the answer
 }
 
 // Stdio returns an upstream that spawns processes.
-func Stdio(cfg StdioConfig) Upstream { return nil }
+func Stdio(cfg StdioConfig) Upstream {
+	if cfg.MaxProcesses <= 0 {
+		cfg.MaxProcesses = 32
+	}
+	if cfg.MaxMessage <= 0 {
+		cfg.MaxMessage = defaultMessage
+	}
+	if cfg.Timeout <= 0 {
+		cfg.Timeout = 60 * time.Second
+	}
+	if cfg.Grace <= 0 {
+		cfg.Grace = 5 * time.Second
+	}
+	return &stdio{
+		cfg: cfg, spawner: newSpawner(),
+		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
+	}
+}
+
+func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
+	switch {
+	case len(u.cfg.Command) == 0:
+		return nil, fmt.Errorf("%w: the policy gives it no command", ErrDead)
+	case r.Verb == http.MethodGet:
+		return u.listen(ctx, r)
+	case r.Verb == http.MethodDelete:
+		if _, err := u.session(r); err != nil {
+			return nil, err
+		}
+		u.EndSession(r.Session)
+		return &Reply{Status: http.StatusNoContent, Header: http.Header{}}, nil
+	case r.Verb != http.MethodPost || r.Message == nil:
+		return nil, fmt.Errorf("an MCP server is not asked with %q", r.Verb)
+	}
+	switch {
+	case r.Message.Kind != wire.Request:
+		return u.tell(ctx, r)
+	case r.Message.Method == "initialize" && !r.Message.Modern():
+		return u.initialize(ctx, r)
+	case r.Session != "":
+		s, err := u.session(r)
+		if err != nil {
+			return nil, err
+		}
+		return u.retryOnce(func() (*Reply, error) {
+			p, err := u.member(ctx, s, r.Inject)
+			if err != nil {
+				return nil, err
+			}
+			return u.ask(ctx, p, r)
+		})
+	case !r.Message.Modern():
+		return nil, &wire.Error{Code: wire.CodeInvalidRequest, Reason: "there is no session: send initialize first", ID: r.Message.ID}
+	}
+	return u.retryOnce(func() (*Reply, error) {
+		p, c, err := u.modern(ctx, r)
+		if err != nil {
+			return nil, err
+		}
+		return u.await(ctx, p, c, r, true)
+	})
+}
+
+// errNotSent marks a request of which the process saw nothing.
+var errNotSent = errors.New("the process ended before the request was sent")
+
+// retryOnce covers a process that ended between being chosen and being
+// written to: the request has not been sent, another process can take it.
+func (u *stdio) retryOnce(send func() (*Reply, error)) (*Reply, error) {
+	reply, err := send()
+	if errors.Is(err, errNotSent) {
+		reply, err = send()
+	}
+	return reply, err
+}
+
+// tell delivers what gets no answer: notifications, and the client's
+// responses to requests of the server.
+func (u *stdio) tell(ctx context.Context, r *Request) (*Reply, error) {
+	var to []*process
+	m := r.Message
+	if r.Session != "" {
+		s, err := u.session(r)
+		if err != nil {
+			return nil, err
+		}
+		to = u.addressees(s, m, r.Body)
+	} else {
+		u.mu.Lock()
+		for p := range u.procs {
+			if p.session == nil && !p.leaving && p.slot == (slot{r.Holder, r.Inject.Key}) {
+				if m.Method != "notifications/cancelled" || p.calls[idKey(m.CancelledID)] != nil {
+					to = append(to, p)
+				}
+			}
+		}
+		u.mu.Unlock()
+	}
+	for _, p := range to {
+		// A process that is ending misses nothing: the one that replaces it is
+		// shown initialize and notifications/initialized again.
+		if err := p.send(ctx, r.Body); err != nil && ctx.Err() != nil {
+			return nil, err
+		}
+	}
+	return &Reply{Status: http.StatusAccepted, Header: http.Header{}}, nil
+}
+
+// modern finds or starts the process for a call without a session, and enters
+// the call there.
+func (u *stdio) modern(ctx context.Context, r *Request) (*process, *call, error) {
+	at := slot{r.Holder, r.Inject.Key}
+	u.mu.Lock()
+	for p := range u.procs {
+		if p.session == nil && p.slot == at && !p.leaving {
+			if c := u.enter(p, r.Message); c != nil {
+				u.mu.Unlock()
+				return p, c, nil
+			}
+		}
+	}
+	u.mu.Unlock()
+	p, err := u.spawn(ctx, nil, at, r.Inject)
+	if err != nil {
+		return nil, nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c := u.enter(p, r.Message)
+	if c == nil { // another call came first, with the same id
+		return nil, nil, fmt.Errorf("%w: %w", errNotSent, p.why())
+	}
+	return p, c, nil
+}
+
+// enter registers a request as in flight; nil if its id or its progress token
+// already is, or if the process takes no more calls. Needs u.mu.
+func (u *stdio) enter(p *process, m *wire.Message) *call {
+	id, token := idKey(m.ID), idKey(m.ProgressToken)
+	if p.leaving || p.calls[id] != nil {
+		return nil
+	}
+	for _, other := range p.calls {
+		if token != "" && other.token == token && p.session == nil {
+			return nil
+		}
+	}
+	u.clock++
+	c := &call{
+		id: id, token: token, order: u.clock,
+		listen: m.Method == "subscriptions/listen",
+		mail:   newMailbox(4 * u.cfg.MaxMessage),
+	}
+	p.calls[id] = c
+	p.used = u.clock
+	return c
+}
+
+// ask sends a request of a session to one of its processes.
+func (u *stdio) ask(ctx context.Context, p *process, r *Request) (*Reply, error) {
+	u.mu.Lock()
+	c := u.enter(p, r.Message)
+	leaving := p.leaving
+	u.mu.Unlock()
+	switch {
+	case c == nil && leaving:
+		return nil, fmt.Errorf("%w: %w", errNotSent, p.why())
+	case c == nil:
+		return nil, &wire.Error{Code: wire.CodeInvalidRequest, Reason: "the id belongs to a request that is still in flight", ID: r.Message.ID}
+	}
+	return u.await(ctx, p, c, r, false)
+}
+
+// await sends a registered request and waits for the first message: only then
+// is it known whether the answer is one response or a stream.
+func (u *stdio) await(ctx context.Context, p *process, c *call, r *Request, modern bool) (*Reply, error) {
+	if err := p.send(ctx, r.Body); err != nil {
+		u.leave(p, c)
+		if ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w", errNotSent, err)
+		}
+		return nil, err
+	}
+	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
+	l, err := c.mail.next(first, nil)
+	timedOut := context.Cause(first) == errTimeout
+	cancel()
+	if err != nil {
+		u.abandonCall(p, c, r.Message.ID, modern || timedOut)
+		if timedOut && ctx.Err() == nil {
+			err = fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout)
+		}
+		return nil, err
+	}
+	reply := &Reply{Status: http.StatusOK, Header: http.Header{}}
+	reply.close = func() error {
+		u.abandonCall(p, c, r.Message.ID, modern)
+		return nil
+	}
+	if l.final {
+		reply.code = l.code
+		if modern {
+			reply.Status = httpStatus(l.code)
+		}
+		reply.Header.Set("Content-Type", "application/json")
+		reply.next = once(wire.Event{Raw: l.line, Data: l.line, HasData: true})
+		return reply, nil
+	}
+	reply.stream = true
+	reply.Header.Set("Content-Type", "text/event-stream")
+	reply.Header.Set("X-Accel-Buffering", "no")
+	given := false
+	reply.next = func() (wire.Event, error) {
+		if !given {
+			given = true
+			return l.asEvent(), nil
+		}
+		l, err := c.mail.next(ctx, nil)
+		if err != nil {
+			return wire.Event{}, err
+		}
+		return l.asEvent(), nil
+	}
+	return reply, nil
+}
+
+func once(e wire.Event) func() (wire.Event, error) {
+	given := false
+	return func() (wire.Event, error) {
+		if given {
+			return wire.Event{}, io.EOF
+		}
+		given = true
+		return e, nil
+	}
+}
+
+// httpStatus is what 2026-07-28 wants an error response to arrive with
+// (basic/transports/streamable-http): the codes that older revisions have too
+// mean the same there, but came with 200.
+func httpStatus(code int) int {
+	switch code {
+	case wire.CodeMethodNotFound:
+		return http.StatusNotFound
+	case wire.CodeInvalidParams, wire.CodeHeaderMismatch, wire.CodeCapability, wire.CodeVersion:
+		return http.StatusBadRequest
+	}
+	return http.StatusOK
+}
+
+// abandonCall ends the reader's interest. If the answer is still to come, a
+// modern server is told: there, closing the stream is cancelling. In a legacy
+// session a disconnect is not, and the id stays taken until the answer.
+func (u *stdio) abandonCall(p *process, c *call, id []byte, cancel bool) {
+	u.mu.Lock()
+	open := p.calls[c.id] == c
+	if open {
+		c.detached = true
+	}
+	if open && cancel {
+		delete(p.calls, c.id)
+	}
+	u.mu.Unlock()
+	c.mail.finish(io.EOF)
+	if !open || !cancel {
+		return
+	}
+	note := append([]byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":`), id...)
+	p.post(append(note, "}}"...))
+}
+
+func (u *stdio) leave(p *process, c *call) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if p.calls[c.id] == c {
+		delete(p.calls, c.id)
+	}
+}
+
+// idKey makes ids comparable: two spellings of one string are one id.
+func idKey(raw []byte) string {
+	if len(raw) == 0 {
+		return ""
+	}
+	if raw[0] == '"' && strings.IndexByte(string(raw), '\\') >= 0 {
+		if text, ok := (&wire.Message{Raw: raw}).Text(wire.Span{Start: 0, End: len(raw)}); ok {
+			return `"` + text + `"`
+		}
+	}
+	return string(raw)
+}
+
+func newSessionID() string { return rand.Text() }

@@ -47,6 +47,7 @@ type Reply struct {
 	Session string      // the session id that the server gave, on initialize
 
 	stream bool
+	code   int // of the error response that a JSON answer is; 0 if none, or not looked at
 	next   func() (wire.Event, error)
 	close  func() error
 }

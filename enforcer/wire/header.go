@@ -22,7 +22,8 @@ const (
 )
 
 // CheckHeaders refuses a request whose mirrored headers do not agree with its
-// body: an *Error of code -32020, to be answered with HTTP status 400. It
+// body: an *Error of code -32020 (-32602 if _meta lacks the version), to be
+// answered with HTTP status 400. It
 // asks for the headers in a request that is modern by its header or its body;
 // in any other message it refuses those that are there and disagree, because
 // something on the way may already have routed by them. Mcp-Param-* are the
@@ -50,7 +51,7 @@ func CheckHeaders(h http.Header, m *Message) error {
 	case required && version == "":
 		return mismatch("MCP-Protocol-Version is required and missing")
 	case required && !m.metaVersion:
-		return mismatch("MCP-Protocol-Version says a revision that wants " + MetaVersion + " in params._meta, which is missing")
+		return &Error{Code: CodeInvalidParams, Reason: MetaVersion + " is required in params._meta and missing", Offset: m.Params.Start, ID: m.ID}
 	case m.metaVersion && version != "" && version != m.ProtocolVersion:
 		return mismatch("MCP-Protocol-Version differs from " + MetaVersion + " in params._meta")
 	case required && method == "":

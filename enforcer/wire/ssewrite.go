@@ -29,6 +29,7 @@ func (e Event) Rewrite(data []byte, text func(string) string) []byte {
 		written = true
 		for _, part := range splitLines(data) {
 			out = append(append(append(out, lead...), part...), end...)
+			lead = bytes.TrimPrefix(lead, bom)
 		}
 	}
 	eachLine(e.Raw, e.first, func(l line) {

@@ -1,0 +1,409 @@
+package upstream
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"countersign/enforcer/wire"
+)
+
+// session is a legacy session of a spawned server. Its fields are guarded by
+// the upstream's mutex.
+type session struct {
+	id, holder string
+	opening    []byte                   // the client's initialize
+	opened     []byte                   // its notifications/initialized, once it came
+	procs      map[string]*process      // by key
+	starting   map[string]chan struct{} // keys whose process is being started
+	asked      map[string]*process      // requests of the server that the client has not answered, by id
+	mail       *mailbox                 // what came unasked, for the GET stream
+	reader     chan struct{}            // closed when another GET takes over; nil: nobody reads
+	over       bool
+}
+
+// session finds the caller's session. Another holder's is not there: a session
+// id is no proof of anything.
+func (u *stdio) session(r *Request) (*session, error) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := u.sessions[r.Session]
+	if s == nil || s.holder != r.Holder {
+		return nil, fmt.Errorf("%w: send initialize again", ErrSessionGone)
+	}
+	return s, nil
+}
+
+// initialize opens a session with a process of its own.
+func (u *stdio) initialize(ctx context.Context, r *Request) (*Reply, error) {
+	s := &session{
+		id: newSessionID(), holder: r.Holder, opening: bytes.Clone(r.Body),
+		procs: map[string]*process{}, starting: map[string]chan struct{}{}, asked: map[string]*process{},
+		mail: newMailbox(4 * u.cfg.MaxMessage),
+	}
+	p, err := u.spawn(ctx, s, slot{key: r.Inject.Key}, r.Inject)
+	if err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	u.sessions[s.id] = s
+	s.procs[r.Inject.Key] = p
+	u.mu.Unlock()
+	reply, err := u.ask(ctx, p, r)
+	if err != nil {
+		u.EndSession(s.id)
+		return nil, err
+	}
+	if reply.code != 0 { // refused: there is no session, only an answer
+		u.EndSession(s.id)
+		return reply, nil
+	}
+	reply.Session = s.id
+	reply.Header.Set("Mcp-Session-Id", s.id)
+	return reply, nil
+}
+
+// member returns the session's process for a key, started and shown the
+// session's beginning if need be.
+func (u *stdio) member(ctx context.Context, s *session, inject Injection) (*process, error) {
+	for {
+		u.mu.Lock()
+		if s.over {
+			u.mu.Unlock()
+			return nil, fmt.Errorf("%w: send initialize again", ErrSessionGone)
+		}
+		if others := s.starting[inject.Key]; others != nil {
+			u.mu.Unlock()
+			select {
+			case <-others:
+				continue
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		if p := s.procs[inject.Key]; p != nil && !p.leaving {
+			u.mu.Unlock()
+			return p, nil
+		}
+		done := make(chan struct{})
+		s.starting[inject.Key] = done
+		u.mu.Unlock()
+
+		p, err := u.replay(ctx, s, inject)
+		u.mu.Lock()
+		delete(s.starting, inject.Key)
+		u.mu.Unlock()
+		close(done)
+		return p, err
+	}
+}
+
+// replay starts another process of a session and repeats to it what the
+// client said at the beginning. The answer was given long ago: it is only
+// checked for being one.
+func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*process, error) {
+	p, err := u.spawn(ctx, s, slot{key: inject.Key}, inject)
+	if err != nil {
+		return nil, err
+	}
+	fail := func(err error) (*process, error) {
+		if ctx.Err() == nil {
+			err = fmt.Errorf("the session could not be opened again in a new process: %w", err)
+		}
+		p.end(err)
+		return nil, err
+	}
+	m, err := wire.Parse(s.opening, wire.Limits{Bytes: len(s.opening)})
+	if err != nil {
+		return fail(err)
+	}
+	u.mu.Lock()
+	c := u.enter(p, m)
+	if c != nil {
+		c.internal = true
+	}
+	u.mu.Unlock()
+	if c == nil {
+		return fail(p.why())
+	}
+	if err := p.send(ctx, s.opening); err != nil {
+		return fail(err)
+	}
+	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
+	defer cancel()
+	l, err := c.mail.next(first, nil)
+	switch {
+	case err != nil && context.Cause(first) == errTimeout:
+		return fail(fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout))
+	case err != nil:
+		return fail(err)
+	case l.code != 0:
+		return fail(fmt.Errorf("%w: it refused the repeated initialize (code %d)", ErrDead, l.code))
+	}
+	u.mu.Lock()
+	over, opened := s.over, s.opened
+	if !over {
+		s.procs[inject.Key] = p
+	}
+	u.mu.Unlock()
+	if over {
+		return fail(ErrSessionGone)
+	}
+	if opened != nil {
+		if err := p.send(ctx, opened); err != nil {
+			return fail(err)
+		}
+	}
+	return p, nil
+}
+
+// addressees says who gets a message that needs no answer.
+func (u *stdio) addressees(s *session, m *wire.Message, body []byte) []*process {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if m.Kind == wire.Response {
+		p := s.asked[idKey(m.ID)]
+		delete(s.asked, idKey(m.ID))
+		if p == nil {
+			return nil
+		}
+		return []*process{p}
+	}
+	if m.Method == "notifications/initialized" {
+		s.opened = bytes.Clone(body)
+	}
+	var to []*process
+	for _, p := range s.procs {
+		if p.leaving || m.Method == "notifications/cancelled" && p.calls[idKey(m.CancelledID)] == nil {
+			continue
+		}
+		to = append(to, p)
+	}
+	return to
+}
+
+// listen answers a GET: the stream of what the server sends unasked. One
+// reader at a time; a second one takes over, because the first is most often
+// a connection that died unnoticed.
+func (u *stdio) listen(ctx context.Context, r *Request) (*Reply, error) {
+	if r.Session == "" { // modern: there is no such stream
+		return &Reply{Status: http.StatusMethodNotAllowed, Header: http.Header{}}, nil
+	}
+	s, err := u.session(r)
+	if err != nil {
+		return nil, err
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if s.over {
+		return nil, fmt.Errorf("%w: send initialize again", ErrSessionGone)
+	}
+	if s.reader != nil {
+		close(s.reader)
+	}
+	if s.mail.failed() {
+		s.mail = newMailbox(4 * u.cfg.MaxMessage)
+	}
+	mine, mail := make(chan struct{}), s.mail
+	s.reader = mine
+	reply := &Reply{Status: http.StatusOK, Header: http.Header{}, stream: true}
+	reply.Header.Set("Content-Type", "text/event-stream")
+	reply.next = func() (wire.Event, error) {
+		l, err := mail.next(ctx, mine)
+		if err != nil {
+			return wire.Event{}, err
+		}
+		return l.asEvent(), nil
+	}
+	reply.close = func() error {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if s.reader == mine {
+			s.reader = nil
+			close(mine)
+		}
+		return nil
+	}
+	return reply, nil
+}
+
+// EndSession ends a session's processes; its calls and its stream fail.
+func (u *stdio) EndSession(id string) {
+	u.mu.Lock()
+	s := u.sessions[id]
+	if s == nil {
+		u.mu.Unlock()
+		return
+	}
+	delete(u.sessions, id)
+	s.over = true
+	mail := s.mail
+	var ending []*process
+	for p := range u.procs {
+		if p.session == s {
+			ending = append(ending, p)
+		}
+	}
+	u.mu.Unlock()
+	mail.finish(io.EOF)
+	for _, p := range ending {
+		p.end(fmt.Errorf("%w: %w", ErrSessionGone, errSessionEnd))
+	}
+}
+
+// EndKey ends the processes that were started with a lease's values. A session
+// lives on: its next call starts another process.
+func (u *stdio) EndKey(key string) {
+	if key == "" {
+		return
+	}
+	u.mu.Lock()
+	var ending []*process
+	for p := range u.procs {
+		if p.slot.key == key {
+			ending = append(ending, p)
+		}
+	}
+	u.mu.Unlock()
+	for _, p := range ending {
+		p.end(fmt.Errorf("%w: %w", ErrDead, errKeyEnded))
+	}
+}
+
+// Close ends all processes and returns when the last is gone.
+func (u *stdio) Close() error {
+	u.mu.Lock()
+	first := !u.closed
+	u.closed = true
+	var ending []*process
+	for p := range u.procs {
+		ending = append(ending, p)
+	}
+	var open []string
+	for id := range u.sessions {
+		open = append(open, id)
+	}
+	u.mu.Unlock()
+	for _, p := range ending {
+		p.end(ErrClosed)
+	}
+	for _, id := range open {
+		u.EndSession(id)
+	}
+	u.wait.Wait()
+	if first {
+		u.spawner.stop()
+	}
+	return nil
+}
+
+// spawn starts a process within the bound. At the bound a modern process that
+// has nothing to do makes room, the one idle for longest; a session's process
+// may hold state and is left alone.
+func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection) (*process, error) {
+	for {
+		u.mu.Lock()
+		if u.closed {
+			u.mu.Unlock()
+			return nil, ErrClosed
+		}
+		if u.count < u.cfg.MaxProcesses {
+			u.count++
+			u.wait.Add(1)
+			u.mu.Unlock()
+			break
+		}
+		var idle *process
+		leaving := false
+		for p := range u.procs {
+			leaving = leaving || p.leaving
+			if p.session == nil && !p.leaving && len(p.calls) == 0 && (idle == nil || p.used < idle.used) {
+				idle = p
+			}
+		}
+		freed := u.freed
+		u.mu.Unlock()
+		switch {
+		case leaving:
+		case idle != nil:
+			idle.end(nil)
+		default:
+			return nil, fmt.Errorf("%w: %d, the bound", ErrBusy, u.cfg.MaxProcesses)
+		}
+		select {
+		case <-freed:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	p, err := u.start(s, at, inject)
+	if err != nil {
+		u.free(nil)
+		return nil, err
+	}
+	u.mu.Lock()
+	over := u.closed
+	if !p.ended {
+		u.procs[p] = struct{}{}
+	}
+	u.mu.Unlock()
+	if over {
+		p.end(ErrClosed)
+		return nil, ErrClosed
+	}
+	return p, nil
+}
+
+// free gives a place back.
+func (u *stdio) free(p *process) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if p != nil {
+		delete(u.procs, p)
+		p.ended = true
+	}
+	u.count--
+	close(u.freed)
+	u.freed = make(chan struct{})
+	u.wait.Done()
+}
+
+// abandon takes a process out of use; with a cause its calls fail at once.
+func (u *stdio) abandon(p *process, cause error) {
+	u.mu.Lock()
+	p.leaving = true
+	if s := p.session; s != nil && s.procs[p.slot.key] == p {
+		delete(s.procs, p.slot.key)
+	}
+	var failing []*call
+	if cause != nil {
+		for id, c := range p.calls {
+			failing = append(failing, c)
+			delete(p.calls, id)
+		}
+	}
+	u.mu.Unlock()
+	for _, c := range failing {
+		c.mail.finish(cause)
+	}
+}
+
+// ended is the last that is heard of a process.
+func (u *stdio) ended(p *process, died error) {
+	u.abandon(p, died)
+	u.mu.Lock()
+	if s := p.session; s != nil {
+		for id, from := range s.asked {
+			if from == p {
+				delete(s.asked, id)
+			}
+		}
+	}
+	u.mu.Unlock()
+	u.free(p)
+}
+
+var errUnread = errors.New("nobody reads what the server sends")
