@@ -1,0 +1,340 @@
+// Package credential mints Vault's dynamic secrets for calls, and ends them.
+//
+// It promises:
+//
+//   - Every run mints under a Vault token of its own, whose accessor is on disk
+//     (file and directory synced) before the first mint. The next Open revokes
+//     the tokens of earlier runs, and waits for their leases to be gone, before
+//     it returns.
+//   - Every lease hangs under a token of its own below the run's, whose TTL is
+//     the cap (Spec.TTL): Vault itself ends the lease then, whatever becomes of
+//     this process, and so it does with a lease whose answer got lost.
+//   - A value is known to the mask before Acquire returns it. A value too short
+//     to mask, or a secret without a lease, is refused.
+//   - Record has seen a mint before anybody can use it. What cannot be recorded
+//     is revoked.
+//   - A revocation that fails is repeated until it succeeds, and is on record
+//     as failed until then.
+//   - No error, log line or record holds a secret.
+//
+// What the operator's Vault policy must grant, besides reading the paths:
+// update on auth/token/create, auth/token/revoke-accessor, sys/leases/revoke,
+// and what Vault's default policy grants.
+package credential
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/hashicorp/vault/api/auth/approle"
+
+	"countersign/enforcer/mask"
+)
+
+// What a caller can tell its own caller. All are wrapped with what was asked
+// of Vault, by path.
+var (
+	ErrSealed      = errors.New("Vault is sealed")
+	ErrForbidden   = errors.New("Vault's policy does not allow it")
+	ErrUnavailable = errors.New("Vault did not answer, or asked to come back later")
+	ErrRefused     = errors.New("Vault refused")
+	ErrNoLease     = errors.New("it has no lease, and would outlive the call: use a dynamic secret")
+	ErrClosed      = errors.New("credentials are shutting down")
+)
+
+// Config of a Minter. All but Now and Log are required.
+type Config struct {
+	Client *api.Client    // address and TLS; its token is not used
+	Login  api.AuthMethod // Token, AppRole, or any other that can log in again
+	Dir    string         // durable, of this enforcer alone
+	Mask   *mask.Mask
+	Record func(context.Context, Event) error // durable when it returns nil
+	Now    func() time.Time
+	Log    *slog.Logger
+}
+
+// Event is something that happened to a credential, for the record. Key is the
+// lease's name in the record, not Vault's.
+type Event struct {
+	Action   string // mint, renew, revoke, revoke-failed, recover
+	Name     string // the policy's name of the credential
+	Key      string
+	Holder   string
+	Call     string // the call it was minted for
+	Username string
+	Expires  time.Time
+	Err      string
+}
+
+// Spec says what to mint.
+type Spec struct {
+	Name    string        // the policy's name
+	Path    string        // what to read, such as database/creds/customers-ro
+	PerCall bool          // for one call; otherwise the holder's calls share it
+	TTL     time.Duration // the longest that it may live; one hour if 0
+}
+
+const (
+	defaultTTL   = time.Hour
+	mintLimit    = 30 * time.Second
+	requestLimit = 15 * time.Second
+)
+
+// Lease is one use of a minted secret. Release it.
+type Lease struct {
+	Key      string // tells leases apart; no secret
+	Name     string
+	Username string // "" where the secret has none
+	Expires  time.Time
+
+	e    *entry
+	m    *Minter
+	once sync.Once
+	err  error
+}
+
+// LeaseInfo describes a live lease.
+type LeaseInfo struct {
+	Key, Name, Holder, Username string
+	Expires                     time.Time
+	Uses                        int // calls in flight
+}
+
+// Minter mints, renews and revokes. It is safe for concurrent use.
+type Minter struct {
+	cfg  Config
+	life context.Context // ends with Close: no more mints, renewals, retries
+	quit context.CancelFunc
+	work sync.WaitGroup // what runs in the background; added to with mu held and closed false
+
+	replacing sync.Mutex // held while a new run token is made
+
+	mu     sync.Mutex
+	closed bool
+	run    *run
+	olds   []*run            // replaced, and not yet known to be gone
+	shared map[string]*entry // by holder and spec
+	all    map[string]*entry // by Key, until revoked
+}
+
+// Token logs in with a token that the operator made.
+func Token(token string) api.AuthMethod { return staticToken(token) }
+
+type staticToken string
+
+// Login implements api.AuthMethod: the token is there already, and is looked
+// up to see that it works.
+func (t staticToken) Login(ctx context.Context, client *api.Client) (*api.Secret, error) {
+	client.SetToken(string(t))
+	self, err := client.Auth().Token().LookupSelfWithContext(ctx)
+	if err != nil {
+		return nil, err
+	}
+	policies, err := self.TokenPolicies()
+	if err != nil {
+		return nil, err
+	}
+	ttl, err := self.TokenTTL()
+	if err != nil {
+		return nil, err
+	}
+	renewable, err := self.TokenIsRenewable()
+	if err != nil {
+		return nil, err
+	}
+	accessor, err := self.TokenAccessor()
+	if err != nil {
+		return nil, err
+	}
+	return &api.Secret{Auth: &api.SecretAuth{ClientToken: string(t), Accessor: accessor, TokenPolicies: policies, LeaseDuration: int(ttl / time.Second), Renewable: renewable}}, nil
+}
+
+// AppRole logs in with a role at auth/approle.
+func AppRole(roleID, secretID string) (api.AuthMethod, error) {
+	return approle.NewAppRoleAuth(roleID, &approle.SecretID{FromString: secretID})
+}
+
+// Open revokes what earlier runs left, logs in, and makes this run's token. It
+// keeps trying while Vault is sealed or away, until ctx ends.
+func Open(ctx context.Context, cfg Config) (*Minter, error) {
+	if cfg.Client == nil || cfg.Login == nil || cfg.Dir == "" || cfg.Mask == nil || cfg.Record == nil {
+		return nil, errors.New("credential: Client, Login, Dir, Mask and Record are all needed")
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	m := &Minter{cfg: cfg, shared: map[string]*entry{}, all: map[string]*entry{}}
+	if err := m.retry(ctx, func() error { return m.start(ctx) }); err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	m.life, m.quit = context.WithCancel(context.Background())
+	m.work.Go(m.keep)
+	return m, nil
+}
+
+// Acquire returns a lease for a call: the holder's, or one for this call
+// alone. Calls that ask for the same at once wait for one mint.
+func (m *Minter) Acquire(ctx context.Context, holder, call string, s Spec) (*Lease, error) {
+	if s.Path == "" || strings.HasPrefix(s.Path, "/") || strings.Contains(s.Path, "..") || strings.ContainsAny(s.Path, "?#%\\ \r\n") {
+		return nil, fmt.Errorf("credential %s: %q is not a path to read in Vault", s.Name, s.Path)
+	}
+	if s.TTL <= 0 {
+		s.TTL = defaultTTL
+	}
+	e, err := m.take(holder, call, s)
+	if err != nil {
+		return nil, fmt.Errorf("credential %s: %w", s.Name, err)
+	}
+	select {
+	case <-e.ready:
+	case <-ctx.Done():
+		go func() { // the mint goes on; what nobody comes for is ended
+			<-e.ready
+			m.logged(e, m.drop(context.Background(), e))
+		}()
+		return nil, fmt.Errorf("credential %s: %w", s.Name, ctx.Err())
+	}
+	if e.err != nil {
+		return nil, fmt.Errorf("credential %s: %w", s.Name, e.err)
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return &Lease{Key: e.key, Name: s.Name, Username: e.username, Expires: e.until(), e: e, m: m}, nil
+}
+
+// take finds the entry to use, or starts a mint; the caller owns one use.
+func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.closed {
+		return nil, ErrClosed
+	}
+	var share string
+	if !s.PerCall {
+		share = strings.Join([]string{holder, s.Name, s.Path, s.TTL.String()}, "\x00")
+		if e := m.shared[share]; e != nil {
+			if !e.minted || m.cfg.Now().Before(e.freshUntil()) {
+				e.uses++
+				e.used = true
+				return e, nil
+			}
+			m.retire(e) // too little time left: calls in flight keep it, new ones get another
+		}
+	}
+	e := &entry{key: "l_" + strings.ToLower(rand.Text()), share: share, holder: holder, call: call, spec: s, ready: make(chan struct{}), uses: 1, used: true}
+	m.all[e.key] = e
+	if share != "" {
+		m.shared[share] = e
+	}
+	m.work.Go(func() { m.mint(e) })
+	return e, nil
+}
+
+// Release gives a lease back. A lease for one call is revoked now; if Vault
+// cannot be asked, the error says so and the revocation is repeated in the
+// background. Releasing twice, or nil, does nothing.
+func (m *Minter) Release(ctx context.Context, l *Lease) error {
+	if l == nil {
+		return nil
+	}
+	l.once.Do(func() { l.err = m.drop(ctx, l.e) })
+	return l.err
+}
+
+// EndHolder ends the holder's leases: now, or with the last call in flight.
+func (m *Minter) EndHolder(ctx context.Context, holder string) {
+	m.mu.Lock()
+	var now []*entry
+	for _, e := range m.all {
+		if e.holder == holder && !e.spec.PerCall {
+			m.unshare(e)
+			if m.mayEnd(e) {
+				now = append(now, e)
+			}
+		}
+	}
+	m.mu.Unlock()
+	for _, err := range m.endAll(ctx, now) {
+		m.cfg.Log.Warn("a holder's credential was not revoked at once; it is repeated", "err", err)
+	}
+}
+
+// Leases lists the live leases, sorted by Key.
+func (m *Minter) Leases() []LeaseInfo {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []LeaseInfo
+	for _, e := range m.all {
+		if e.minted {
+			out = append(out, LeaseInfo{e.key, e.spec.Name, e.holder, e.username, e.until(), e.uses})
+		}
+	}
+	slices.SortFunc(out, func(a, b LeaseInfo) int { return strings.Compare(a.Key, b.Key) })
+	return out
+}
+
+// Close revokes every lease, calls in flight or not, and the run's token. What
+// could not be revoked stays on disk for the next Open.
+func (m *Minter) Close(ctx context.Context) error {
+	m.mu.Lock()
+	if m.closed {
+		m.mu.Unlock()
+		return nil
+	}
+	m.closed = true
+	m.mu.Unlock()
+	m.quit()
+
+	// When what is under way has ended, nothing new can come.
+	done := make(chan struct{})
+	go func() { m.work.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return fmt.Errorf("credential: close: leases are left to the next start: %w", ctx.Err())
+	}
+	m.mu.Lock()
+	var rest []*entry
+	for _, e := range m.all {
+		if e.timer != nil {
+			e.timer.Stop()
+		}
+		e.ending = true
+		rest = append(rest, e)
+	}
+	m.mu.Unlock()
+	return errors.Join(append(m.endAll(ctx, rest), m.finish(ctx))...)
+}
+
+// retry repeats f while Vault is sealed or away.
+func (m *Minter) retry(ctx context.Context, f func() error) error {
+	for wait := time.Second / 4; ; wait = min(2*wait, 15*time.Second) {
+		err := f()
+		if !errors.Is(err, ErrSealed) && !errors.Is(err, ErrUnavailable) {
+			return err
+		}
+		m.cfg.Log.Warn("waiting for Vault", "err", err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return errors.Join(err, ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,404 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+)
+
+// entry is a minted secret, from the moment that somebody asks for it until it
+// is known to be gone. Key to ready and the mint's results never change after
+// ready closes; the rest is guarded by Minter.mu.
+type entry struct {
+	key, share, holder, call string
+	spec                     Spec
+	ready                    chan struct{} // closed when the mint is over
+	err                      error         // of the mint
+
+	run       *run
+	token     *session // the lease's own
+	leaseID   string
+	username  string
+	fields    map[string]string
+	renewable bool
+	made      time.Time
+
+	minted  bool // usable
+	uses    int  // calls in flight
+	used    bool // since the last renewal
+	last    bool // no more calls: end with the last one in flight
+	ending  bool // somebody revokes it
+	failed  bool // to revoke it failed before, and is on record
+	expires time.Time
+	end     time.Time // the cap
+	timer   *time.Timer
+	masks   []uint64
+
+	rendering sync.Mutex
+	rendered  map[string]string
+}
+
+// until is when it ends, if nobody renews it.
+func (e *entry) until() time.Time {
+	if e.expires.Before(e.end) {
+		return e.expires
+	}
+	return e.end
+}
+
+// freshUntil leaves a call that starts just before it some time to run.
+func (e *entry) freshUntil() time.Time {
+	until := e.until()
+	return until.Add(-min(until.Sub(e.made)/5, 30*time.Second))
+}
+
+// mint fills the entry. It does not end with the caller's context: others may
+// wait, and a mint cut short is one that somebody has to clean up.
+func (m *Minter) mint(e *entry) {
+	ctx, cancel := context.WithTimeout(m.life, mintLimit)
+	defer cancel()
+	err := m.fill(ctx, e)
+	m.mu.Lock()
+	closed := m.closed
+	e.err = err
+	if err == nil {
+		e.minted = true
+		m.schedule(e)
+	} else {
+		m.unshare(e)
+		e.ending = true
+	}
+	m.mu.Unlock()
+	close(e.ready)
+	switch {
+	case err == nil:
+	case e.token == nil:
+		m.forget(e)
+	case !closed: // else Close does
+		// Even where no lease came back one may be there: its token goes.
+		m.logged(e, m.endNow(context.Background(), e))
+	}
+}
+
+func (m *Minter) fill(ctx context.Context, e *entry) error {
+	e.made = m.cfg.Now()
+	e.run = m.current()
+	token, err := m.child(ctx, e.run.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
+	if errors.Is(err, ErrForbidden) && !m.alive(ctx, e.run) {
+		// The run's token was revoked behind our back, or expired while Vault was away.
+		if e.run, err = m.replace(ctx, e.run); err == nil {
+			token, err = m.child(ctx, e.run.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	e.token = token
+	e.end = e.made.Add(e.spec.TTL)
+	if token.expires.Before(e.end) && !token.expires.IsZero() {
+		e.end = token.expires
+	}
+	secret, err := token.client.Logical().ReadWithContext(ctx, e.spec.Path)
+	if err != nil {
+		return m.problem("read "+e.spec.Path, err)
+	}
+	if secret == nil {
+		return fmt.Errorf("read %s: %w: nothing is there", e.spec.Path, ErrRefused)
+	}
+	if secret.LeaseID == "" {
+		return fmt.Errorf("read %s: %w", e.spec.Path, ErrNoLease)
+	}
+	e.leaseID = secret.LeaseID
+	e.renewable = secret.Renewable
+	e.expires = e.made.Add(time.Duration(secret.LeaseDuration) * time.Second)
+	if err := os.WriteFile(m.leasePath(e), []byte(e.leaseID+"\n"), 0o600); err != nil {
+		return err
+	}
+	if err := m.hide(e, secret); err != nil {
+		return fmt.Errorf("read %s: %w", e.spec.Path, err)
+	}
+	if err := m.cfg.Record(ctx, m.event("mint", e, nil)); err != nil {
+		return fmt.Errorf("record the mint: %w", err)
+	}
+	return nil
+}
+
+// hide makes every string of the secret known to the mask, except the user's
+// name, which people need to see.
+func (m *Minter) hide(e *entry, secret *api.Secret) error {
+	e.fields = map[string]string{}
+	names := make([]string, 0, len(secret.Data))
+	for name := range secret.Data {
+		names = append(names, name)
+	}
+	sort.Strings(names)
+	for _, name := range names {
+		value, ok := secret.Data[name].(string)
+		if !ok {
+			continue // numbers, null: nothing that a template can use
+		}
+		e.fields[name] = value
+		if name == "username" {
+			e.username = value
+			continue
+		}
+		if value == "" {
+			continue
+		}
+		if err := m.mask(e, value); err != nil {
+			return fmt.Errorf("field %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (m *Minter) mask(e *entry, value string) error {
+	id, err := m.cfg.Mask.Add(e.spec.Name, value)
+	if err != nil {
+		return err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all[e.key] != e { // it has ended meanwhile
+		m.cfg.Mask.Retire(id)
+		return nil
+	}
+	e.masks = append(e.masks, id)
+	return nil
+}
+
+func (m *Minter) event(action string, e *entry, err error) Event {
+	ev := Event{Action: action, Name: e.spec.Name, Key: e.key, Holder: e.holder, Call: e.call, Username: e.username, Expires: e.until()}
+	if err != nil {
+		ev.Err = err.Error()
+	}
+	return ev
+}
+
+// schedule sets the entry's timer to what comes next: a renewal when two
+// thirds of the lease are gone, or the end. Called with mu held.
+func (m *Minter) schedule(e *entry) {
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+	if m.closed {
+		return
+	}
+	now := m.cfg.Now()
+	wait := e.until().Sub(now)
+	if e.renewable && e.expires.Before(e.end) && wait > time.Second {
+		wait = wait * 2 / 3
+	}
+	e.timer = time.AfterFunc(max(wait, 0), func() { m.due(e) })
+}
+
+// due renews an entry that is in use, or ends it.
+func (m *Minter) due(e *entry) {
+	m.mu.Lock()
+	if m.closed || e.ending {
+		m.mu.Unlock()
+		return
+	}
+	now := m.cfg.Now()
+	over := !now.Before(e.until())
+	idle := e.uses == 0 && !e.used
+	m.work.Add(1) // so that Close waits
+	defer m.work.Done()
+	if over || idle {
+		m.unshare(e)
+		e.ending = true
+		m.mu.Unlock()
+		m.logged(e, m.endNow(context.Background(), e))
+		return
+	}
+	e.used = e.uses > 0
+	before := e.expires
+	m.mu.Unlock()
+
+	ctx, cancel := context.WithTimeout(m.life, requestLimit)
+	defer cancel()
+	secret, err := e.token.client.Sys().RenewWithContext(ctx, e.leaseID, int(e.end.Sub(now)/time.Second)+1)
+	m.mu.Lock()
+	if err == nil && secret != nil {
+		e.expires = now.Add(time.Duration(secret.LeaseDuration) * time.Second)
+	}
+	if err != nil || e.expires.Sub(before) < time.Second {
+		e.renewable = errors.Is(m.problem("", err), ErrUnavailable) // at its longest, or refused: it ends when it ends
+	}
+	ev := m.event("renew", e, m.problem("renew a lease at sys/leases/renew", err))
+	m.schedule(e)
+	m.mu.Unlock()
+	if err := m.cfg.Record(ctx, ev); err != nil {
+		m.cfg.Log.Error("a renewal is not on record", "key", e.key, "err", err)
+	}
+}
+
+// retire takes an entry out of use by new calls, and ends it if no call is in
+// flight. Called with mu held.
+func (m *Minter) retire(e *entry) {
+	m.unshare(e)
+	if m.mayEnd(e) {
+		m.work.Go(func() { m.logged(e, m.endNow(context.Background(), e)) })
+	}
+}
+
+func (m *Minter) unshare(e *entry) {
+	e.last = true
+	if e.share != "" && m.shared[e.share] == e {
+		delete(m.shared, e.share)
+	}
+}
+
+// mayEnd claims an entry that nobody uses any more for revocation. Called with
+// mu held.
+func (m *Minter) mayEnd(e *entry) bool {
+	if !e.minted || e.ending || e.uses > 0 || !e.last && !e.spec.PerCall {
+		return false
+	}
+	e.ending = true
+	return true
+}
+
+// drop gives one use back.
+func (m *Minter) drop(ctx context.Context, e *entry) error {
+	m.mu.Lock()
+	e.uses--
+	end := !m.closed && m.mayEnd(e)
+	if end {
+		m.work.Add(1) // so that Close waits
+		defer m.work.Done()
+	}
+	m.mu.Unlock()
+	if !end {
+		return nil
+	}
+	return m.endNow(ctx, e)
+}
+
+func (m *Minter) endAll(ctx context.Context, entries []*entry) []error {
+	var wg sync.WaitGroup
+	errs := make([]error, len(entries))
+	slots := make(chan struct{}, 8)
+	for i, e := range entries {
+		slots <- struct{}{}
+		wg.Go(func() {
+			errs[i] = m.endNow(ctx, e)
+			<-slots
+		})
+	}
+	wg.Wait()
+	return slices.DeleteFunc(errs, func(err error) bool { return err == nil })
+}
+
+// endNow revokes an entry that the caller has claimed (ending). If that fails
+// it is repeated in the background, until it works or Close comes.
+func (m *Minter) endNow(ctx context.Context, e *entry) error {
+	err := m.revoke(ctx, e)
+	if err == nil {
+		return nil
+	}
+	m.mu.Lock()
+	first := !e.failed
+	e.failed = true
+	ev := m.event("revoke-failed", e, err)
+	m.mu.Unlock()
+	if first {
+		if rerr := m.cfg.Record(ctx, ev); rerr != nil {
+			m.cfg.Log.Error("a failed revocation is not on record", "key", e.key, "err", rerr)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.closed {
+		m.work.Go(func() {
+			for wait := time.Second; ; wait = min(2*wait, 30*time.Second) {
+				timer := time.NewTimer(wait)
+				select {
+				case <-m.life.Done():
+					timer.Stop()
+					return // Close tries once more
+				case <-timer.C:
+				}
+				if err := m.revoke(m.life, e); err == nil {
+					return
+				}
+			}
+		})
+	}
+	return fmt.Errorf("credential %s: not revoked yet: %w", e.spec.Name, err)
+}
+
+// revoke tries once to end the lease and its token, and forgets the entry.
+func (m *Minter) revoke(ctx context.Context, e *entry) error {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	by := m.current()
+	var err error
+	if e.leaseID != "" {
+		err = m.revokeLease(ctx, by.token, e.leaseID)
+	}
+	// The token too, which ends the lease just as well, if not at once: where
+	// only the first is forbidden, that must do.
+	terr := m.revokeAccessor(ctx, by.token, e.token.accessor)
+	switch {
+	case terr != nil:
+		err = errors.Join(err, terr)
+		if errors.Is(terr, ErrForbidden) && !m.alive(ctx, by) {
+			_, rerr := m.replace(ctx, by) // for the next try
+			err = errors.Join(err, rerr)
+		}
+		return err
+	case err != nil && !errors.Is(err, ErrForbidden):
+		return err
+	}
+	if !m.forget(e) || e.leaseID == "" && !e.failed {
+		return nil // told already, or there was nothing to tell of
+	}
+	if rerr := m.cfg.Record(ctx, m.event("revoke", e, err)); rerr != nil {
+		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", rerr)
+	}
+	return nil
+}
+
+// forget drops an entry that holds nothing any more. Its values stay masked
+// for the mask's own while: they may still be on their way.
+func (m *Minter) forget(e *entry) (first bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.all[e.key] != e {
+		return false
+	}
+	if e.timer != nil {
+		e.timer.Stop()
+	}
+	for _, id := range e.masks {
+		m.cfg.Mask.Retire(id)
+	}
+	if e.token != nil {
+		m.cfg.Mask.Retire(e.token.maskID)
+	}
+	e.masks = nil
+	delete(m.all, e.key)
+	if err := os.Remove(m.leasePath(e)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		m.cfg.Log.Warn("a revoked lease stays on file; the next start revokes it again", "err", err)
+	}
+	return true
+}
+
+func (m *Minter) leasePath(e *entry) string { return filepath.Join(m.cfg.Dir, leaseFile+e.key) }
+
+// logged takes note of an error whose caller is gone.
+func (m *Minter) logged(e *entry, err error) {
+	if err != nil {
+		m.cfg.Log.Warn("a revocation failed; it is repeated", "key", e.key, "err", err)
+	}
+}
