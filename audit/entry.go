@@ -208,7 +208,7 @@ func (e *Entry) appendBody(b []byte) ([]byte, error) {
 	}
 	if len(e.Detail) > 0 {
 		d := jsontext.Value(bytes.Clone(e.Detail))
-		if err := d.Compact(); err != nil {
+		if err := d.Compact(jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false)); err != nil {
 			return nil, fmt.Errorf("%w: detail: %v", ErrEntry, err)
 		}
 		if d.Kind() != '{' {
