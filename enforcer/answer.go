@@ -1,0 +1,292 @@
+package enforcer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer/upstream"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// segmentEvery is how often a long stream leaves a mark in the record.
+const segmentEvery = 10 * time.Second
+
+// answer takes the upstream's reply in, message by message: each is parsed
+// strictly, masked, and filtered; a response's outcome is durable before the
+// response leaves.
+func (x *exchange) answer(ctx context.Context) error {
+	if err := x.replyHeaders(); err != nil {
+		return err
+	}
+	if !x.reply.Stream() {
+		return x.answerJSON()
+	}
+	return x.answerStream()
+}
+
+// replyHeaders passes on the few headers that belong to the protocol.
+func (x *exchange) replyHeaders() error {
+	for _, k := range []string{"Mcp-Session-Id", "Mcp-Protocol-Version", "Cache-Control", "Retry-After"} {
+		for _, v := range x.reply.Header.Values(k) {
+			if clean, r := x.e.Mask.Text(v); clean != v {
+				x.note(r)
+				return refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its header %s", k)
+			}
+			x.w.Header().Add(k, v)
+		}
+	}
+	if s := x.reply.Session; s != "" && x.session == "" {
+		if !x.e.session.bind(s, x.server, x.ownerKey()) {
+			return refuse(kindUnavailable, "too many sessions are open")
+		}
+		x.w.Header().Set("Mcp-Session-Id", s)
+	}
+	if x.r.Method == http.MethodDelete && x.reply.Status < 300 {
+		x.e.session.end(x.session, x.server)
+	}
+	return nil
+}
+
+func (x *exchange) answerJSON() error {
+	ev, err := x.reply.Next()
+	if err != nil && !errors.Is(err, io.EOF) {
+		return upstreamFailed(err)
+	}
+	if len(bytes.TrimSpace(ev.Data)) == 0 {
+		if x.msg != nil && x.msg.Kind == wire.Request && x.reply.Status < 300 {
+			return refuse(kindUpstream, "the upstream server answered a request with nothing (status %d)", x.reply.Status)
+		}
+		if err := x.recordEnd(httpStatus(x.reply.Status), ""); err != nil {
+			return refuse(kindUnavailable, "the record cannot be written: %w", err)
+		}
+		x.out.header(x.reply.Status, "")
+		return nil
+	}
+	m, clean, err := x.clean(ev.Data)
+	if err != nil {
+		return err
+	}
+	if m.Kind != wire.Response {
+		return refuse(kindBlocked, "the upstream server's answer is blocked: not a JSON-RPC response")
+	}
+	if err := x.recordEnd(outcome(m), ""); err != nil {
+		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
+	}
+	x.out.message(x.reply.Status, clean)
+	return nil
+}
+
+func (x *exchange) answerStream() error {
+	x.out.header(x.reply.Status, "text/event-stream")
+	var events int
+	last := x.e.Now()
+	for {
+		ev, err := x.reply.Next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return x.endStream(events, "ok")
+		case err != nil && x.closed, err != nil && x.r.Method == http.MethodGet:
+			return x.endStream(events, "broken")
+		case err != nil:
+			return upstreamFailed(err)
+		}
+		if err := x.event(ev); err != nil {
+			return err
+		}
+		events++
+		if x.out.gone && (x.msg == nil || x.msg.Modern()) {
+			return x.endStream(events, "client-gone")
+		}
+		if now := x.e.Now(); now.Sub(last) >= segmentEvery {
+			last = now
+			if err := x.recordSegment(events, "open"); err != nil {
+				return refuse(kindUnavailable, "the record cannot be written, so the stream ends: %w", err)
+			}
+		}
+	}
+}
+
+// event lets one event of the stream through, masked.
+func (x *exchange) event(ev wire.Event) error {
+	if clean, r := x.e.Mask.Text(besideData(ev)); clean != besideData(ev) {
+		x.note(r)
+		return refuse(kindBlocked, "the upstream server's stream is blocked: a secret stands beside its data")
+	}
+	if len(bytes.TrimSpace(ev.Data)) == 0 {
+		x.out.write(ev.Raw)
+		return nil
+	}
+	m, clean, err := x.clean(ev.Data)
+	if err != nil {
+		return err
+	}
+	switch m.Kind {
+	case wire.Response:
+		if err := x.recordResponse(m); err != nil {
+			return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
+		}
+	case wire.Request:
+		if allowed, err := x.serverAsks(m); err != nil || !allowed {
+			return err
+		}
+	}
+	if bytes.Equal(clean, ev.Data) {
+		x.out.write(ev.Raw)
+	} else {
+		x.out.write(ev.WithData(clean))
+	}
+	return nil
+}
+
+// besideData is what an event holds besides its data: id, name, comments.
+func besideData(ev wire.Event) string {
+	var b strings.Builder
+	for line := range strings.Lines(string(ev.Raw)) {
+		if !strings.HasPrefix(line, "data") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
+}
+
+// recordResponse makes a response's outcome durable: this exchange's own, or,
+// on a resumed stream, one of an earlier exchange.
+func (x *exchange) recordResponse(m *wire.Message) error {
+	if x.msg != nil && bytes.Equal(m.ID, x.msg.ID) {
+		return x.recordEnd(outcome(m), "")
+	}
+	en := x.entry(audit.KindOutcome)
+	en.Status, en.Reason, en.Args, en.Digest = outcome(m), "response delivered on another stream", "", ""
+	en.Masked = x.masked
+	return x.append(en)
+}
+
+// serverAsks decides what the upstream asks of the client (sampling,
+// elicitation, roots). Refused unless a rule allows: the upstream then gets an
+// error, and the client never sees it.
+func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
+	d := x.force.policy.Decide(rules.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
+		Method: m.Method, FromServer: true, Args: m.Bytes(m.Params), Now: x.e.Now(),
+	})
+	if d.Effect == rules.Allow {
+		return true, x.recordServer(audit.KindIntent, m, string(d.Effect), d.Reason)
+	}
+	if err := x.recordServer(audit.KindRefused, m, string(rules.Deny), d.Reason); err != nil {
+		return false, refuse(kindUnavailable, "the record cannot be written: %w", err)
+	}
+	answer := wire.ErrorReply(m.ID, codeRefused, "refused by the client's gateway: "+d.Reason, nil)
+	parsed, err := wire.Parse(answer, wire.Limits{})
+	if err != nil {
+		return false, err
+	}
+	reply, err := x.force.upstreams[x.server].Send(context.WithoutCancel(x.r.Context()), &upstream.Request{
+		Verb: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
+		Body: answer, Message: parsed, Session: x.session, Holder: x.holder(), Inject: x.inject,
+	})
+	if err != nil {
+		x.e.Log.Warn("the upstream could not be told that its request was refused", "server", x.server, "method", m.Method, "err", err)
+		return false, nil
+	}
+	return false, reply.Close()
+}
+
+// clean parses one message from the upstream, hides the list elements that this
+// subject could never use, and masks what is left. An error means: blocked.
+func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
+	limit := x.force.policy.Settings().MaxResponse
+	m, err := wire.Parse(data, wire.Limits{Bytes: int(limit)})
+	if err != nil {
+		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be read safely: %w", err)
+	}
+	kept := data
+	if m.Kind == wire.Response {
+		if kept, err = x.filterLists(m); err != nil {
+			return nil, nil, refuse(kindBlocked, "the upstream server's list is blocked, since it cannot be filtered: %w", err)
+		}
+	}
+	clean, report, err := x.e.Mask.Message(kept)
+	x.note(report)
+	if err != nil {
+		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be masked: %w", err)
+	}
+	return m, clean, nil
+}
+
+// listed names, for each list method, the result's member and the method that
+// uses an element of it. Resource templates are not filtered: what they would
+// expand to is not known before resources/read.
+var listed = map[string]struct{ key, method string }{
+	"tools/list":     {"tools", "tools/call"},
+	"prompts/list":   {"prompts", "prompts/get"},
+	"resources/list": {"resources", "resources/read"},
+}
+
+// filterLists shows only what this subject could get under some arguments. It
+// goes by the request; on a resumed stream, where the request is not at hand,
+// by the shape of the result.
+func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
+	for list, l := range listed {
+		if x.msg != nil && x.msg.Method != list {
+			continue
+		}
+		if x.msg == nil {
+			if _, ok := m.Member(m.Result, l.key); !ok {
+				continue
+			}
+		}
+		kept, _, err := wire.FilterList(m, l.key, func(name, uri string) bool {
+			return x.force.policy.Visible(rules.Request{
+				Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source, Now: x.e.Now(),
+				Method: l.method, Tool: name, Resource: uri,
+			})
+		})
+		return kept, err
+	}
+	return m.Raw, nil
+}
+
+func (x *exchange) recordSegment(events int, status string) error {
+	en := x.entry(audit.KindSegment)
+	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, "", ""
+	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(events) + `}`)
+	return x.append(en)
+}
+
+// endStream closes a stream in the record.
+func (x *exchange) endStream(events int, status string) error {
+	if x.closed { // the response is out; what came after it, or before, is one close entry
+		if events > 1 {
+			return x.recordSegment(events, status)
+		}
+		return nil
+	}
+	if x.msg != nil && x.msg.Kind == wire.Request && status == "ok" {
+		status = "undelivered" // the stream ended without the response; a resumed one may bring it
+	}
+	return x.recordEnd(status, "")
+}
+
+// outcome is the word for a response in the record.
+func outcome(m *wire.Message) string {
+	if m.ErrorObj != (wire.Span{}) {
+		return "error"
+	}
+	return "ok"
+}
+
+func httpStatus(code int) string {
+	if code < 300 {
+		return "ok"
+	}
+	return "http-" + strconv.Itoa(code)
+}

@@ -1,0 +1,267 @@
+package enforcer
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"countersign/audit"
+	"countersign/enforcer/approval"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// keepAlive is how often a waiting caller hears from us: well below every
+// client's idle limit that is known.
+const keepAlive = 10 * time.Second
+
+// approve has a person decide, where policy asks for one.
+//
+// The caller waits on an open event stream for as long as the policy holds it;
+// then it is told that the approval is pending, and an identical call attaches
+// to the same approval. Once granted, the request is decided again under the
+// policy then in force, and the approval is spent by compare-and-swap: at most
+// one call runs on it.
+func (x *exchange) approve(ctx context.Context) error {
+	if x.decision.Effect != rules.Approve {
+		return nil
+	}
+	if x.msg == nil || x.msg.Kind != wire.Request {
+		return x.denied("this needs a person's approval, which only a request can wait for")
+	}
+	shown, partial := x.shown()
+	asked := x.decision.RulesDigest
+	a, _, err := x.e.Approvals.Ask(ctx, approval.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.req.Tool, Resource: x.req.Resource,
+		Holder: x.holder(), Digest: x.digest, Args: shown, Partial: partial,
+		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy,
+		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
+	})
+	if err != nil {
+		return refuse(kindUnavailable, "the approval could not be asked for: %w", err)
+	}
+	x.approval = a.ID
+	if a.State == approval.Pending {
+		if a, err = x.wait(ctx, a); err != nil {
+			return err
+		}
+	}
+	if a.State != approval.Approved {
+		return x.denied(verdict(a))
+	}
+	if x.force, err = x.e.current(); err != nil {
+		return refuse(kindUnavailable, "%w", err)
+	}
+	x.req.Now = x.e.Now()
+	again := x.force.policy.Decide(x.req)
+	if again.Effect == rules.Deny {
+		x.decision = again
+		return x.denied("approved, but the policy has changed since and now denies it: " + again.Reason)
+	}
+	if again.Effect == rules.Approve && again.RulesDigest != asked {
+		x.decision = again
+		return x.denied("approved, but the rules that ask for approval have changed since: repeat the call to ask again")
+	}
+	if again.Credential != x.decision.Credential {
+		x.decision = again
+		return x.denied("approved, but the policy has changed its credential since: repeat the call to ask again")
+	}
+	x.decision = again
+	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.digest, asked, x.id); err != nil {
+		return x.denied("the approval cannot be used: " + err.Error())
+	}
+	x.spent = true
+	return nil
+}
+
+// finish tells the approval what became of the call that ran on it: not run,
+// when nothing was forwarded; unknown, when no outcome could be recorded.
+func (x *exchange) finish(ctx context.Context) {
+	if !x.spent {
+		return
+	}
+	outcome := x.outcome
+	switch {
+	case !x.forwarded:
+		outcome = audit.StatusNotRun
+	case !x.closed:
+		outcome = audit.StatusUnknown
+	}
+	if err := x.e.Approvals.Finish(ctx, x.approval, outcome); err != nil {
+		x.e.Log.Warn("the approval was not told of its call's outcome", "approval", x.approval, "call", x.id, "err", err)
+	}
+}
+
+// verdict is what the agent is told of an approval that was not granted.
+func verdict(a approval.Approval) string {
+	switch a.State {
+	case approval.Denied:
+		who := "an approver"
+		for _, v := range a.Votes {
+			if !v.Approve {
+				who = v.Person
+			}
+		}
+		return fmt.Sprintf("%s denied this call: %q", who, a.Reason)
+	case approval.Expired:
+		return "nobody approved this call in time: ask the approvers, then repeat it"
+	case approval.Withdrawn:
+		return "the request for approval was withdrawn"
+	default:
+		return "the approval has been used already: repeat the call to ask again"
+	}
+}
+
+// wait holds the caller until the approval is decided, the policy's hold is
+// over, the caller leaves, or the enforcer stops.
+func (x *exchange) wait(ctx context.Context, a approval.Approval) (approval.Approval, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer x.e.waiting.add(x.waitKey(x.msg.ID), func() { cancel(errCancelled) })()
+	stopped := context.AfterFunc(x.e.lifetime, func() { cancel(errStopping) })
+	defer stopped()
+
+	type result struct {
+		a   approval.Approval
+		err error
+	}
+	decided := make(chan result, 1)
+	go func() {
+		a, err := x.e.Approvals.Wait(ctx, a.ID)
+		decided <- result{a, err}
+	}()
+	hold := time.NewTimer(x.force.policy.Settings().Hold)
+	defer hold.Stop()
+	tick, look := time.NewTicker(keepAlive), time.NewTicker(250*time.Millisecond)
+	defer tick.Stop()
+	defer look.Stop()
+	x.out.open("waiting for approval " + a.ID)
+	for n := 1; ; {
+		select {
+		case r := <-decided:
+			if r.err == nil {
+				return r.a, nil
+			}
+			switch cause := context.Cause(ctx); {
+			case errors.Is(cause, errStopping):
+				return a, refuse(kindPending, "the enforcer is restarting; approval %s stays pending: repeat the identical call", a.ID)
+			case ctx.Err() != nil:
+				return a, refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
+			}
+			return a, refuse(kindUnavailable, "the approval's state cannot be read: %w", r.err)
+		case <-hold.C:
+			return a, refuse(kindPending, "approval pending: %s has been asked (approval %s, until %s). Repeat the identical call to continue; it runs at most once",
+				approvers(a), a.ID, a.Expires.UTC().Format("15:04 MST"))
+		case <-look.C:
+			if err := x.cardError(a.ID); err != nil {
+				return a, refuse(kindUnavailable, "approval %s is needed, but nobody could be asked: %w", a.ID, err)
+			}
+		case <-tick.C:
+			x.out.progress(x.msg.ProgressToken, float64(n)/1e6, "waiting for approval by "+approvers(a))
+			n++
+		}
+	}
+}
+
+var (
+	errCancelled = errors.New("cancelled by the client")
+	errStopping  = errors.New("the enforcer is stopping")
+)
+
+func (x *exchange) cardError(id string) error {
+	if x.e.CardError == nil {
+		return nil
+	}
+	return x.e.CardError(id)
+}
+
+func approvers(a approval.Approval) string {
+	var sets []string
+	for _, ask := range a.Asks {
+		sets = append(sets, ask.Approvers)
+	}
+	return strings.Join(sets, " and ")
+}
+
+func (x *exchange) waitKey(id []byte) string {
+	return x.ownerKey() + "|" + x.session + "|" + string(id)
+}
+
+// shown is the request in full, masked, as an approver will read it, and
+// whether anything of it could not be shown. A tool's arguments come one a
+// line, `name: value`; a text value of several lines is set as a block whose
+// every line begins with "│ ", so that no text can pose as another argument.
+// Whatever else the parameters hold is appended as JSON, because the digest
+// covers it.
+func (x *exchange) shown() (text string, partial bool) {
+	masked, report, err := x.e.Mask.Message(x.msg.Canonical())
+	if err != nil {
+		return "[cannot be shown: " + err.Error() + "]", true
+	}
+	return showParams(masked), len(report.Hits) > 0
+}
+
+func showParams(params []byte) string {
+	var b strings.Builder
+	rest := map[string]json.RawMessage{}
+	eachMember(params, func(name string, value []byte) {
+		switch name {
+		case "arguments":
+			eachMember(value, func(name string, value []byte) { showArgument(&b, name, value) })
+		case "name", "uri": // on the card as tool and resource
+		default:
+			rest[name] = value
+		}
+	})
+	if len(rest) > 0 {
+		j, err := json.Marshal(rest)
+		if err == nil {
+			fmt.Fprintf(&b, "further parameters: %s\n", j)
+		}
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
+func showArgument(b *strings.Builder, name string, value []byte) {
+	var s string
+	if json.Unmarshal(value, &s) != nil {
+		fmt.Fprintf(b, "%s: %s\n", name, value)
+		return
+	}
+	plain := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) }
+	switch {
+	case strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }), s == "", s != strings.TrimSpace(s) && !strings.Contains(s, "\n"):
+		fmt.Fprintf(b, "%s: %s\n", name, value)
+	case strings.Contains(s, "\n"):
+		fmt.Fprintf(b, "%s:\n│ %s\n", name, strings.ReplaceAll(s, "\n", "\n│ "))
+	default:
+		fmt.Fprintf(b, "%s: %s\n", name, s)
+	}
+}
+
+// eachMember calls f for the members of a JSON object, in their order.
+func eachMember(object []byte, f func(name string, value []byte)) {
+	d := jsontext.NewDecoder(bytes.NewReader(object))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
+		return
+	}
+	for d.PeekKind() == '"' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return
+		}
+		key := name.String()
+		value, err := d.ReadValue()
+		if err != nil {
+			return
+		}
+		f(key, bytes.Clone(value))
+	}
+}

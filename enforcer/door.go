@@ -1,0 +1,171 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strings"
+
+	"countersign/enforcer/wire"
+)
+
+// door refuses what must not be looked at any further: a foreign Host or
+// Origin (DNS rebinding), an enforcer that is stopping, a policy that is not
+// in force.
+func (x *exchange) door(ctx context.Context) error {
+	x.source = x.e.source(x.r)
+	if !strings.EqualFold(x.r.Host, x.e.public.Host) {
+		return refuse(kindForbidden, "host %q is not served here: use %s", x.r.Host, x.e.PublicURL)
+	}
+	if o := x.r.Header.Get("Origin"); o != "" {
+		u, err := url.Parse(o)
+		if err != nil || u.Scheme != x.e.public.Scheme || !strings.EqualFold(u.Host, x.e.public.Host) {
+			return refuse(kindForbidden, "origin %q may not call this server", o)
+		}
+	}
+	switch x.r.Method {
+	case http.MethodPost, http.MethodGet, http.MethodDelete:
+	default:
+		return refuse(kindMethod, "method %s is not served on an MCP endpoint", x.r.Method)
+	}
+	if x.e.closing.Load() {
+		return refuse(kindUnavailable, "the enforcer is stopping: try again in a moment")
+	}
+	f, err := x.e.current()
+	if err != nil {
+		return refuse(kindUnavailable, "%w", err)
+	}
+	x.force = f
+	return nil
+}
+
+// source is the caller's address: the connection's, or, behind a trusted
+// proxy, the last address in X-Forwarded-For that no trusted proxy added.
+func (e *Enforcer) source(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		host = r.RemoteAddr
+	}
+	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
+	for i := len(hops) - 1; i >= 0 && e.trusted(host); i-- {
+		hop := strings.TrimSpace(hops[i])
+		if _, err := netip.ParseAddr(hop); err != nil {
+			break
+		}
+		host = hop
+	}
+	return host
+}
+
+func (e *Enforcer) trusted(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return false
+	}
+	for _, p := range e.TrustedProxies {
+		if p.Contains(ip.Unmap()) {
+			return true
+		}
+	}
+	return false
+}
+
+// identify verifies the bearer token. The token goes no further than here.
+func (x *exchange) identify(ctx context.Context) error {
+	auth := x.r.Header.Get("Authorization")
+	scheme, token, _ := strings.Cut(auth, " ")
+	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(x.r.Header.Values("Authorization")) != 1 {
+		return &refusal{kindUnauthenticated, errors.New("a bearer token is needed")}
+	}
+	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token))
+	if err != nil {
+		return &refusal{kindUnauthenticated, err}
+	}
+	x.caller = caller
+	return nil
+}
+
+// read takes the body in, bounded, and scans it once, strictly. What rules,
+// digest, record and upstream see is this one parse.
+func (x *exchange) read(ctx context.Context) error {
+	if _, ok := x.force.upstreams[x.server]; !ok {
+		return refuse(kindNoServer, "no server named %q", x.server)
+	}
+	x.session = x.r.Header.Get("Mcp-Session-Id")
+	if x.r.Method == http.MethodPost {
+		if err := x.readBody(); err != nil {
+			return err
+		}
+		if err := wire.CheckHeaders(x.r.Header, x.msg); err != nil {
+			return refuse(kindMismatch, "%w", err)
+		}
+		if x.msg.Modern() {
+			x.session = "" // the stateless era has no sessions
+		}
+	}
+	if x.session != "" && !x.e.session.owned(x.session, x.server, x.ownerKey()) {
+		return refuse(kindNoSession, "this session is unknown: initialize again")
+	}
+	if x.r.Method != http.MethodPost && x.session == "" {
+		if x.r.Method == http.MethodGet && modernHeader(x.r.Header) {
+			return refuse(kindMethod, "this revision of MCP has no GET: use subscriptions/listen")
+		}
+	}
+	return nil
+}
+
+func (x *exchange) readBody() error {
+	if ct, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
+		return refuse(kindBadRequest, "content type %q: want application/json", x.r.Header.Get("Content-Type"))
+	}
+	if ce := x.r.Header.Get("Content-Encoding"); ce != "" && !strings.EqualFold(ce, "identity") {
+		return refuse(kindBadRequest, "content encoding %q: send the body unencoded", ce)
+	}
+	limit := x.force.policy.Settings().MaxRequest
+	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
+	if err != nil {
+		var big *http.MaxBytesError
+		if errors.As(err, &big) {
+			return refuse(kindBadRequest, "the request is larger than %d bytes, the limit of this policy", limit)
+		}
+		return refuse(kindCancelled, "the request's body broke off: %v", err)
+	}
+	msg, err := wire.Parse(body, wire.Limits{Bytes: int(limit)})
+	if err != nil {
+		return refuse(kindBadRequest, "%w", err)
+	}
+	x.raw, x.msg = body, msg
+	return nil
+}
+
+// modernHeader tells whether the header claims the stateless era. Revisions
+// are dates, so they compare as text.
+func modernHeader(h http.Header) bool { return h.Get("Mcp-Protocol-Version") >= wire.ModernVersion }
+
+// ownerKey names who a session belongs to; holder adds the credential.
+func (x *exchange) ownerKey() string {
+	return x.caller.Subject.Key() + "|" + x.caller.Client + "|" + x.server
+}
+
+func (x *exchange) holder() string { return x.ownerKey() + "|" + x.decision.Credential }
+
+// forwarded are the request headers that an upstream gets: MCP's own, and
+// those that the content needs. Authorization, cookies and proxy headers are
+// the caller's, and stay here.
+func forwardHeader(h http.Header, m *wire.Message) http.Header {
+	out := http.Header{}
+	for k, v := range h {
+		switch {
+		case k == "Accept", k == "Content-Type", k == "Last-Event-Id", k == "Mcp-Session-Id":
+			out[k] = v
+		case strings.HasPrefix(k, "Mcp-"):
+			out[k] = v
+		}
+	}
+	return out
+}

@@ -1,0 +1,164 @@
+// Package enforcer is the gate: the pipeline that one MCP request goes
+// through, and the HTTP surface in front of it.
+//
+// It promises, for every message that enters:
+//
+//   - nothing reaches an upstream before its intent is durable in the record,
+//     and no JSON-RPC response reaches a client before its outcome is;
+//   - no byte from an upstream reaches a client without passing the mask, and
+//     what cannot be masked is blocked;
+//   - the caller's token is never forwarded, and minted credentials are
+//     injected on the upstream side only;
+//   - what is decided is what is forwarded: one strict parse, then only
+//     splices that are listed here (credential arguments, mirrored headers,
+//     hidden list elements);
+//   - every doubt is a refusal, and every refusal is recorded and says why.
+//
+// The way of one request is exchange.run, in pipeline.go.
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer/approval"
+	"countersign/enforcer/credential"
+	"countersign/enforcer/identity"
+	"countersign/enforcer/mask"
+)
+
+// Config is what an Enforcer is made of. All fields are required unless they
+// say otherwise.
+type Config struct {
+	PublicURL      string         // our own URL, as clients spell it: scheme, host and port
+	Issuers        []string       // for the resource metadata (RFC 9728)
+	Audience       string         // the resource that tokens must name; the metadata's "resource"
+	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed; may be empty
+	PolicyMaxAge   time.Duration  // a policy not confirmed by a fetch for longer is not in force
+
+	Identity    *identity.Verifier
+	Journal     *audit.Journal
+	Mask        *mask.Mask
+	Credentials *credential.Minter // nil where no Vault is configured: rules that need it refuse
+	Approvals   *approval.Book
+	// CardError says why nobody could be asked about an approval (the chat
+	// service refused the channel, say); nil, or a nil error, means that
+	// somebody was, or is about to be.
+	CardError func(approvalID string) error
+	// Ready lists further conditions that readiness depends on, by name.
+	Ready map[string]func(context.Context) error
+
+	DigestKey []byte           // keys the digests in the record, so that they cannot be guessed backwards
+	Now       func() time.Time // the clock
+	ID        func() string    // a new random call id
+	Log       *slog.Logger     // already behind the mask
+}
+
+// Enforcer serves MCP under /mcp/<server>, and health, readiness, metrics and
+// resource metadata beside it.
+type Enforcer struct {
+	Config
+	public  *url.URL
+	force   atomic.Pointer[force]
+	policy  policyHealth
+	session sessions
+	waiting inflight
+	auth    authFailures
+	metrics *metrics
+
+	closing  atomic.Bool
+	stop     context.CancelFunc
+	lifetime context.Context // ends when waiting callers must be sent home
+	live     sync.WaitGroup  // exchanges under way
+}
+
+// New makes an Enforcer that has no policy yet and refuses everything until
+// Install gives it one.
+func New(c Config) (*Enforcer, error) {
+	u, err := url.Parse(c.PublicURL)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+		return nil, fmt.Errorf("public URL %q: want http(s)://host[:port]", c.PublicURL)
+	}
+	if len(c.DigestKey) < 32 {
+		return nil, errors.New("digest key: want at least 32 bytes")
+	}
+	e := &Enforcer{Config: c, public: u}
+	e.session.init(c.Now)
+	e.waiting.init()
+	e.auth.init()
+	e.metrics = newMetrics(e)
+	e.lifetime, e.stop = context.WithCancel(context.Background())
+	return e, nil
+}
+
+// Run does the housekeeping until ctx ends: aggregated authentication
+// failures are recorded, idle sessions and the leases of idle holders end.
+func (e *Enforcer) Run(ctx context.Context) {
+	tick := time.NewTicker(5 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			e.flushAuthFailures(ctx)
+			e.endIdle(ctx)
+		}
+	}
+}
+
+// Shutdown refuses new requests, sends callers that wait for a person home
+// (their approvals stay, an identical retry attaches), and waits for the calls
+// already forwarded until ctx ends. It returns how many were still under way.
+func (e *Enforcer) Shutdown(ctx context.Context) error {
+	e.closing.Store(true)
+	e.stop()
+	done := make(chan struct{})
+	go func() { e.live.Wait(); close(done) }()
+	var err error
+	select {
+	case <-done:
+	case <-ctx.Done():
+		err = fmt.Errorf("calls still under way at the end of the grace period: %w", ctx.Err())
+	}
+	e.flushAuthFailures(context.WithoutCancel(ctx))
+	if f := e.force.Swap(nil); f != nil {
+		f.closeUpstreams(nil)
+	}
+	return err
+}
+
+// Handler is the HTTP surface. The Slack endpoint is mounted beside it by the
+// command that puts the parts together.
+func (e *Enforcer) Handler() http.Handler {
+	mux := http.NewServeMux()
+	meta := identity.Metadata(e.Audience, e.Issuers)
+	mux.Handle("GET /.well-known/oauth-protected-resource", meta)
+	mux.Handle("GET /.well-known/oauth-protected-resource/", meta)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
+	mux.HandleFunc("GET /readyz", e.serveReady)
+	mux.Handle("GET /metrics", e.metrics.handler())
+	mux.HandleFunc("/mcp/{server}", e.serveMCP)
+	return mux
+}
+
+// serveMCP runs one exchange, and makes sure that it ends in the record.
+func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
+	e.live.Add(1)
+	defer e.live.Done()
+	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: r.PathValue("server")}
+	x.out.w, x.out.r = w, r
+	defer x.close()
+	if err := x.run(r.Context()); err != nil {
+		x.refuse(err)
+	}
+}

@@ -1,0 +1,157 @@
+package enforcer
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"reflect"
+	"slices"
+	"sync"
+	"time"
+
+	"countersign/enforcer/upstream"
+	"countersign/rules"
+)
+
+// force is one policy in force with the upstreams that it names. It never
+// changes after it is installed: an exchange loads it once and sees one policy
+// from beginning to end.
+type force struct {
+	policy    *rules.Policy
+	upstreams map[string]upstream.Upstream
+}
+
+// policyHealth is what is known of the policy's standing.
+type policyHealth struct {
+	mu        sync.Mutex
+	confirmed time.Time // when a fetch last confirmed the tip
+	rejected  string    // why the newest commit was refused, "" if it was not
+}
+
+// Install puts a verified policy in force, atomically. Upstreams whose
+// definition did not change are kept, with their sessions; the others are made
+// anew (nothing is dialled yet) and the old ones closed.
+func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
+	old := e.force.Load()
+	next := &force{policy: p, upstreams: map[string]upstream.Upstream{}}
+	for _, s := range p.Servers() {
+		if old != nil {
+			if was, ok := old.policy.Server(s.Name); ok && sameUpstream(was, s) && sameLimits(old.policy, p) {
+				next.upstreams[s.Name] = old.upstreams[s.Name]
+				continue
+			}
+		}
+		next.upstreams[s.Name] = e.newUpstream(s, p.Settings())
+	}
+	masks := p.Masks()
+	e.Mask.Configure(masks.Disable, masks.Keys)
+	e.Confirm(confirmed)
+	e.force.Store(next)
+	if old != nil {
+		old.closeUpstreams(next)
+	}
+}
+
+// sameUpstream compares what the connection depends on; credentials and the
+// place in the file do not.
+func sameUpstream(a, b rules.Server) bool {
+	return a.URL == b.URL && a.Dir == b.Dir && a.Timeout == b.Timeout &&
+		reflect.DeepEqual(a.Command, b.Command) && maps.Equal(a.Env, b.Env)
+}
+
+func sameLimits(a, b *rules.Policy) bool { return a.Settings().MaxResponse == b.Settings().MaxResponse }
+
+func (e *Enforcer) newUpstream(s rules.Server, set rules.Settings) upstream.Upstream {
+	if s.URL != "" {
+		return upstream.HTTP(upstream.HTTPConfig{URL: s.URL, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse)})
+	}
+	return upstream.Stdio(upstream.StdioConfig{
+		Command: s.Command, Env: environ(s.Env), Dir: s.Dir, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse),
+		Stderr: func(line string) {
+			e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))
+		},
+	})
+}
+
+// environ is a spawned server's whole environment, in a fixed order.
+func environ(vars map[string]string) []string {
+	var out []string
+	for _, k := range slices.Sorted(maps.Keys(vars)) {
+		out = append(out, k+"="+vars[k])
+	}
+	return out
+}
+
+// closeUpstreams closes those that keep does not hold.
+func (f *force) closeUpstreams(keep *force) {
+	for name, up := range f.upstreams {
+		if keep != nil && keep.upstreams[name] == up {
+			continue
+		}
+		// What a close leaves behind is logged by the upstream; there is nobody to tell.
+		_ = up.Close()
+	}
+}
+
+// LeaseEnded ends every spawned server that still holds the lease's values.
+func (e *Enforcer) LeaseEnded(key string) {
+	f := e.force.Load()
+	if f == nil {
+		return
+	}
+	for _, up := range f.upstreams {
+		up.EndKey(key)
+	}
+}
+
+func (f *force) credential(server, name string) (rules.Credential, bool) {
+	s, ok := f.policy.Server(server)
+	if !ok {
+		return rules.Credential{}, false
+	}
+	c, ok := s.Credentials[name]
+	return c, ok
+}
+
+// Policy is the policy in force, nil if there is none.
+func (e *Enforcer) Policy() *rules.Policy {
+	if f := e.force.Load(); f != nil {
+		return f.policy
+	}
+	return nil
+}
+
+// Confirm notes that a fetch saw the policy's tip at t.
+func (e *Enforcer) Confirm(t time.Time) {
+	e.policy.mu.Lock()
+	defer e.policy.mu.Unlock()
+	if t.After(e.policy.confirmed) {
+		e.policy.confirmed = t
+	}
+}
+
+// Rejected notes why the newest commit is not in force, for readiness and
+// metrics; "" once all is well. It tells whether that is news.
+func (e *Enforcer) Rejected(reason string) bool {
+	e.policy.mu.Lock()
+	defer e.policy.mu.Unlock()
+	news := e.policy.rejected != reason
+	e.policy.rejected = reason
+	return news
+}
+
+// current is the policy in force, or why there is none.
+func (e *Enforcer) current() (*force, error) {
+	f := e.force.Load()
+	if f == nil {
+		return nil, errors.New("no policy is in force: see /readyz")
+	}
+	e.policy.mu.Lock()
+	age := e.Now().Sub(e.policy.confirmed)
+	e.policy.mu.Unlock()
+	if e.PolicyMaxAge > 0 && age > e.PolicyMaxAge {
+		return nil, fmt.Errorf("the policy was last confirmed %s ago, longer than the operator's limit of %s: the policy repository cannot be reached", age.Round(time.Second), e.PolicyMaxAge)
+	}
+	return f, nil
+}

@@ -1,0 +1,102 @@
+package enforcer
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"sort"
+	"time"
+
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// clientGrace is how long an upstream may go on with a call whose client has
+// left, in the legacy era, where leaving is not cancelling.
+const clientGrace = 10 * time.Minute
+
+// splice puts the lease where the policy says: upstream headers, a spawned
+// server's environment, arguments of the call. It never touches anything that
+// the client sees; the record notes which credential, never its value.
+func (x *exchange) splice(in rules.Inject) error {
+	x.inject.Key = x.lease.Key
+	if len(in.Headers) > 0 {
+		x.inject.Header = http.Header{}
+	}
+	for name, tmpl := range in.Headers {
+		v, err := x.lease.Render(tmpl)
+		if err != nil {
+			return refuse(kindUnavailable, "credential %q, header %s: %w", x.lease.Name, name, err)
+		}
+		x.inject.Header.Set(name, v)
+	}
+	for name, tmpl := range in.Env {
+		v, err := x.lease.Render(tmpl)
+		if err != nil {
+			return refuse(kindUnavailable, "credential %q, environment %s: %w", x.lease.Name, name, err)
+		}
+		x.inject.Env = append(x.inject.Env, name+"="+v)
+	}
+	sort.Strings(x.inject.Env)
+	if len(in.Args) == 0 || x.msg == nil || x.msg.Method != "tools/call" {
+		return nil
+	}
+	var edits []wire.Edit
+	for name, tmpl := range in.Args {
+		v, err := x.lease.Render(tmpl)
+		if err != nil {
+			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
+		}
+		j, err := json.Marshal(v)
+		if err != nil {
+			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
+		}
+		edit, err := x.msg.SetArgument(name, j)
+		if err != nil {
+			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
+		}
+		edits = append(edits, edit)
+	}
+	x.body = wire.Splice(x.raw, edits...)
+	return nil
+}
+
+// upstreamContext outlives the client in the legacy era, where a disconnect is
+// not a cancellation, by clientGrace; in the stateless era closing the stream
+// is one.
+func (x *exchange) upstreamContext(ctx context.Context) context.Context {
+	if x.r.Method != http.MethodPost || x.msg == nil || x.msg.Modern() {
+		return ctx
+	}
+	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	left := context.AfterFunc(ctx, func() {
+		late := time.AfterFunc(clientGrace, cancel)
+		context.AfterFunc(out, func() { late.Stop() })
+	})
+	x.cleanup = append(x.cleanup, func() { left(); cancel() })
+	return out
+}
+
+// close gives back what the exchange holds: a per-call credential is revoked,
+// and an approval is told what became of its call.
+func (x *exchange) close() {
+	if x.reply != nil {
+		if err := x.reply.Close(); err != nil {
+			x.e.Log.Debug("closing the upstream's reply", "call", x.id, "err", err)
+		}
+	}
+	for _, f := range x.cleanup {
+		f()
+	}
+	ctx := context.WithoutCancel(x.r.Context())
+	x.finish(ctx)
+	if x.lease == nil {
+		return
+	}
+	if up := x.force.upstreams[x.server]; x.perCall && up != nil {
+		up.EndKey(x.lease.Key) // before the revocation, so that nothing is left that holds it
+	}
+	if err := x.e.Credentials.Release(ctx, x.lease); err != nil {
+		x.e.Log.Warn("a credential was not revoked at once; it is retried", "call", x.id, "err", err)
+	}
+}

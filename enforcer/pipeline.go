@@ -1,0 +1,137 @@
+package enforcer
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer/credential"
+	"countersign/enforcer/identity"
+	"countersign/enforcer/upstream"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// exchange is one HTTP request on its way through the gate.
+type exchange struct {
+	e      *Enforcer
+	w      http.ResponseWriter
+	r      *http.Request
+	out    outlet // what the client gets; knows whether a stream has begun
+	id     string // the call id: the name of this exchange in the record
+	start  time.Time
+	server string // from the path; a name of the policy once decided
+
+	source   string // the caller's IP address
+	caller   identity.Caller
+	force    *force        // the policy in force, loaded once for this exchange
+	raw      []byte        // the body as received
+	msg      *wire.Message // nil for GET and DELETE
+	session  string        // legacy session id, "" if none
+	req      rules.Request
+	decision rules.Decision
+	digest   string // keyed digest of what was asked
+
+	approval string            // id, when a person approved it
+	lease    *credential.Lease // nil when no credential is injected
+	perCall  bool              // it was minted for this call alone
+	inject   upstream.Injection
+	body     []byte // what is forwarded: raw, and the listed splices
+	reply    *upstream.Reply
+	cleanup  []func()
+
+	spent     bool   // the approval is used up by this call
+	intended  bool   // the intent is in the record: an outcome must follow
+	forwarded bool   // the upstream may have run it
+	closed    bool   // the outcome is in the record
+	outcome   string // as recorded
+	masked    []audit.Masked
+}
+
+// run is the whole way of one request. Each step hands on, or ends the
+// exchange with a *refusal; every refusal is recorded by the caller.
+func (x *exchange) run(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
+		x.door,       // host, origin, drain, policy fresh
+		x.identify,   // bearer token → subject and client
+		x.read,       // body, one strict parse, mirrored headers, session owner
+		x.decide,     // the policy's decision
+		x.approve,    // a person's, where policy asks; decided again, spent once
+		x.intend,     // the intent, durable
+		x.credential, // minted or reused, and spliced in
+		x.forward,    // to the upstream
+		x.answer,     // masked, the outcome durable, then released
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// decide asks the policy about the message as it came.
+func (x *exchange) decide(ctx context.Context) error {
+	x.req = rules.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source, Now: x.e.Now(),
+	}
+	switch {
+	case x.msg == nil: // GET opens a stream, DELETE ends a session: part of the protocol's baseline
+		x.req.Method = "notifications/" + map[string]string{http.MethodGet: "stream", http.MethodDelete: "session-end"}[x.r.Method]
+	case x.msg.Kind == wire.Response: // the client answers what the server was allowed to ask
+		x.req.Method = "notifications/response"
+	default:
+		x.req.Method, x.req.Tool, x.req.Resource = x.msg.Method, x.msg.Name, x.msg.URI
+		x.req.Args = x.msg.Bytes(x.msg.Arguments)
+	}
+	x.digest = x.e.digest(x.msg)
+	x.decision = x.force.policy.Decide(x.req)
+	x.e.metrics.decided(x)
+	if x.decision.Effect == rules.Deny {
+		return x.denied(x.decision.Reason)
+	}
+	return nil
+}
+
+// credential mints or reuses what the decision names, and splices it in on
+// the upstream side.
+func (x *exchange) credential(ctx context.Context) error {
+	x.body = x.raw
+	name := x.decision.Credential
+	if name == "" {
+		return nil
+	}
+	spec, ok := x.force.credential(x.server, name)
+	if !ok {
+		return refuse(kindUnavailable, "policy names credential %q, which server %q does not define", name, x.server)
+	}
+	if x.e.Credentials == nil {
+		return refuse(kindUnavailable, "credential %q needs Vault, and none is configured (VAULT_ADDR)", name)
+	}
+	lease, err := x.e.Credentials.Acquire(ctx, x.holder(), x.id, credential.Spec{
+		Name: spec.Name, Path: spec.Vault, PerCall: spec.PerCall, TTL: spec.TTL,
+	})
+	if err != nil {
+		return refuse(kindUnavailable, "credential %q could not be had: %w", name, err)
+	}
+	x.lease, x.perCall = lease, spec.PerCall
+	return x.splice(spec.Inject)
+}
+
+// forward sends the message on. From here on it may have run.
+func (x *exchange) forward(ctx context.Context) error {
+	up, ok := x.force.upstreams[x.server]
+	if !ok {
+		return refuse(kindUnavailable, "server %q is not in the policy", x.server)
+	}
+	x.forwarded = true
+	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{
+		Verb: x.r.Method, Header: forwardHeader(x.r.Header, x.msg), Body: x.body, Message: x.msg,
+		Session: x.session, Holder: x.holder(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
+	})
+	if err != nil {
+		return upstreamFailed(err)
+	}
+	x.reply = reply
+	return nil
+}

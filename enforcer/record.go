@@ -1,0 +1,205 @@
+package enforcer
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"countersign/audit"
+	"countersign/enforcer/mask"
+	"countersign/enforcer/wire"
+)
+
+// previewBytes bounds the masked arguments that an entry shows.
+const previewBytes = 2048
+
+// intend makes the intent durable. Nothing is forwarded before it returns.
+func (x *exchange) intend(ctx context.Context) error {
+	if x.msg != nil && x.msg.Method == "notifications/cancelled" {
+		x.e.waiting.cancel(x.waitKey(x.msg.CancelledID))
+	}
+	if err := ctx.Err(); err != nil {
+		return refuse(kindCancelled, "cancelled by the client before it was forwarded")
+	}
+	if err := x.append(x.entry(audit.KindIntent)); err != nil {
+		return refuse(kindUnavailable, "the record cannot be written, so nothing is forwarded: %w", err)
+	}
+	x.intended = true
+	return nil
+}
+
+// recordEnd makes the end of the exchange durable, once: the outcome of a
+// call whose intent stands in the record, or a refusal.
+func (x *exchange) recordEnd(status, reason string) error {
+	if x.closed {
+		return nil
+	}
+	kind := audit.KindRefused
+	if x.intended {
+		kind = audit.KindOutcome
+	}
+	en := x.entry(kind)
+	en.Status, en.Millis, en.Masked = status, millis(x.e.Now().Sub(x.start)), x.masked
+	if x.reply != nil {
+		en.Bytes = x.out.bytes
+	}
+	if x.intended {
+		en.Args, en.Rules, en.Effect, en.Digest = "", nil, "", "" // they stand in the intent
+	}
+	if reason != "" {
+		en.Reason = reason
+	}
+	if err := x.append(en); err != nil {
+		return err
+	}
+	x.closed, x.outcome = true, status
+	x.e.metrics.ended(x, status)
+	return nil
+}
+
+// recordServer writes what an upstream asked of the client, and what the
+// policy said of it.
+func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect, reason string) error {
+	en := x.entry(kind)
+	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+m.Method, "", "", effect, reason
+	en.Args, en.Digest, en.Rules = "", "", nil
+	return x.append(en)
+}
+
+func (x *exchange) append(en audit.Entry) error {
+	_, err := x.e.Journal.Append(context.WithoutCancel(x.r.Context()), en)
+	return err
+}
+
+// entry is what every entry of this exchange has in common.
+func (x *exchange) entry(kind audit.Kind) audit.Entry {
+	en := audit.Entry{
+		Kind: kind, Call: x.id, Policy: x.decision.Policy,
+		Issuer: x.caller.Subject.Issuer, Sub: x.caller.Subject.Sub, Client: x.caller.Client,
+		Server: x.server, Method: x.req.Method, Tool: x.req.Tool,
+		Effect: string(x.decision.Effect), Rules: x.decision.RuleIDs(), Reason: x.decision.Reason,
+		Approval: x.approval, Credential: x.decision.Credential, Digest: x.digest,
+	}
+	en.Resource, _ = x.e.Mask.Text(x.req.Resource)
+	en.Tool, _ = x.e.Mask.Text(en.Tool)
+	if x.force == nil || x.force.upstreams[x.server] == nil {
+		en.Server, _ = x.e.Mask.Text(clip(x.server, 64)) // not a name of the policy: the caller's own text
+	}
+	if x.lease != nil {
+		en.Credential += " " + x.lease.Key
+	}
+	if x.msg == nil {
+		return en
+	}
+	if en.Method == "" { // refused before it was decided
+		en.Method, _ = x.e.Mask.Text(clip(x.msg.Method, 128))
+		en.Tool, _ = x.e.Mask.Text(clip(x.msg.Name, 128))
+	}
+	args, rest := x.maskedParams()
+	en.Args = clip(args, previewBytes)
+	if kind == audit.KindIntent || kind == audit.KindRefused {
+		en.Detail = x.facts(rest)
+	}
+	return en
+}
+
+// facts is what a later replay needs beside the entry's own members, and what
+// the message asks beside its arguments.
+func (x *exchange) facts(params string) json.RawMessage {
+	s := x.caller.Subject
+	d := map[string]any{"facts": audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}}
+	if params != "" {
+		d["params"] = clip(params, previewBytes)
+	}
+	b, err := audit.Detail(d)
+	if err != nil {
+		return nil // strings only: it cannot fail
+	}
+	return b
+}
+
+// maskedParams is what the message asks, masked: its arguments, and the other
+// parameters if it has no arguments, in canonical form. What the mask cannot
+// read is not shown.
+func (x *exchange) maskedParams() (args, rest string) {
+	if x.msg.Kind == wire.Response || !x.msg.Params.Present() {
+		return "", ""
+	}
+	text, _, err := x.e.Mask.Message(x.msg.Canonical())
+	if err != nil {
+		return "", "[not shown: " + err.Error() + "]"
+	}
+	if !x.msg.Arguments.Present() {
+		return "", string(text)
+	}
+	eachMember(text, func(name string, value []byte) {
+		if name == "arguments" {
+			args = string(value)
+		}
+	})
+	return args, ""
+}
+
+// note adds a mask report to what the outcome will say.
+func (x *exchange) note(r mask.Report) {
+	for _, h := range r.Hits {
+		if len(x.masked) >= 64 { // the entry stays small; the count goes on in the last place
+			x.masked[63].Count += h.Count
+			continue
+		}
+		x.masked = append(x.masked, audit.Masked{Detector: h.Detector, Place: h.Place, Count: h.Count})
+	}
+	x.e.metrics.maskedHits(r)
+}
+
+// digest is HMAC-SHA256 of method and canonical parameters under a key that
+// stays in the state directory: it binds an approval to exactly this request,
+// and nobody can guess arguments back from the record.
+func (e *Enforcer) digest(m *wire.Message) string {
+	if m == nil {
+		return ""
+	}
+	h := hmac.New(sha256.New, e.DigestKey)
+	h.Write([]byte(m.Method))
+	h.Write([]byte{0})
+	h.Write(m.Canonical())
+	return "hmac-sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+// RecordPolicy writes that a policy commit came into force, or was refused.
+// detail must hold no secret.
+func (e *Enforcer) RecordPolicy(ctx context.Context, commit, status, reason string, detail any) error {
+	return e.event(ctx, audit.Entry{Kind: audit.KindPolicy, Policy: commit, Status: status, Reason: reason}, detail)
+}
+
+func (e *Enforcer) event(ctx context.Context, en audit.Entry, detail any) error {
+	if detail != nil {
+		b, err := json.Marshal(detail)
+		if err != nil {
+			return err
+		}
+		en.Detail = b
+	}
+	en.Reason, _ = e.Mask.Text(en.Reason)
+	_, err := e.Journal.Append(context.WithoutCancel(ctx), en)
+	return err
+}
+
+// clip cuts s to at most n bytes at a rune's edge and says that it did.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	cut := n - len("…")
+	for cut > 0 && !utf8.RuneStart(s[cut]) {
+		cut--
+	}
+	return strings.ToValidUTF8(s[:cut], "�") + "…"
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

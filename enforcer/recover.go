@@ -1,0 +1,94 @@
+package enforcer
+
+import (
+	"encoding/json"
+	"fmt"
+	"iter"
+
+	"countersign/audit"
+	"countersign/enforcer/approval"
+)
+
+// Recovery is what the journals of earlier runs leave to be done: calls whose
+// intent has no outcome, and the approvals as the record knows them.
+type Recovery struct {
+	Dangling  []audit.Entry       // intents that no outcome and no earlier recovery closed
+	Approvals []approval.Approval // the newest recorded state of each, in the order asked
+}
+
+// Recover reads the entries of earlier incarnations, oldest first.
+//
+// An approval that the record shows approved, and that an intent names, was
+// spent: the intent is durable before the call is forwarded, so a call may
+// have run on it. One that no intent names was not: nothing ran.
+func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
+	open := map[string]audit.Entry{}
+	var order, asked []string
+	state := map[string]approval.Approval{}
+	spentBy := map[string]string{}
+	for _, entries := range journals {
+		for en, err := range entries {
+			if err != nil {
+				return Recovery{}, err
+			}
+			switch en.Kind {
+			case audit.KindIntent:
+				if _, ok := open[en.Call]; !ok && !serverSide(en) {
+					open[en.Call] = en
+					order = append(order, en.Call)
+				}
+				if en.Approval != "" {
+					spentBy[en.Approval] = en.Call
+				}
+			case audit.KindOutcome, audit.KindRecovered:
+				delete(open, en.Call)
+			case audit.KindApproval:
+				var a approval.Approval
+				if err := json.Unmarshal(en.Detail, &a); err != nil {
+					return Recovery{}, fmt.Errorf("entry %d: approval %s: %w", en.Seq, en.Approval, err)
+				}
+				if _, ok := state[a.ID]; !ok {
+					asked = append(asked, a.ID)
+				}
+				state[a.ID] = a
+			}
+		}
+	}
+	var r Recovery
+	for _, id := range order {
+		if en, ok := open[id]; ok {
+			r.Dangling = append(r.Dangling, en)
+			delete(open, id)
+		}
+	}
+	for _, id := range asked {
+		a := state[id]
+		if call, ok := spentBy[id]; ok {
+			a.State = approval.Spent
+			if a.Outcome == "" {
+				for _, en := range r.Dangling {
+					if en.Call == call {
+						a.Outcome = audit.StatusUnknown
+					}
+				}
+			}
+		}
+		r.Approvals = append(r.Approvals, a)
+	}
+	return r, nil
+}
+
+// serverSide marks the intent of something that an upstream asked of a client:
+// it has no outcome of its own.
+func serverSide(en audit.Entry) bool { return len(en.Method) > 7 && en.Method[:7] == "server:" }
+
+// Closing is the entry that closes a dangling intent: it may have run, and is
+// never run again.
+func Closing(intent audit.Entry) audit.Entry {
+	return audit.Entry{
+		Kind: audit.KindRecovered, Call: intent.Call, Policy: intent.Policy, Issuer: intent.Issuer, Sub: intent.Sub,
+		Client: intent.Client, Server: intent.Server, Method: intent.Method, Tool: intent.Tool, Approval: intent.Approval,
+		Credential: intent.Credential, Status: audit.StatusUnknown,
+		Reason: "the enforcer stopped before the outcome was recorded: the call may have run; its credential is revoked",
+	}
+}

@@ -1,0 +1,175 @@
+package enforcer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"countersign/audit"
+	"countersign/enforcer/identity"
+	"countersign/enforcer/upstream"
+	"countersign/enforcer/wire"
+)
+
+// kind is why an exchange ended early. It is mapped to what the client sees
+// in one place, refuse.
+type kind int
+
+const (
+	kindDenied          kind = iota // policy, or a person, said no
+	kindPending                     // a person has yet to say
+	kindUnauthenticated             // no valid token: 401
+	kindBadRequest                  // not MCP, or ambiguous
+	kindMismatch                    // mirrored headers disagree with the body
+	kindNoSession                   // session unknown, or another holder's
+	kindNoServer                    // no such server
+	kindMethod                      // HTTP method not served
+	kindForbidden                   // wrong host or origin
+	kindUnavailable                 // a peer that is needed is down, or the record cannot be written
+	kindUpstream                    // the upstream failed, and may have run the call
+	kindBlocked                     // the answer could not be masked
+	kindCancelled                   // by the client, before forwarding
+)
+
+// refusal is an early end with its reason. The reason is words for the agent:
+// what was wrong, and what to do about it.
+type refusal struct {
+	kind  kind
+	cause error
+}
+
+func (r *refusal) Error() string { return r.cause.Error() }
+func (r *refusal) Unwrap() error { return r.cause }
+
+func refuse(k kind, format string, args ...any) error {
+	return &refusal{kind: k, cause: fmt.Errorf(format, args...)}
+}
+
+func (x *exchange) denied(reason string) error { return refuse(kindDenied, "%s", reason) }
+
+// status is the word for the record.
+func (k kind) status() string {
+	return map[kind]string{
+		kindDenied: "denied", kindPending: "pending", kindUnauthenticated: "unauthenticated", kindBadRequest: "bad-request",
+		kindMismatch: "bad-request", kindNoSession: "no-session", kindNoServer: "no-server", kindMethod: "bad-request",
+		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
+	}[k]
+}
+
+// JSON-RPC codes: -32700, -32600 and -32603 are JSON-RPC 2.0's own; -32020 is
+// MCP's (2026-07-28) for mirrored headers; -32000 is the first of JSON-RPC's
+// implementation-defined range that MCP leaves alone.
+const (
+	codeRefused  = -32000
+	codeInternal = -32603
+)
+
+// refuse ends an exchange early: recorded first, then told to the client.
+//
+// Policy denials and pending approvals are never a bare 4xx, because some SDK
+// clients drop their session on those: a tool call gets a result with isError,
+// any other request a JSON-RPC error, both with status 200. 401 and 403 are
+// for OAuth; 404 is for a session that is gone.
+func (x *exchange) refuse(err error) {
+	var ref *refusal
+	if !errors.As(err, &ref) {
+		ref = &refusal{kind: kindUnavailable, cause: err}
+	}
+	reason, _ := x.e.Mask.Text(ref.Error())
+	if ref.kind == kindUnauthenticated {
+		x.e.authFailed(x, ref)
+		x.challenge(ref)
+		return
+	}
+	if rerr := x.recordEnd(ref.kind.status(), reason); rerr != nil {
+		x.e.Log.Error("the record cannot be written", "call", x.id, "err", rerr)
+		reason = "the record cannot be written, so nothing is served: " + publicCause(rerr)
+		ref = &refusal{kind: kindUnavailable, cause: rerr}
+	}
+	x.tell(ref, reason)
+}
+
+// tell sends the refusal to the client in the form that its kind asks for.
+func (x *exchange) tell(ref *refusal, reason string) {
+	reason = fmt.Sprintf("%s (countersign record %s)", reason, x.id)
+	isRequest := x.msg != nil && x.msg.Kind == wire.Request
+	status, code := http.StatusOK, codeRefused
+	var id []byte
+	if x.msg != nil {
+		id = x.msg.ID
+	}
+	switch ref.kind {
+	case kindBadRequest, kindMismatch:
+		status, code = http.StatusBadRequest, -32600
+		var werr *wire.Error
+		if errors.As(ref.cause, &werr) {
+			code, id = werr.Code, werr.ID
+		}
+	case kindNoSession, kindNoServer:
+		status = http.StatusNotFound
+	case kindMethod:
+		status = http.StatusMethodNotAllowed
+		x.w.Header().Set("Allow", "GET, POST, DELETE")
+	case kindForbidden:
+		status = http.StatusForbidden
+	case kindUnavailable, kindUpstream, kindBlocked:
+		code = codeInternal
+		if !isRequest {
+			status = http.StatusServiceUnavailable
+		}
+	default:
+		if !isRequest {
+			status = http.StatusForbidden
+		}
+	}
+	data := map[string]any{"record": x.id, "status": ref.kind.status()}
+	if x.approval != "" {
+		data["approval"] = x.approval
+	}
+	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && (ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled) {
+		x.out.message(status, wire.ToolError(id, reason))
+		return
+	}
+	x.out.message(status, wire.ErrorReply(id, code, reason, data))
+}
+
+// challenge answers 401 with the way to the resource metadata (RFC 9728
+// section 5.1, RFC 6750 section 3), or 503 when the issuer could not be asked.
+func (x *exchange) challenge(ref *refusal) {
+	var ierr *identity.Error
+	if errors.As(ref.cause, &ierr) && ierr.Status() == http.StatusServiceUnavailable {
+		x.w.Header().Set("Retry-After", "5")
+		x.out.message(http.StatusServiceUnavailable, wire.ErrorReply(nil, codeInternal, "the token cannot be checked now: try again", nil))
+		return
+	}
+	meta := x.e.public.Scheme + "://" + x.e.public.Host + "/.well-known/oauth-protected-resource" + x.r.URL.Path
+	x.w.Header().Set("WWW-Authenticate", identity.Challenge(meta, ref.cause))
+	x.out.message(http.StatusUnauthorized, wire.ErrorReply(nil, codeRefused, "unauthorized: a valid bearer token for this resource is needed", nil))
+}
+
+// upstreamFailed says in the agent's words what became of the upstream.
+func upstreamFailed(err error) error {
+	switch {
+	case errors.Is(err, upstream.ErrSessionGone):
+		return refuse(kindNoSession, "the upstream server no longer knows this session: initialize again")
+	case errors.Is(err, context.Canceled):
+		return refuse(kindCancelled, "cancelled by the client")
+	case errors.Is(err, upstream.ErrEncoded), errors.Is(err, upstream.ErrTooLarge), errors.Is(err, upstream.ErrNotMCP):
+		return refuse(kindBlocked, "the upstream server's answer is blocked: %w", err)
+	default:
+		return refuse(kindUpstream, "the upstream server failed; whether the call ran is not known: %w", err)
+	}
+}
+
+// publicCause keeps the journal's own words, which name no path.
+func publicCause(err error) string {
+	switch {
+	case errors.Is(err, audit.ErrFull):
+		return "the journal is full and not yet published"
+	case errors.Is(err, audit.ErrPoisoned):
+		return "the journal's disk failed; a restart is needed"
+	default:
+		return "see the enforcer's log"
+	}
+}

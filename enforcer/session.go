@@ -1,0 +1,124 @@
+package enforcer
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+// A legacy MCP session belongs to the caller that opened it: its id proves
+// nothing, and is useless to anyone else. The table lives in memory only: after
+// a restart a client gets 404 and initializes again, as the protocol says.
+
+const (
+	sessionIdle  = 30 * time.Minute
+	sessionTotal = 24 * time.Hour
+	maxSessions  = 10_000
+)
+
+type sessions struct {
+	mu  sync.Mutex
+	now func() time.Time
+	m   map[string]*session // by id and server
+}
+
+type session struct {
+	id, server, owner string
+	opened, used      time.Time
+}
+
+func (s *sessions) init(now func() time.Time) { s.now, s.m = now, map[string]*session{} }
+
+// bind gives a session to its owner. It fails at the bound, and where the id
+// is another owner's: an upstream that hands out one id twice.
+func (s *sessions) bind(id, server, owner string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	key := server + "\x00" + id
+	if old, ok := s.m[key]; ok && old.owner != owner || len(s.m) >= maxSessions {
+		return false
+	}
+	t := s.now()
+	s.m[key] = &session{id: id, server: server, owner: owner, opened: t, used: t}
+	return true
+}
+
+// owned tells whether the session exists and is owner's, and marks it used.
+func (s *sessions) owned(id, server, owner string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	x, ok := s.m[server+"\x00"+id]
+	if !ok || x.owner != owner || s.expired(x) {
+		return false
+	}
+	x.used = s.now()
+	return true
+}
+
+func (s *sessions) expired(x *session) bool {
+	t := s.now()
+	return t.Sub(x.used) > sessionIdle || t.Sub(x.opened) > sessionTotal
+}
+
+// end forgets a session.
+func (s *sessions) end(id, server string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.m, server+"\x00"+id)
+}
+
+// sweep takes out what has expired.
+func (s *sessions) sweep() (gone []session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for k, x := range s.m {
+		if s.expired(x) {
+			gone = append(gone, *x)
+			delete(s.m, k)
+		}
+	}
+	return gone
+}
+
+// endIdle ends expired sessions at their upstreams.
+func (e *Enforcer) endIdle(ctx context.Context) {
+	f := e.force.Load()
+	for _, s := range e.session.sweep() {
+		if f == nil {
+			continue
+		}
+		if up := f.upstreams[s.server]; up != nil {
+			up.EndSession(s.id)
+		}
+	}
+}
+
+// inflight are the calls that wait for a person, so that the client's
+// cancellation finds them.
+type inflight struct {
+	mu sync.Mutex
+	m  map[string]func()
+}
+
+func (w *inflight) init() { w.m = map[string]func(){} }
+
+// add registers a waiting call; the returned func takes it out again.
+func (w *inflight) add(key string, cancel func()) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.m[key] = cancel
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.m, key)
+	}
+}
+
+func (w *inflight) cancel(key string) {
+	w.mu.Lock()
+	cancel := w.m[key]
+	w.mu.Unlock()
+	if cancel != nil {
+		cancel()
+	}
+}
