@@ -122,11 +122,13 @@ func (s *scanner) fail(i int, reason string) (int, *Error) {
 	return i, &Error{Code: CodeParse, Reason: reason, Offset: i}
 }
 
-func (s *scanner) text(k key) []byte {
+func (s *scanner) text(k key) []byte { return k.text(s.b, s.scratch) }
+
+func (k key) text(b, scratch []byte) []byte {
 	if k.decoded {
-		return s.scratch[k.start:k.end]
+		return scratch[k.start:k.end]
 	}
-	return s.b[k.start:k.end]
+	return b[k.start:k.end]
 }
 
 // Up to linearKeys keys are compared as they come; the rest are sorted once
@@ -207,7 +209,10 @@ func (s *scanner) object(i int, at place) (int, *Error) {
 // distinct sorts the keys of a large object and looks for neighbours that are
 // equal; among arguments, equal but for their case.
 func (s *scanner) distinct(own []key, at place) bool {
-	slices.SortFunc(own, func(a, b key) int { return bytes.Compare(s.text(a), s.text(b)) })
+	raw, scratch := s.b, s.scratch // not s: it would move to the heap
+	slices.SortFunc(own, func(x, y key) int {
+		return bytes.Compare(x.text(raw, scratch), y.text(raw, scratch))
+	})
 	for i := 1; i < len(own); i++ {
 		if bytes.Equal(s.text(own[i-1]), s.text(own[i])) {
 			return false

@@ -28,7 +28,11 @@ func (e Event) Rewrite(data []byte, text func(string) string) []byte {
 		}
 		written = true
 		for _, part := range splitLines(data) {
-			out = append(append(append(out, lead...), part...), end...)
+			out = append(out, lead...)
+			if len(part) > 0 && part[0] == ' ' && bytes.HasSuffix(lead, []byte(":")) {
+				out = append(out, ' ') // one space after the colon is not data
+			}
+			out = append(append(out, part...), end...)
 			lead = bytes.TrimPrefix(lead, bom)
 		}
 	}

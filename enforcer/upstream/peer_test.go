@@ -1,0 +1,195 @@
+package upstream
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+)
+
+// The test binary is also the servers that it spawns: PEER says which.
+func TestMain(m *testing.M) {
+	switch kind := os.Getenv("PEER"); kind {
+	case "":
+		os.Exit(m.Run())
+	case "sdk":
+		if err := sdkServer().Run(context.Background(), &mcp.StdioTransport{}); err != nil && !errors.Is(err, io.EOF) {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	case "keeper":
+		keeper()
+	default:
+		rawPeer(kind)
+	}
+}
+
+// sdkServer is a real MCP server, the same over HTTP and standard streams.
+func sdkServer() *mcp.Server {
+	s := mcp.NewServer(&mcp.Implementation{Name: "peer", Version: "1"}, nil)
+	type args struct {
+		Text string `json:"text"`
+	}
+	type none = any
+	text := func(s string) *mcp.CallToolResult {
+		return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: s}}}
+	}
+	mcp.AddTool(s, &mcp.Tool{Name: "echo"}, func(_ context.Context, _ *mcp.CallToolRequest, a args) (*mcp.CallToolResult, none, error) {
+		return text(a.Text), nil, nil
+	})
+	mcp.AddTool(s, &mcp.Tool{Name: "env"}, func(context.Context, *mcp.CallToolRequest, args) (*mcp.CallToolResult, none, error) {
+		return text(strings.Join(os.Environ(), "\n")), nil, nil
+	})
+	mcp.AddTool(s, &mcp.Tool{Name: "progress"}, func(ctx context.Context, r *mcp.CallToolRequest, a args) (*mcp.CallToolResult, none, error) {
+		for i := range 3 {
+			err := r.Session.NotifyProgress(ctx, &mcp.ProgressNotificationParams{ProgressToken: r.Params.GetProgressToken(), Progress: float64(i)})
+			if err != nil {
+				return nil, nil, err
+			}
+		}
+		return text(a.Text), nil, nil
+	})
+	mcp.AddTool(s, &mcp.Tool{Name: "sample"}, func(ctx context.Context, r *mcp.CallToolRequest, a args) (*mcp.CallToolResult, none, error) {
+		res, err := r.Session.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: a.Text}}}})
+		if err != nil {
+			return nil, nil, err
+		}
+		return text(res.Content.(*mcp.TextContent).Text), nil, nil
+	})
+	return s
+}
+
+// rawPeer speaks the protocol by hand: what no SDK would do, or the exact
+// bytes that it got.
+func rawPeer(kind string) {
+	if path := os.Getenv("PEER_SOCKET"); path != "" {
+		// Held open for life: its far end learns of our death from the kernel.
+		if _, err := net.Dial("unix", path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+	}
+	if kind == "grandchild" || kind == "deaf" {
+		select {}
+	}
+	fmt.Fprintln(os.Stderr, "peer starts")
+	in := bufio.NewReader(os.Stdin)
+	var initialized atomic.Int64
+	for {
+		line, err := in.ReadBytes('\n')
+		if err != nil {
+			if kind == "stubborn" {
+				select {}
+			}
+			return
+		}
+		var m struct {
+			ID     json.RawMessage `json:"id"`
+			Method string          `json:"method"`
+			Params struct {
+				RequestID json.RawMessage `json:"requestId"`
+			} `json:"params"`
+		}
+		if err := json.Unmarshal(line, &m); err != nil {
+			fmt.Fprintln(os.Stderr, "peer got no JSON:", err)
+			os.Exit(1)
+		}
+		switch {
+		case m.Method == "notifications/cancelled":
+			fmt.Fprintf(os.Stderr, "cancelled %s\n", m.Params.RequestID)
+		case m.Method == "notifications/initialized":
+			initialized.Add(1)
+		case m.ID == nil:
+		case m.Method == "initialize":
+			if kind == "refuses" {
+				fmt.Printf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32602,"message":"no"}}`+"\n", m.ID)
+				continue
+			}
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"raw","version":"1"}}}`+"\n", m.ID)
+		default:
+			misbehave(kind, m.ID, m.Method, line, initialized.Load())
+		}
+	}
+}
+
+func misbehave(kind string, id json.RawMessage, method string, line []byte, initialized int64) {
+	switch kind {
+	case "html":
+		fmt.Println("<html>hunter2</html>")
+	case "banner":
+		fmt.Printf("ready\n"+`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "duplicate":
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"a":1,"a":2}}`+"\n", id)
+	case "huge":
+		fmt.Println(strings.Repeat("x", 1<<20))
+	case "endless":
+		for {
+			fmt.Print(strings.Repeat("x", 1<<16))
+		}
+	case "die":
+		os.Exit(3)
+	case "half":
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"resu`, id)
+		os.Exit(0)
+	case "last words":
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"said":true}}`+"\n", id)
+		os.Exit(0)
+	case "hang", "stubborn":
+		if method == "ping" {
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+		}
+	case "unknown":
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}`+"\n", id)
+	case "pushy":
+		fmt.Printf(`{"jsonrpc":"2.0","id":"s1","method":"roots/list"}` + "\n")
+	case "notes":
+		fmt.Printf(`{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1.0}}`+"\n"+
+			`{"jsonrpc":"2.0","id":%s,"result":{"initialized":%d}}`+"\n"+
+			`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`+"\n", id, initialized)
+	case "fork":
+		self, err := os.Executable()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		cmd := exec.Command(self)
+		cmd.Env = []string{"PEER=grandchild", "PEER_SOCKET=" + os.Getenv("GRANDCHILD_SOCKET")}
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // it keeps our pipes open
+		if err := cmd.Start(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "stderr":
+		fmt.Fprintf(os.Stderr, "one\r\n%s\ntwo\n", strings.Repeat("x", 100<<10))
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "mirror":
+		got, err := json.Marshal(string(line))
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+		}
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{"pid":%d,"initialized":%d,"key":%q,"got":%s}}`+"\n", id, os.Getpid(), initialized, os.Getenv("KEY"), got)
+	}
+}
+
+// keeper spawns a server as the enforcer does, and waits to be killed.
+func keeper() {
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	u := Stdio(StdioConfig{Command: []string{self}, Env: []string{"PEER=hang", "PEER_SOCKET=" + os.Getenv("CHILD_SOCKET")}})
+	if _, err := u.Send(context.Background(), request(`{"jsonrpc":"2.0","id":1,"method":"x","params":{`+modernMeta+`}}`)); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	select {}
+}
