@@ -270,11 +270,16 @@ func parseValidity(s string) (time.Time, error) {
 	if utc {
 		zone = time.UTC
 	}
+	const want = "%q is not a time: YYYYMMDD or YYYYMMDDHHMMSS, with Z for UTC"
 	layout, ok := map[int]string{8: "20060102", 12: "200601021504", 14: "20060102150405"}[len(digits)]
 	if !ok {
-		return time.Time{}, fmt.Errorf("%q is not a time: YYYYMMDD or YYYYMMDDHHMMSS, with Z for UTC", s)
+		return time.Time{}, fmt.Errorf(want, s)
 	}
-	return time.ParseInLocation(layout, digits, zone)
+	at, err := time.ParseInLocation(layout, digits, zone)
+	if err != nil {
+		return time.Time{}, fmt.Errorf(want+": %w", s, err)
+	}
+	return at, nil
 }
 
 func (a allowedSigner) allows(namespace string, at time.Time) error {
@@ -316,7 +321,7 @@ func matchList(patterns []string, s string) bool {
 }
 
 func glob(pattern, s string) bool {
-	esc := strings.NewReplacer(`\`, `\\`, `[`, `\[`)
+	esc := strings.NewReplacer(`\`, `\\`, `[`, `\[`, "/", "\x00")
 	ok, err := path.Match(esc.Replace(pattern), strings.ReplaceAll(s, "/", "\x00"))
 	return err == nil && ok
 }
