@@ -73,12 +73,15 @@ corpora: ## Run every fuzz target over its committed corpus
 	  if [ -z "$$files" ]; then echo "no fuzz target"; exit 0; fi; \
 	  $(GO) test -count=1 -run '^Fuzz' $$(dirname $$files | sort -u)
 
-# BUILDER is docker, podman or buildah, whichever is there. IMAGE_FLAGS takes anything of its own,
-# such as --build-arg BUILD_BASE=… where the usual bases cannot be pulled.
+# BUILDER is docker, podman or buildah, whichever is there; the latter two keep a health check only
+# in Docker's image format. IMAGE_FLAGS takes anything more, such as --build-arg BUILD_BASE=… where
+# the usual bases cannot be pulled.
 BUILDER ?= $(shell command -v docker || command -v podman || command -v buildah)
 IMAGE ?= countersign
+IMAGE_BUILD = $(BUILDER) build $(if $(filter podman buildah,$(notdir $(BUILDER))),--format docker) \
+  --build-arg VERSION=$(VERSION) $(IMAGE_FLAGS)
 .PHONY: image
 image: ## Build the container images countersign and countersign-node
 	@if [ -z "$(BUILDER)" ]; then echo "image: install docker, podman or buildah" >&2; exit 1; fi
-	$(BUILDER) build --target countersign --build-arg VERSION=$(VERSION) $(IMAGE_FLAGS) -t $(IMAGE):$(VERSION) .
-	$(BUILDER) build --target countersign-node --build-arg VERSION=$(VERSION) $(IMAGE_FLAGS) -t $(IMAGE)-node:$(VERSION) .
+	$(IMAGE_BUILD) --target countersign -t $(IMAGE):$(VERSION) .
+	$(IMAGE_BUILD) --target countersign-node -t $(IMAGE)-node:$(VERSION) .
