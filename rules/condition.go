@@ -32,11 +32,13 @@ type condition struct {
 // variables of their own, with types: a misspelt one fails at load, not as an
 // error in the middle of the night.
 func newEnv() (*cel.Env, error) {
+	registry, err := types.NewRegistry()
+	if err != nil {
+		return nil, err
+	}
 	return cel.NewEnv(
-		cel.Types(
-			cel.NativeTypeFor[SQL](cel.NativeTypeAlias("sql.Facts"), types.ParseStructTags(true)),
-			cel.NativeTypeFor[Statement](cel.NativeTypeAlias("sql.Statement"), types.ParseStructTags(true)),
-		),
+		cel.CustomTypeAdapter(registry),
+		cel.CustomTypeProvider(celTypes{registry}),
 		cel.Variable("subject.issuer", cel.StringType),
 		cel.Variable("subject.sub", cel.StringType),
 		cel.Variable("subject.email", cel.StringType),
@@ -52,7 +54,7 @@ func newEnv() (*cel.Env, error) {
 		cel.Variable("args", cel.MapType(cel.StringType, cel.DynType)),
 		// Bound late: every decision brings its own, which parses a text once
 		// however many rules look at it.
-		cel.Function("sql", cel.Overload("sql_string", []*cel.Type{cel.StringType}, cel.ObjectType("sql.Facts"),
+		cel.Function("sql", cel.Overload("sql_string", []*cel.Type{cel.StringType}, factsType,
 			cel.LateFunctionBinding())),
 		cel.ParserExpressionSizeLimit(16<<10),
 		cel.ParserRecursionLimit(64),
@@ -112,7 +114,7 @@ type facts struct {
 	args    map[string]any
 	argsErr error
 	decoded bool
-	parsed  map[string]*SQL
+	parsed  map[string]*sqlFacts
 	unknown []*interpreter.AttributePattern // nil: everything is known
 }
 
@@ -176,23 +178,23 @@ func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
 		if !ok {
 			return types.NewErr("sql() takes a text")
 		}
-		if s, ok := f.parsed[string(text)]; ok {
-			return types.DefaultTypeAdapter.NativeToValue(s)
+		s, ok := f.parsed[string(text)]
+		if !ok {
+			s = parseSQL(string(text))
+			if f.parsed == nil {
+				f.parsed = map[string]*sqlFacts{}
+			}
+			f.parsed[string(text)] = s
 		}
-		s := ParseSQL(string(text))
-		if f.parsed == nil {
-			f.parsed = map[string]*SQL{}
-		}
-		f.parsed[string(text)] = &s
-		return types.DefaultTypeAdapter.NativeToValue(&s)
+		return sqlVal{s, factsType}
 	}, true
 }
 
 // decode reads the arguments as a CEL map, once a decision, if any condition
-// asks. Strings are decoded, whatever escapes they came in. A number written
-// as an integer that fits 64 bits is an int, and every other number is a
-// double, the nearest one: 9007199254740993.0 and 9007199254740992.0 are the
-// same to a condition (not to an approval, which binds their spelling).
+// asks. Strings are decoded, whatever escapes they came in. A whole number that
+// fits 64 bits is an int (so is 1.0, and 1e3), and every other number is the
+// double nearest to it: 2^64 and 2^64+1 are the same to a condition. They are
+// not to an approval, which binds their spelling.
 func (f *facts) decode() {
 	if f.decoded {
 		return
