@@ -252,7 +252,8 @@ func (m *Minter) Release(ctx context.Context, l *Lease) error {
 	if l == nil {
 		return nil
 	}
-	l.once.Do(func() { l.err = m.drop(ctx, l.e) })
+	// A client that hung up must not keep a credential alive.
+	l.once.Do(func() { l.err = m.drop(context.WithoutCancel(ctx), l.e) })
 	return l.err
 }
 

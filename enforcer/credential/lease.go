@@ -363,7 +363,10 @@ func (m *Minter) revoke(ctx context.Context, e *entry) error {
 	if !m.forget(e) || e.leaseID == "" && !e.failed {
 		return nil // told already, or there was nothing to tell of
 	}
-	if rerr := m.cfg.Record(ctx, m.event("revoke", e, err)); rerr != nil {
+	m.mu.Lock()
+	ev := m.event("revoke", e, err)
+	m.mu.Unlock()
+	if rerr := m.cfg.Record(ctx, ev); rerr != nil {
 		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", rerr)
 	}
 	return nil
