@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"os"
+	"reflect"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+)
+
+// config is everything that `countersign serve` reads from its environment.
+// The comment behind each field is what `serve --help` prints. A field marked
+// secret may also come from the file that <NAME>_FILE names.
+type config struct {
+	ID             string         `env:"COUNTERSIGN_ID,required,notEmpty" help:"name of this enforcer, in the record and its branches: [a-z0-9-], at most 40"`
+	Listen         string         `env:"COUNTERSIGN_LISTEN" envDefault:"127.0.0.1:8080" help:"address to serve on"`
+	PublicURL      string         `env:"COUNTERSIGN_PUBLIC_URL,required,notEmpty" help:"the URL that clients use, scheme://host[:port]; other Host headers are refused"`
+	TLSCert        string         `env:"COUNTERSIGN_TLS_CERT" help:"certificate file (PEM); serves plain HTTP without"`
+	TLSKey         string         `env:"COUNTERSIGN_TLS_KEY" help:"key file (PEM)"`
+	TrustedProxies []netip.Prefix `env:"COUNTERSIGN_TRUSTED_PROXIES" help:"networks whose X-Forwarded-For is believed, e.g. 10.0.0.0/8"`
+	StateDir       string         `env:"COUNTERSIGN_STATE_DIR" envDefault:"/var/lib/countersign" help:"journal, policy clone, approvals; one enforcer each"`
+	ShutdownGrace  time.Duration  `env:"COUNTERSIGN_SHUTDOWN_GRACE" envDefault:"20s" help:"how long calls under way may finish after SIGTERM"`
+	LogLevel       string         `env:"COUNTERSIGN_LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
+
+	PolicyRepo       string        `env:"COUNTERSIGN_POLICY_REPO,required,notEmpty" help:"Git URL of the policy: https://, ssh:// or a path"`
+	PolicyRef        string        `env:"COUNTERSIGN_POLICY_REF" envDefault:"refs/heads/main" help:"branch, or signed tag"`
+	PolicySigners    []string      `env:"COUNTERSIGN_POLICY_SIGNERS,required,notEmpty" help:"files with trusted keys: OpenSSH allowed_signers and/or OpenPGP keyrings; the word 'unverified' switches verification off"`
+	PolicyPoll       time.Duration `env:"COUNTERSIGN_POLICY_POLL" envDefault:"15s" help:"how often the repository is asked"`
+	PolicyMaxAge     time.Duration `env:"COUNTERSIGN_POLICY_MAX_AGE" envDefault:"1h" help:"without a confirming fetch for this long, nothing is served; 0 for no limit"`
+	PolicyResetTo    string        `env:"COUNTERSIGN_POLICY_RESET_TO" help:"commit to accept though it does not descend from the last accepted one; recorded"`
+	PolicyGitToken   string        `env:"COUNTERSIGN_POLICY_GIT_TOKEN" secret:"yes" help:"token for this repository, where it differs"`
+	PolicyGitSSHKey  string        `env:"COUNTERSIGN_POLICY_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
+	PolicyKnownHosts string        `env:"COUNTERSIGN_POLICY_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
+
+	GitSSHKey     string `env:"COUNTERSIGN_GIT_SSH_KEY" secret:"yes" help:"OpenSSH private key for Git over SSH"`
+	GitKnownHosts string `env:"COUNTERSIGN_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts lines; SSH without them is refused"`
+	GitToken      string `env:"COUNTERSIGN_GIT_TOKEN" secret:"yes" help:"token for Git over HTTPS"`
+
+	OIDCIssuers     []string `env:"COUNTERSIGN_OIDC_ISSUERS,required,notEmpty" help:"issuer URLs whose access tokens are accepted"`
+	OIDCAudience    string   `env:"COUNTERSIGN_OIDC_AUDIENCE" help:"audience that tokens must name; the public URL by default"`
+	OIDCGroupsClaim string   `env:"COUNTERSIGN_OIDC_GROUPS_CLAIM" envDefault:"groups" help:"claim that lists the subject's groups"`
+
+	AuditRepo          string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to"`
+	AuditCommitKey     string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY,required,notEmpty" secret:"yes" help:"OpenSSH ed25519 private key that signs the record's commits"`
+	AuditCheckpointKey string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY,required,notEmpty" secret:"yes" help:"another OpenSSH ed25519 private key: signs the checkpoints"`
+	AuditWindow        time.Duration `env:"COUNTERSIGN_AUDIT_WINDOW" envDefault:"10s" help:"how often the record is pushed at most"`
+	AuditJournalMax    int64         `env:"COUNTERSIGN_AUDIT_JOURNAL_MAX" envDefault:"1073741824" help:"bytes of unpublished journal at which calls are refused"`
+	AuditGitToken      string        `env:"COUNTERSIGN_AUDIT_GIT_TOKEN" secret:"yes" help:"token for this repository, where it differs"`
+	AuditGitSSHKey     string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
+	AuditKnownHosts    string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
+
+	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS cluster for approvals; embedded without"`
+
+	VaultAddr     string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
+	VaultAuth     string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token or approle"`
+	VaultToken    string `env:"VAULT_TOKEN" secret:"yes" help:"for token"`
+	VaultRoleID   string `env:"VAULT_ROLE_ID" secret:"yes" help:"for approle"`
+	VaultSecretID string `env:"VAULT_SECRET_ID" secret:"yes" help:"for approle"`
+
+	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nothing can be approved"`
+	SlackAppToken      string `env:"SLACK_APP_TOKEN" secret:"yes" help:"xapp-…: Socket Mode"`
+	SlackSigningSecret string `env:"SLACK_SIGNING_SECRET" secret:"yes" help:"HTTP mode: interactions are posted to /slack/interactions"`
+	SlackAPIURL        string `env:"SLACK_API_URL" help:"for tests"`
+
+	GitHubAppID          int64  `env:"COUNTERSIGN_GITHUB_APP_ID" help:"GitHub App for Git tokens and check runs"`
+	GitHubInstallationID int64  `env:"COUNTERSIGN_GITHUB_INSTALLATION_ID" help:"its installation"`
+	GitHubPrivateKey     string `env:"COUNTERSIGN_GITHUB_PRIVATE_KEY" secret:"yes" help:"its private key (PEM)"`
+	GitHubChecksRepo     string `env:"COUNTERSIGN_GITHUB_CHECKS_REPO" help:"owner/name of the policy repository, to show policy state as check runs"`
+	GitHubAPIURL         string `env:"COUNTERSIGN_GITHUB_API_URL" help:"for GitHub Enterprise and tests"`
+}
+
+// loadConfig reads the environment. All that is wrong is reported at once,
+// each with what was expected.
+func loadConfig(environ []string) (config, error) {
+	vars := env.ToMap(environ)
+	problems := readSecretFiles(vars)
+	var c config
+	err := env.ParseWithOptions(&c, env.Options{Environment: vars, FuncMap: map[reflect.Type]env.ParserFunc{
+		reflect.TypeFor[netip.Prefix](): func(s string) (any, error) { return netip.ParsePrefix(strings.TrimSpace(s)) },
+	}})
+	var agg env.AggregateError
+	if errors.As(err, &agg) {
+		for _, e := range agg.Errors {
+			problems = append(problems, describe(e))
+		}
+	} else if err != nil {
+		problems = append(problems, err.Error())
+	}
+	problems = append(problems, c.check()...)
+	if len(problems) > 0 {
+		sort.Strings(problems)
+		return c, fmt.Errorf("the environment is not right:\n  %s\nsee `countersign serve --help` for each variable", strings.Join(problems, "\n  "))
+	}
+	if c.OIDCAudience == "" {
+		c.OIDCAudience = c.PublicURL
+	}
+	return c, nil
+}
+
+// readSecretFiles puts the content of <NAME>_FILE under NAME.
+func readSecretFiles(vars map[string]string) (problems []string) {
+	for _, f := range configFields() {
+		path, ok := vars[f.name+"_FILE"]
+		if !ok || !f.secret {
+			continue
+		}
+		if vars[f.name] != "" {
+			problems = append(problems, fmt.Sprintf("%s and %s_FILE are both set: choose one", f.name, f.name))
+			continue
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			problems = append(problems, fmt.Sprintf("%s_FILE: %v", f.name, err))
+			continue
+		}
+		vars[f.name] = string(bytes.TrimRight(b, "\r\n"))
+	}
+	return problems
+}
+
+// describe turns the library's errors into ours, which name the variable and
+// what it is for.
+func describe(err error) string {
+	var missing env.VarIsNotSetError
+	var empty env.EmptyVarError
+	var parse env.ParseError
+	switch {
+	case errors.As(err, &missing):
+		return fmt.Sprintf("%s is missing: %s", missing.Key, fieldHelp(missing.Key))
+	case errors.As(err, &empty):
+		return fmt.Sprintf("%s is empty: %s", empty.Key, fieldHelp(empty.Key))
+	case errors.As(err, &parse):
+		for _, f := range configFields() {
+			if f.field == parse.Name {
+				return fmt.Sprintf("%s: %v; want %s", f.name, parse.Err, f.help)
+			}
+		}
+	}
+	return err.Error()
+}
+
+// check holds what the types cannot say.
+func (c config) check() (problems []string) {
+	bad := func(name, format string, args ...any) {
+		problems = append(problems, name+": "+fmt.Sprintf(format, args...))
+	}
+	if strings.Trim(c.ID, "abcdefghijklmnopqrstuvwxyz0123456789-") != "" || len(c.ID) > 40 {
+		bad("COUNTERSIGN_ID", "%q: want %s", c.ID, fieldHelp("COUNTERSIGN_ID"))
+	}
+	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.Trim(u.Path, "/") != "") {
+		bad("COUNTERSIGN_PUBLIC_URL", "%q: want scheme://host[:port] without a path", c.PublicURL)
+	}
+	if (c.TLSCert == "") != (c.TLSKey == "") {
+		bad("COUNTERSIGN_TLS_CERT, COUNTERSIGN_TLS_KEY", "set both or neither")
+	}
+	if c.PolicyPoll < time.Second && c.PolicyPoll != 0 {
+		bad("COUNTERSIGN_POLICY_POLL", "%s: want at least 1s", c.PolicyPoll)
+	}
+	for _, s := range c.OIDCIssuers {
+		if u, err := url.Parse(s); err != nil || u.Host == "" {
+			bad("COUNTERSIGN_OIDC_ISSUERS", "%q: want an issuer's URL", s)
+		}
+	}
+	if c.VaultAuth != "token" && c.VaultAuth != "approle" {
+		bad("COUNTERSIGN_VAULT_AUTH", "%q: want token or approle", c.VaultAuth)
+	}
+	if c.VaultAddr != "" && c.VaultAuth == "token" && c.VaultToken == "" {
+		bad("VAULT_TOKEN", "missing: VAULT_ADDR is set and COUNTERSIGN_VAULT_AUTH is token")
+	}
+	if c.VaultAddr != "" && c.VaultAuth == "approle" && (c.VaultRoleID == "" || c.VaultSecretID == "") {
+		bad("VAULT_ROLE_ID, VAULT_SECRET_ID", "both are needed: COUNTERSIGN_VAULT_AUTH is approle")
+	}
+	if c.SlackBotToken != "" && c.SlackAppToken == "" && c.SlackSigningSecret == "" {
+		bad("SLACK_APP_TOKEN or SLACK_SIGNING_SECRET", "one is needed beside SLACK_BOT_TOKEN: without it no button press arrives")
+	}
+	if c.GitHubAppID != 0 && (c.GitHubInstallationID == 0 || c.GitHubPrivateKey == "") {
+		bad("COUNTERSIGN_GITHUB_INSTALLATION_ID, COUNTERSIGN_GITHUB_PRIVATE_KEY", "both are needed beside COUNTERSIGN_GITHUB_APP_ID")
+	}
+	if c.GitHubChecksRepo != "" && (strings.Count(c.GitHubChecksRepo, "/") != 1 || c.GitHubAppID == 0) {
+		bad("COUNTERSIGN_GITHUB_CHECKS_REPO", "%q: want owner/name, and COUNTERSIGN_GITHUB_APP_ID beside it", c.GitHubChecksRepo)
+	}
+	if c.AuditCommitKey != "" && c.AuditCommitKey == c.AuditCheckpointKey {
+		bad("COUNTERSIGN_AUDIT_CHECKPOINT_KEY", "is the commit key: want another one, so that one stolen key does not forge both")
+	}
+	return problems
+}
+
+// configField is one variable, for help and error texts.
+type configField struct {
+	name, field, def, help string
+	secret, required       bool
+}
+
+func configFields() []configField {
+	var out []configField
+	t := reflect.TypeFor[config]()
+	for i := range t.NumField() {
+		f := t.Field(i)
+		name, opts, _ := strings.Cut(f.Tag.Get("env"), ",")
+		out = append(out, configField{name: name, field: f.Name, def: f.Tag.Get("envDefault"), help: f.Tag.Get("help"),
+			secret: f.Tag.Get("secret") != "", required: strings.Contains(opts, "required")})
+	}
+	return out
+}
+
+func fieldHelp(name string) string {
+	for _, f := range configFields() {
+		if f.name == name {
+			return f.help
+		}
+	}
+	return ""
+}
+
+// configHelp is the table of variables in `serve --help`.
+func configHelp() string {
+	var b strings.Builder
+	for _, f := range configFields() {
+		note := ""
+		switch {
+		case f.required:
+			note = " (required)"
+		case f.def != "":
+			note = " (default " + f.def + ")"
+		}
+		if f.secret {
+			note += " (or " + f.name + "_FILE)"
+		}
+		fmt.Fprintf(&b, "  %s%s\n      %s\n", f.name, note, f.help)
+	}
+	return b.String()
+}
+
+// secrets are the values that must appear nowhere, by variable. Public keys
+// of hosts are marked secret above only so that they may come from a file.
+func (c config) secrets() map[string]string {
+	out := map[string]string{}
+	v := reflect.ValueOf(c)
+	for _, f := range configFields() {
+		if f.secret && !strings.HasSuffix(f.name, "KNOWN_HOSTS") && f.name != "VAULT_ROLE_ID" {
+			if s := v.FieldByName(f.field).String(); s != "" {
+				out[f.name] = s
+			}
+		}
+	}
+	return out
+}

@@ -1,0 +1,68 @@
+// Command countersign is the gate between AI agents and the systems they
+// touch: it serves MCP (serve), checks and explains policy (policy), and reads
+// and proves the record (audit).
+//
+// Exit status: 0 fine; 1 a check found something; 2 usage or configuration
+// error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the build (-ldflags -X).
+var version = "dev"
+
+// The voice of this program: results go to standard output, one thing a line,
+// readable without colour; errors go to standard error as
+// "countersign: what was wrong; what to do". Nothing is printed twice.
+
+// errFound is the outcome of a check that found something: exit 1, the finding
+// itself has been printed already.
+var errFound = errors.New("found")
+
+func main() { os.Exit(run(os.Args[1:])) }
+
+func run(args []string) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	root := rootCommand()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	switch {
+	case err == nil:
+		return 0
+	case errors.Is(err, errFound):
+		return 1
+	default:
+		fmt.Fprintln(os.Stderr, "countersign:", err)
+		return 2
+	}
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "countersign",
+		Short: "The gate between AI agents and the systems they touch",
+		Long: `Countersign stands between an agent's MCP client and your MCP servers. It knows
+who asks (OIDC), decides by a policy that lives in Git, has a person approve
+what is risky (Slack), mints a credential that lives minutes (Vault), masks
+every secret in what comes back, and writes a signed record of it all to Git.
+
+Start with:
+  countersign policy check ./policy     is this policy sound?
+  countersign serve --help              what the enforcer needs, variable by variable
+  countersign audit verify --help       how to prove the record`,
+		Version: version, SilenceUsage: true, SilenceErrors: true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
+	}
+	root.AddCommand(serveCommand(), healthCommand(), policyCommand(), auditCommand())
+	return root
+}

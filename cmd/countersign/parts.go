@@ -1,0 +1,256 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+	"github.com/slack-go/slack"
+
+	"countersign/audit"
+	"countersign/bot"
+	"countersign/enforcer/approval"
+	"countersign/enforcer/credential"
+	"countersign/enforcer/kv"
+	"countersign/enforcer/mask"
+	"countersign/gitsync"
+	"countersign/rules"
+)
+
+// openVault logs in and revokes what earlier runs left; nil where no Vault is
+// configured.
+//
+// ended is told of each lease that has ended, so that a spawned server that
+// still holds its values ends too.
+func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, ended func(key string), log *slog.Logger) (*credential.Minter, error) {
+	if c.VaultAddr == "" {
+		return nil, nil
+	}
+	vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
+	if vc.Error != nil {
+		return nil, fmt.Errorf("VAULT_*: %w", vc.Error)
+	}
+	client, err := api.NewClient(vc)
+	if err != nil {
+		return nil, fmt.Errorf("VAULT_*: %w", err)
+	}
+	client.ClearToken() // only the login of the minter counts
+	login := credential.Token(c.VaultToken)
+	if c.VaultAuth == "approle" {
+		if login, err = credential.AppRole(c.VaultRoleID, c.VaultSecretID); err != nil {
+			return nil, fmt.Errorf("VAULT_ROLE_ID, VAULT_SECRET_ID: %w", err)
+		}
+	}
+	minter, err := credential.Open(ctx, credential.Config{
+		Client: client, Login: login, Dir: filepath.Join(c.StateDir, "vault"), Mask: m, Now: time.Now, Log: log,
+		Record: func(ctx context.Context, e credential.Event) error {
+			if e.Action == "revoke" {
+				ended(e.Key)
+			}
+			detail, err := audit.Detail(map[string]any{"username": e.Username, "expires": e.Expires, "holder": e.Holder})
+			if err != nil {
+				return err
+			}
+			_, err = journal.Append(ctx, audit.Entry{
+				Kind: audit.KindCredential, Call: e.Call, Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
+			})
+			return err
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	return minter, nil
+}
+
+// approvals is the book and the store that it lives in.
+type approvals struct {
+	store *kv.Store
+	book  *approval.Book
+	log   *slog.Logger
+}
+
+// openApprovals opens the store. The embedded one is rebuilt from the journal,
+// which is the authority there; an external cluster is its own.
+func openApprovals(ctx context.Context, c config, r *record, log *slog.Logger) (*approvals, error) {
+	var store *kv.Store
+	var err error
+	if c.NATSURL != "" {
+		store, err = kv.Connect(c.NATSURL, 3)
+	} else {
+		store, err = kv.OpenEmbedded(filepath.Join(c.StateDir, "kv"))
+	}
+	if err != nil {
+		return nil, err
+	}
+	bucket, err := store.Bucket(ctx, "approvals")
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	book := approval.New(approval.Config{Bucket: bucket, Now: time.Now, Log: log, Record: func(ctx context.Context, a approval.Approval, event string) error {
+		return recordApproval(ctx, r.journal, a, event)
+	}})
+	if c.NATSURL == "" {
+		err = book.Restore(ctx, r.recovery.Approvals)
+	}
+	for _, intent := range r.recovery.Dangling {
+		if err == nil && intent.Approval != "" {
+			err = book.Finish(ctx, intent.Approval, audit.StatusUnknown)
+		}
+		if errors.Is(err, approval.ErrUnknown) {
+			err = nil // ended long ago
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("approvals: %w", err), store.Close())
+	}
+	return &approvals{store: store, book: book, log: log}, nil
+}
+
+// recordApproval writes a change of an approval, with its whole state: the
+// embedded store is rebuilt from these entries.
+func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event string) error {
+	detail, err := json.Marshal(a)
+	if err != nil {
+		return err
+	}
+	en := audit.Entry{
+		Kind: audit.KindApproval, Call: a.Call, Policy: a.Policy, Issuer: a.Subject.Issuer, Sub: a.Subject.Sub, Client: a.Client,
+		Server: a.Server, Method: a.Method, Tool: a.Tool, Approval: a.ID, Status: event, Reason: a.Reason, Digest: a.Digest, Detail: detail,
+	}
+	if event == approval.EventSpent {
+		en.Call = a.SpentBy
+	}
+	if event != approval.EventDenied && event != approval.EventWithdrawn {
+		en.Reason = ""
+	}
+	_, err = journal.Append(context.WithoutCancel(ctx), en)
+	return err
+}
+
+func (a *approvals) close() error { return a.store.Close() }
+
+// expire ends approvals whose time has come, until ctx ends.
+func (a *approvals) expire(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if _, err := a.book.Expire(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("approvals could not be looked through", "err", err)
+			}
+		}
+	}
+}
+
+// chat is the Slack bot, or its absence.
+type chat struct {
+	config config
+	bot    *bot.Bot
+}
+
+func newChat(c config, book *approval.Book, policy func() *rules.Policy, log *slog.Logger) (*chat, error) {
+	if c.SlackBotToken == "" {
+		return &chat{config: c}, nil
+	}
+	opts := []slack.Option{slack.OptionAppLevelToken(c.SlackAppToken), slack.OptionHTTPClient(&http.Client{Timeout: 30 * time.Second})}
+	if c.SlackAPIURL != "" {
+		opts = append(opts, slack.OptionAPIURL(c.SlackAPIURL))
+	}
+	return &chat{config: c, bot: bot.New(bot.Config{
+		API: slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
+	})}, nil
+}
+
+// run posts cards, and hears presses over Socket Mode where that is chosen.
+func (c *chat) run(ctx context.Context) error {
+	if c.bot == nil {
+		return nil
+	}
+	if c.config.SlackAppToken == "" {
+		return c.bot.Run(ctx)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	socket := make(chan error, 1)
+	go func() { socket <- c.bot.RunSocket(ctx, c.config.SlackAppToken); cancel() }()
+	err := c.bot.Run(ctx)
+	return errors.Join(err, <-socket)
+}
+
+// cardError says why nobody could be asked.
+func (c *chat) cardError(id string) error {
+	if c.bot == nil {
+		return errors.New("no chat service is configured (SLACK_BOT_TOKEN)")
+	}
+	return c.bot.CardError(id)
+}
+
+// policyAuth and auditAuth are the Git credentials of either repository: its
+// own where given, the common ones otherwise, a GitHub App's token at last.
+func (c config) policyAuth() gitsync.Auth {
+	return c.gitAuth(c.PolicyGitToken, c.PolicyGitSSHKey, c.PolicyKnownHosts)
+}
+
+func (c config) auditAuth() gitsync.Auth {
+	return c.gitAuth(c.AuditGitToken, c.AuditGitSSHKey, c.AuditKnownHosts)
+}
+
+func (c config) gitAuth(token, key, hosts string) gitsync.Auth {
+	first := func(own, common string) string {
+		if own != "" {
+			return own
+		}
+		return common
+	}
+	a := gitsync.Auth{KnownHosts: []byte(first(hosts, c.GitKnownHosts))}
+	if k := first(key, c.GitSSHKey); k != "" {
+		a.SSHKeyPEM = []byte(k + "\n") // OpenSSH wants the line feed that reading a file cut off
+	}
+	switch t := first(token, c.GitToken); {
+	case t != "":
+		a.Token = func(context.Context) (string, error) { return t, nil }
+	case c.GitHubAppID != 0:
+		a.Token = c.githubToken()
+	}
+	return a
+}
+
+func (c config) githubToken() func(context.Context) (string, error) {
+	url := c.GitHubAPIURL
+	if url == "" {
+		url = "https://api.github.com"
+	}
+	return gitsync.AppToken(c.GitHubAppID, c.GitHubInstallationID, []byte(c.GitHubPrivateKey+"\n"), url, &http.Client{Timeout: 30 * time.Second})
+}
+
+// policySigners reads the files of trusted keys. A file that begins with "-"
+// five times or is binary is an OpenPGP keyring, any other allowed_signers.
+func (c config) policySigners() (s gitsync.Signers, unverified bool, err error) {
+	if len(c.PolicySigners) == 1 && c.PolicySigners[0] == "unverified" {
+		return s, true, nil
+	}
+	for _, path := range c.PolicySigners {
+		b, err := os.ReadFile(strings.TrimSpace(path))
+		if err != nil {
+			return s, false, fmt.Errorf("COUNTERSIGN_POLICY_SIGNERS: %w", err)
+		}
+		if strings.HasPrefix(string(b), "-----BEGIN PGP") || len(b) > 0 && b[0] >= 0x80 {
+			s.Keyring = append(s.Keyring, b...)
+		} else {
+			s.AllowedSigners = append(append(s.AllowedSigners, b...), '\n')
+		}
+	}
+	return s, false, nil
+}

@@ -1,0 +1,161 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"countersign/rules"
+)
+
+func policyCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "policy",
+		Short: "Check a policy directory, and explain its decisions",
+		Args:  cobra.NoArgs,
+	}
+	cmd.AddCommand(policyCheckCommand(), policyExplainCommand())
+	return cmd
+}
+
+func policyCheckCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "check [directory]",
+		Short: "Check a policy: files, rules, conditions, and its own test cases",
+		Long: `Reads a policy directory the way the enforcer would, says every problem as
+file:line:column, and runs the cases in tests/*.yaml. Exit 1 when anything was
+found: use it in the policy repository's CI.`,
+		Example: "  countersign policy check ./policy",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := cmd.OutOrStdout()
+			p, err := loadPolicy(args)
+			var problems rules.Problems
+			if errors.As(err, &problems) {
+				for _, pr := range problems {
+					fmt.Fprintln(out, pr)
+				}
+				fmt.Fprintf(out, "%s\n", count(len(problems), "problem"))
+				return errFound
+			} else if err != nil {
+				return err
+			}
+			cases, failed := p.Cases(), 0
+			for _, c := range cases {
+				if c.Problem != "" {
+					failed++
+					fmt.Fprintf(out, "%s:%d: case %q: %s\n", c.File, c.Line, c.Name, c.Problem)
+				}
+			}
+			fmt.Fprintf(out, "%s: no problems; %s, %d failed\n", count(len(p.Servers()), "server"), count(len(cases), "case"), failed)
+			if failed > 0 {
+				return errFound
+			}
+			return nil
+		},
+	}
+}
+
+func policyExplainCommand() *cobra.Command {
+	var req rules.Request
+	var args, issuer, sub, email, at string
+	var groups []string
+	cmd := &cobra.Command{
+		Use:   "explain [directory]",
+		Short: "Show how a policy would decide one request, rule by rule",
+		Example: `  countersign policy explain ./policy --server customers --tool query \
+    --sub alice --group support --args '{"sql":"SELECT 1"}'`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, dir []string) error {
+			p, err := loadPolicy(dir)
+			if err != nil {
+				return err
+			}
+			req.Now = time.Now()
+			if at != "" {
+				if req.Now, err = time.Parse(time.RFC3339, at); err != nil {
+					return fmt.Errorf("--now: %w; want RFC 3339, e.g. 2026-11-23T14:00:00Z", err)
+				}
+			}
+			if args != "" {
+				if !json.Valid([]byte(args)) {
+					return fmt.Errorf("--args: not JSON: %s", args)
+				}
+				req.Args = []byte(args)
+			}
+			req.Subject = rules.Subject{Issuer: issuer, Sub: sub, Email: email, Groups: groups}
+			explain(cmd.OutOrStdout(), p.Decide(req))
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&req.Server, "server", "", "server (required)")
+	f.StringVar(&req.Method, "method", "tools/call", "JSON-RPC method")
+	f.StringVar(&req.Tool, "tool", "", "tool, or prompt, name")
+	f.StringVar(&req.Resource, "resource", "", "resource URI")
+	f.StringVar(&req.Client, "client", "", "the agent's client id")
+	f.StringVar(&args, "args", "", "arguments, as JSON")
+	f.StringVar(&issuer, "issuer", "", "the subject's issuer")
+	f.StringVar(&sub, "sub", "", "the subject")
+	f.StringVar(&email, "email", "", "the subject's e-mail")
+	f.StringSliceVar(&groups, "group", nil, "the subject's groups")
+	f.StringVar(&at, "now", "", "time of the request, RFC 3339")
+	if err := cmd.MarkFlagRequired("server"); err != nil {
+		panic(err) // the flag is defined three lines up
+	}
+	return cmd
+}
+
+// explain prints a decision with its trace.
+func explain(w io.Writer, d rules.Decision) {
+	fmt.Fprintf(w, "%s", strings.ToUpper(string(d.Effect)))
+	if d.Baseline {
+		fmt.Fprint(w, " (protocol baseline)")
+	}
+	fmt.Fprintf(w, "  %s\n", d.Reason)
+	for _, a := range d.Asks {
+		fmt.Fprintf(w, "  asks %d of %s, within %s: rule %s\n", a.Quorum, a.Approvers, d.Expires, a.Rule)
+	}
+	if d.Credential != "" {
+		fmt.Fprintf(w, "  credential %s\n", d.Credential)
+	}
+	for _, m := range d.Trace {
+		state := "did not match"
+		if m.Matched {
+			state = "matched"
+		}
+		if m.Err != "" {
+			state += ", its condition failed: " + m.Err
+		}
+		fmt.Fprintf(w, "  %-7s %s (%s:%d) %s\n", m.Effect, m.Rule, m.File, m.Line, state)
+	}
+	if len(d.Trace) == 0 && !d.Baseline {
+		fmt.Fprintln(w, "  no rule names this server, method and tool")
+	}
+}
+
+func loadPolicy(args []string) (*rules.Policy, error) {
+	dir := "."
+	if len(args) == 1 {
+		dir = args[0]
+	}
+	if st, err := os.Stat(dir); err != nil {
+		return nil, err
+	} else if !st.IsDir() {
+		return nil, fmt.Errorf("%s is not a directory", dir)
+	}
+	return rules.Load(os.DirFS(dir), "working tree")
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"iter"
+	"log/slog"
+	"math/rand/v2"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"countersign/audit"
+	"countersign/enforcer"
+	"countersign/gitsync"
+)
+
+// keepPast is how many fully published journals of earlier runs stay on disk,
+// and pastAge how long at least: the approvals of the last day live in them.
+const (
+	keepPast = 8
+	pastAge  = 48 * time.Hour
+)
+
+// record is the journal of this run and its way to Git.
+type record struct {
+	config   config
+	log      *slog.Logger
+	journal  *audit.Journal
+	repo     *gitsync.Repo
+	key      ed25519.PrivateKey
+	current  *audit.Publisher
+	past     []*audit.Publisher // earlier runs that are not wholly published
+	recovery enforcer.Recovery
+	anchor   func(checkpoint string) // told of each pushed checkpoint
+}
+
+// openRecord takes up what earlier runs left: their entries are committed, so
+// that the first entry of this run can name the last checkpoint; then this
+// run's journal begins, and what they left open is closed in it.
+func openRecord(ctx context.Context, c config, log *slog.Logger) (*record, error) {
+	key, err := audit.ParsePrivateKey([]byte(c.AuditCheckpointKey + "\n"))
+	if err != nil {
+		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_CHECKPOINT_KEY: %w", err)
+	}
+	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{
+		Dir: filepath.Join(c.StateDir, "audit.git"), URL: c.AuditRepo, Auth: c.auditAuth(),
+		KeyPEM: []byte(c.AuditCommitKey + "\n"), Name: "countersign " + c.ID, Email: c.ID + "@countersign.invalid",
+	})
+	if err != nil {
+		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO, COUNTERSIGN_AUDIT_COMMIT_KEY: %w", err)
+	}
+	r := &record{config: c, log: log, repo: repo, key: key}
+	if err := r.open(ctx); err != nil {
+		return nil, errors.Join(err, repo.Close())
+	}
+	return r, nil
+}
+
+func (r *record) open(ctx context.Context) error {
+	previous, err := audit.Previous(r.config.StateDir)
+	if err != nil {
+		return err
+	}
+	if previous, err = audit.Prune(previous, keepPast, time.Now().Add(-pastAge)); err != nil {
+		return err
+	}
+	var journals []iter.Seq2[audit.Entry, error]
+	for _, p := range previous {
+		journals = append(journals, p.Read())
+		pub, err := r.publisher(audit.PublisherConfig{Past: p})
+		if err != nil {
+			return err
+		}
+		if err := pub.Commit(ctx); err != nil {
+			return fmt.Errorf("the journal of run %s cannot be committed: %w", p.Incarnation, err)
+		}
+		if !p.Published() {
+			r.past = append(r.past, pub)
+		}
+	}
+	if r.recovery, err = enforcer.Recover(journals...); err != nil {
+		return err
+	}
+	r.journal, err = audit.Open(audit.Config{
+		Dir: r.config.StateDir, Enforcer: r.config.ID, Incarnation: randomID("r"), Previous: previous,
+		Version: version, Now: time.Now, MaxBytes: r.config.AuditJournalMax,
+	})
+	if err != nil {
+		return err
+	}
+	for _, intent := range r.recovery.Dangling {
+		if _, err := r.journal.Append(ctx, enforcer.Closing(intent)); err != nil {
+			return errors.Join(err, r.journal.Close())
+		}
+		r.log.Warn("a call of an earlier run has no outcome: it may have run", "call", intent.Call, "server", intent.Server, "tool", intent.Tool)
+	}
+	r.current, err = r.publisher(audit.PublisherConfig{Journal: r.journal})
+	return err
+}
+
+func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
+	pc.Store, pc.Key, pc.Window = r.repo, r.key, r.config.AuditWindow
+	pc.Rejected = func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }
+	pc.Writers, pc.Rand, pc.Now, pc.Log = r.writers, rand.Float64, time.Now, r.log
+	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
+		if pushed && r.anchor != nil {
+			r.anchor(signed)
+		}
+	}
+	return audit.NewPublisher(pc)
+}
+
+// writers counts the enforcers that share the remote, as far as is known here:
+// this one, and its unpublished past.
+func (r *record) writers() int { return 1 + len(r.past) }
+
+// publish runs until ctx ends. A remote that disagrees with the journal stops
+// publishing, loudly, but not the calls: the journal keeps them, up to its
+// bound.
+func (r *record) publish(ctx context.Context) error {
+	for _, p := range r.past {
+		if err := p.Run(ctx); err != nil {
+			r.log.Error("the record of an earlier run is not published", "err", err)
+		}
+	}
+	if err := r.current.Run(ctx); err != nil {
+		r.log.Error("the record is not published any more: a person must look", "err", err)
+		<-ctx.Done()
+	}
+	return nil
+}
+
+// ready fails when calls are, or soon will be, refused for want of room.
+func (r *record) ready(context.Context) error {
+	if s := r.journal.State(); s.Err != nil || s.Bytes >= s.MaxBytes {
+		return errors.New(s.Alert)
+	}
+	return nil
+}
+
+func (r *record) metrics(reg prometheus.Registerer) {
+	gauge := func(name, help string, f func(audit.State) float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help},
+			func() float64 { return f(r.journal.State()) }))
+	}
+	gauge("countersign_journal_unpublished_bytes", "Bytes of the journal that are not in Git yet.", func(s audit.State) float64 { return float64(s.Bytes) })
+	gauge("countersign_journal_entries", "Entries of this run that are durable.", func(s audit.State) float64 { return float64(s.Entries) })
+	gauge("countersign_journal_alert", "1 when a person should look at the journal.", func(s audit.State) float64 {
+		if s.Alert != "" {
+			return 1
+		}
+		return 0
+	})
+}
+
+// close writes the last entry, and publishes what there is, once more. A
+// remote that is down then costs nothing: the next start publishes.
+func (r *record) close() error {
+	ctx, cancel := context.WithTimeout(context.Background(), r.config.ShutdownGrace)
+	defer cancel()
+	var errs []error
+	if r.journal.Err() == nil {
+		_, err := r.journal.Append(ctx, audit.Entry{Kind: audit.KindStop})
+		errs = append(errs, err)
+	}
+	errs = append(errs, r.journal.Close())
+	if r.current != nil {
+		if err := r.current.Flush(ctx); err != nil {
+			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
+		}
+	}
+	return errors.Join(append(errs, r.repo.Close())...)
+}

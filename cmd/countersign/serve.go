@@ -1,0 +1,247 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"countersign/audit"
+	"countersign/enforcer"
+	"countersign/enforcer/identity"
+	"countersign/enforcer/mask"
+)
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Run the enforcer",
+		Long: `Runs the enforcer: MCP clients connect to <public URL>/mcp/<server>, where
+<server> is a server of the policy. Everything is configured by the environment;
+what is wrong with it is reported all at once. GET /readyz says how each part
+stands, GET /metrics is for Prometheus.
+
+SIGTERM stops it in order: new calls are refused, calls under way finish,
+credentials are revoked, the record is flushed and pushed.
+
+Environment:
+` + configHelp(),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := loadConfig(os.Environ())
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c)
+		},
+	}
+}
+
+// serve puts the parts together in the order in which they depend on each
+// other, runs them until ctx ends, and takes them down in the reverse order.
+func serve(ctx context.Context, c config) (err error) {
+	var down teardown
+	defer func() { err = errors.Join(err, down.run(ctx, c.ShutdownGrace)) }()
+
+	masker, log, err := newMask(c)
+	if err != nil {
+		return err
+	}
+	lock, err := audit.Lock(c.StateDir)
+	if err != nil {
+		return err
+	}
+	down.add(lock.Close)
+	record, err := openRecord(ctx, c, log)
+	if err != nil {
+		return err
+	}
+	down.add(record.close)
+	approvals, err := openApprovals(ctx, c, record, log)
+	if err != nil {
+		return err
+	}
+	down.add(approvals.close)
+	policy := &policyFollower{config: c, log: log}
+	vault, err := openVault(ctx, c, masker, record.journal, policy.leaseEnded, log)
+	if err != nil {
+		return err
+	}
+	if vault != nil {
+		down.addCtx(vault.Close)
+	}
+	verifier, err := identity.New(identity.Config{
+		Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
+	})
+	if err != nil {
+		return err
+	}
+	key, err := digestKey(c.StateDir)
+	if err != nil {
+		return err
+	}
+	chat, err := newChat(c, approvals.book, policy.current, log)
+	if err != nil {
+		return err
+	}
+	gate, err := enforcer.New(enforcer.Config{
+		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
+		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Journal: record.journal, Mask: masker, Credentials: vault,
+		Approvals: approvals.book, CardError: chat.cardError,
+		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
+		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	record.metrics(gate.Registry())
+	if err := policy.open(ctx, gate); err != nil {
+		return err
+	}
+	down.add(policy.close)
+
+	workers, stop := context.WithCancel(context.WithoutCancel(ctx))
+	group, failed := &sync.WaitGroup{}, make(chan error, 8)
+	down.add(func() error { stop(); group.Wait(); return nil })
+	work := func(name string, f func(context.Context) error) {
+		group.Go(func() {
+			if err := f(workers); err != nil && workers.Err() == nil {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	work("policy", policy.follow)
+	work("record", record.publish)
+	work("slack", chat.run)
+	work("approvals", approvals.expire)
+	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
+
+	server, listener, err := listen(c, gate, chat)
+	if err != nil {
+		return err
+	}
+	work("http", func(context.Context) error { return serveHTTP(server, listener, c) })
+	down.addCtx(func(ctx context.Context) error {
+		// First the gate, which answers what it refuses; then the listener.
+		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx))
+	})
+	log.Info("countersign serves", "url", c.PublicURL, "listen", listener.Addr().String(), "incarnation", record.journal.Incarnation(), "version", version)
+	select {
+	case <-ctx.Done():
+		log.Info("countersign stops: no new calls; those under way may finish", "grace", c.ShutdownGrace.String())
+		return nil
+	case err := <-failed:
+		return err
+	}
+}
+
+// listen opens the port and mounts the Slack endpoint beside the gate.
+func listen(c config, gate *enforcer.Enforcer, chat *chat) (*http.Server, net.Listener, error) {
+	mux := http.NewServeMux()
+	mux.Handle("/", gate.Handler())
+	if c.SlackSigningSecret != "" {
+		mux.Handle("POST /slack/interactions", chat.bot.Handler())
+	}
+	l, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return nil, nil, fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
+	}
+	// No write deadline: an event stream lasts as long as its call. A slow
+	// sender of headers is cut off, a slow body is bounded in size.
+	return &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+	}, l, nil
+}
+
+func serveHTTP(s *http.Server, l net.Listener, c config) (err error) {
+	if c.TLSCert != "" {
+		err = s.ServeTLS(l, c.TLSCert, c.TLSKey)
+	} else {
+		err = s.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// teardown is what has been opened, to be closed in the reverse order. Each
+// step has the whole grace for itself, so that a peer that hangs does not keep
+// the others from being told.
+type teardown []func(context.Context) error
+
+func (t *teardown) add(f func() error)                       { *t = append(*t, func(context.Context) error { return f() }) }
+func (t *teardown) addCtx(f func(ctx context.Context) error) { *t = append(*t, f) }
+
+func (t teardown) run(ctx context.Context, grace time.Duration) (err error) {
+	for i := len(t) - 1; i >= 0; i-- {
+		step, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		err = errors.Join(err, t[i](step))
+		cancel()
+	}
+	return err
+}
+
+// newMask makes the mask, with the enforcer's own secrets in it, and the log
+// behind it.
+func newMask(c config) (*mask.Mask, *slog.Logger, error) {
+	m := mask.New(mask.Options{Now: time.Now})
+	log, err := newLog(c.LogLevel, m)
+	if err != nil {
+		return nil, nil, err
+	}
+	for name, value := range c.secrets() {
+		if _, err := m.Add(name, value); err != nil && !errors.Is(err, mask.ErrTooShort) {
+			return nil, nil, fmt.Errorf("%s: %w", name, err)
+		}
+	}
+	return m, log, nil
+}
+
+// randomID is prefix and 128 random bits in base32.
+func randomID(prefix string) string {
+	return prefix + strings.ToLower(rand.Text())
+}
+
+// digestKey is made once for a state directory and stays there.
+func digestKey(stateDir string) ([]byte, error) {
+	path := filepath.Join(stateDir, "digest.key")
+	if b, err := os.ReadFile(path); err == nil {
+		if len(b) < 32 {
+			return nil, fmt.Errorf("%s is damaged: want 32 bytes, have %d; remove it to make a new one (approvals that wait are asked for again)", path, len(b))
+		}
+		return b, nil
+	} else if !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	key := make([]byte, 32)
+	rand.Read(key)
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(key)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return key, os.Rename(path+".new", path)
+}
+
+// newLog writes JSON lines to standard error, behind the mask.
+func newLog(level string, m *mask.Mask) (*slog.Logger, error) {
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(level)); err != nil {
+		return nil, fmt.Errorf("COUNTERSIGN_LOG_LEVEL: %w; want debug, info, warn or error", err)
+	}
+	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+}
