@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -237,6 +238,9 @@ func (j *Journal) write() {
 				p.err = j.flush(p, first)
 			}
 			close(p.done)
+			// Those just released often come back at once; let them join the
+			// next group, or two half groups take turns, a sync each.
+			runtime.Gosched()
 		}
 		if closed {
 			return

@@ -529,10 +529,10 @@ func TestReadEntries(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"": "", string(a) + "\n" + string(b) + "\n": "45",
-		string(a) + "\n" + string(a) + "\n":      "4!",
-		string(a) + "\n" + string(b):             "4!",
-		"\n" + string(a) + "\n":                  "!",
-		strings.Repeat("x", MaxLine+2) + "\n":    "!",
+		string(a) + "\n" + string(a) + "\n":   "4!",
+		string(a) + "\n" + string(b):          "4!",
+		"\n" + string(a) + "\n":               "!",
+		strings.Repeat("x", MaxLine+2) + "\n": "!",
 	} {
 		got := ""
 		for e, err := range ReadEntries(strings.NewReader(text)) {
