@@ -166,7 +166,7 @@ func (w *world) start(change ...func(*bot.Config)) (b *bot.Bot, stop func()) {
 	w.t.Helper()
 	c := bot.Config{API: slackapi.New(w.slack.Token(), slackapi.OptionAPIURL(w.slack.API())), Book: w.book, Policy: w.inForce,
 		SigningSecret: w.slack.Secret(), TeamID: team, Now: w.clock.Now, Sleep: w.clock.Sleep,
-		Log: slog.New(slog.NewTextHandler(w.log, nil))}
+		Log: logger(w.log)}
 	for _, f := range change {
 		f(&c)
 	}
@@ -552,3 +552,5 @@ func TestUntrustedText(t *testing.T) {
 		t.Error("odd, but whole: it can be approved")
 	}
 }
+
+func logger(l *logs) *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
