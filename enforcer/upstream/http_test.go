@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -93,9 +95,9 @@ func TestHTTPRefusesHostileServers(t *testing.T) {
 			if tt.says == "no answer in time" {
 				cfg.Timeout = 50 * time.Millisecond
 			}
-			asked := 0
+			var asked atomic.Int64
 			u := against(t, cfg, func(w http.ResponseWriter, r *http.Request) {
-				asked++
+				asked.Add(1)
 				if _, err := io.Copy(io.Discard, r.Body); err != nil {
 					return
 				}
@@ -108,8 +110,8 @@ func TestHTTPRefusesHostileServers(t *testing.T) {
 			if !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), secret) || len(err.Error()) > 300 {
 				t.Errorf("it says: %v", err)
 			}
-			if asked != 1 {
-				t.Errorf("the server was asked %d times", asked)
+			if n := asked.Load(); n != 1 {
+				t.Errorf("the server was asked %d times", n)
 			}
 		})
 	}
@@ -318,5 +320,40 @@ func TestHTTPEndsCalls(t *testing.T) {
 	closeUpstream(t, u)
 	if _, err := u.Send(t.Context(), request(ping)); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
+	}
+}
+
+// Exchanges share a connection: JSON, streams read to their end, and 202s.
+func TestHTTPReusesConnections(t *testing.T) {
+	conns := make(chan net.Conn, 100)
+	var n atomic.Int64
+	srv := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		switch n.Add(1) % 3 {
+		case 0:
+			w.WriteHeader(http.StatusAccepted)
+		case 1:
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprint(w, "{}")
+		case 2:
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, "data: {}\n\n")
+		}
+	}))
+	srv.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateNew {
+			conns <- c
+		}
+	}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	u := HTTP(HTTPConfig{URL: srv.URL})
+	t.Cleanup(func() { closeUpstream(t, u) })
+	for range 12 {
+		if _, err := answer(t, u, request(ping)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(conns) != 1 {
+		t.Errorf("%d connections for exchanges one after the other", len(conns))
 	}
 }

@@ -59,12 +59,15 @@ func sdkServer() *mcp.Server {
 		}
 		return text(a.Text), nil, nil
 	})
-	mcp.AddTool(s, &mcp.Tool{Name: "sample"}, func(ctx context.Context, r *mcp.CallToolRequest, a args) (*mcp.CallToolResult, none, error) {
-		res, err := r.Session.CreateMessage(ctx, &mcp.CreateMessageParams{MaxTokens: 1, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: a.Text}}}})
+	mcp.AddTool(s, &mcp.Tool{Name: "elicit"}, func(ctx context.Context, r *mcp.CallToolRequest, a args) (*mcp.CallToolResult, none, error) {
+		res, err := r.Session.Elicit(ctx, &mcp.ElicitParams{
+			Message:         a.Text,
+			RequestedSchema: json.RawMessage(`{"type":"object","properties":{"said":{"type":"string"}}}`),
+		})
 		if err != nil {
 			return nil, nil, err
 		}
-		return text(res.Content.(*mcp.TextContent).Text), nil, nil
+		return text(fmt.Sprint(res.Action, " ", res.Content["said"])), nil, nil
 	})
 	return s
 }

@@ -95,7 +95,7 @@ func TestRealPeers(t *testing.T) {
 	for _, tt := range []struct {
 		name, version string
 		make          func(*testing.T) Upstream
-		sampling      bool
+		asks          bool // the server may ask the client
 	}{
 		{"HTTP with sessions", "2025-11-25", serve(nil), true},
 		{"HTTP with sessions, oldest", "2025-03-26", serve(nil), true},
@@ -118,8 +118,8 @@ func TestRealPeers(t *testing.T) {
 					progress.Add(1)
 					arrived <- struct{}{}
 				},
-				CreateMessageHandler: func(_ context.Context, r *mcp.CreateMessageRequest) (*mcp.CreateMessageResult, error) {
-					return &mcp.CreateMessageResult{Model: "m", Role: "assistant", Content: r.Params.Messages[0].Content}, nil
+				ElicitationHandler: func(_ context.Context, r *mcp.ElicitRequest) (*mcp.ElicitResult, error) {
+					return &mcp.ElicitResult{Action: "accept", Content: map[string]any{"said": r.Params.Message}}, nil
 				},
 			})
 			session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: front.URL}, &mcp.ClientSessionOptions{ProtocolVersion: tt.version})
@@ -157,10 +157,10 @@ func TestRealPeers(t *testing.T) {
 					<-arrived
 				}
 			}
-			if tt.sampling {
-				res, err := call("sample", "said by the client", nil)
-				if err != nil || res.IsError || res.Content[0].(*mcp.TextContent).Text != "said by the client" {
-					t.Fatalf("sampling: %+v, %v", res, err)
+			if tt.asks {
+				res, err := call("elicit", "said by the client", nil)
+				if err != nil || res.IsError || res.Content[0].(*mcp.TextContent).Text != "accept said by the client" {
+					t.Fatalf("elicitation: %+v, %v", res, err)
 				}
 			}
 			if err := session.Close(); err != nil {

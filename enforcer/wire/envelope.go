@@ -295,7 +295,7 @@ func validID(b []byte) bool {
 	case b[0] == '"':
 		return true
 	case b[0] == '-' || b[0] >= '0' && b[0] <= '9':
-		return bytes.IndexAny(b, ".eE") < 0 && string(b) != "-0"
+		return !bytes.ContainsAny(b, ".eE") && string(b) != "-0"
 	}
 	return false
 }
