@@ -20,6 +20,7 @@ package mask
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -62,21 +63,22 @@ type Mask struct {
 	mu      sync.Mutex // guards what follows; held for moments
 	secrets map[string]*secret
 	ids     map[uint64]*secret
+	young   []*secret // added since the old table was built
 	lastID  uint64
 	changed uint64 // counts changes of secrets
+	pruned  int    // secrets forgotten since the old table was built
 
-	build  sync.Mutex // held while an index is built
-	built  uint64     // the changed that the running index reflects
-	inOld  map[*secret]bool
-	pruned time.Time
+	build sync.Mutex // held while an index is built
+	built uint64     // the changed that the running index reflects
 
 	index atomic.Pointer[index]
 	rules atomic.Pointer[rules]
+	due   atomic.Int64 // when retired values should be forgotten, in Unix nanoseconds; 0: none
 }
 
-// secret is a known value. Everything but refs and until is immutable.
+// secret is a known value. Cause and forms are immutable.
 type secret struct {
-	label string
+	cause
 	forms []form
 	refs  int       // Adds that were not retired yet
 	until time.Time // when refs is 0: masked until then
@@ -108,7 +110,7 @@ func New(o Options) *Mask {
 	if m.budget == 0 {
 		m.budget = 2 * time.Second
 	}
-	m.rebuild(nil, true)
+	m.catchUp()
 	m.Configure(o.Disable, o.Keys)
 	return m
 }
@@ -140,16 +142,17 @@ func (m *Mask) Add(label, value string) (id uint64, err error) {
 	m.mu.Unlock()
 	var fresh *secret
 	if s == nil { // the costly part without the lock
-		fresh = &secret{label: cleanLabel(label, value), forms: wireForms(value)}
+		fresh = newSecret(label, value)
 	}
 
 	m.mu.Lock()
 	if s = m.secrets[value]; s == nil {
 		if fresh == nil { // it expired between the two looks
-			fresh = &secret{label: cleanLabel(label, value), forms: wireForms(value)}
+			fresh = newSecret(label, value)
 		}
 		s = fresh
 		m.secrets[value] = s
+		m.young = append(m.young, s)
 		m.changed++
 	}
 	s.refs++
@@ -175,6 +178,7 @@ func (m *Mask) Retire(id uint64) {
 	delete(m.ids, id)
 	if s.refs--; s.refs == 0 {
 		s.until = m.now().Add(m.keep)
+		m.due.CompareAndSwap(0, s.until.UnixNano())
 	}
 }
 
@@ -183,55 +187,76 @@ func (m *Mask) Retire(id uint64) {
 func (m *Mask) reach(want uint64) {
 	m.build.Lock()
 	defer m.build.Unlock()
-	if m.built >= want {
+	if m.built < want {
+		m.catchUp()
+	}
+}
+
+// sweep drops what was retired long enough ago, now and then.
+func (m *Mask) sweep() {
+	due := m.due.Load()
+	if due == 0 || m.now().Before(time.Unix(0, due)) || !m.build.TryLock() {
 		return
 	}
+	defer m.build.Unlock()
 	m.mu.Lock()
-	m.built = m.changed
-	m.prune()
-	live := make([]*secret, 0, len(m.secrets))
-	for _, s := range m.secrets {
-		live = append(live, s)
+	if m.prune() {
+		m.changed++
 	}
 	m.mu.Unlock()
-	m.rebuild(live, false)
+	m.catchUp()
 }
 
-// prune forgets what was retired more than Keep ago; m.mu is held.
-func (m *Mask) prune() {
+// prune forgets what was retired more than keep ago, and sets when to look
+// again; m.mu is held. It tells whether something went.
+func (m *Mask) prune() bool {
 	now := m.now()
+	var next time.Time
+	before := len(m.secrets)
 	for v, s := range m.secrets {
-		if s.refs == 0 && now.After(s.until) {
+		switch {
+		case s.refs > 0:
+		case !s.until.After(now):
 			delete(m.secrets, v)
+		case next.IsZero() || s.until.Before(next):
+			next = s.until
 		}
 	}
-	m.pruned = now
+	if next.IsZero() {
+		m.due.Store(0)
+	} else { // not for each one of many: this costs a full build
+		m.due.Store(max(next.UnixNano(), now.Add(m.keep/16).UnixNano()))
+	}
+	gone := before - len(m.secrets)
+	m.pruned += gone
+	return gone > 0
 }
 
-// rebuild makes the index of these secrets and puts it in force; m.build is
-// held. Secrets new since the last full build go to the young table, until
-// they are many.
-func (m *Mask) rebuild(live []*secret, full bool) {
+// catchUp puts an index of all secrets in force; m.build is held. New secrets
+// go to the young table, until they are many.
+func (m *Mask) catchUp() {
 	running := m.index.Load()
-	var young []*secret
-	for _, s := range live {
-		if !m.inOld[s] {
-			young = append(young, s)
-		}
+	m.mu.Lock()
+	m.built = m.changed
+	young := slices.Clone(m.young)
+	full := running == nil || m.pruned > 0 || len(young) > max(64, len(m.secrets)/16)
+	var live []*secret
+	if full {
+		live = slices.Collect(maps.Values(m.secrets))
+		m.young, m.pruned = nil, 0
 	}
-	gone := len(m.inOld) - (len(live) - len(young))
-	limit := max(64, len(live)/16)
-	if full || running == nil || len(young) > limit || gone > limit {
+	m.mu.Unlock()
+	if full {
 		old := buildTable(live)
 		base, shift := newFilter(old)
-		m.inOld = make(map[*secret]bool, len(live))
-		for _, s := range live {
-			m.inOld[s] = true
-		}
 		m.index.Store(buildIndex(old, base, shift, buildTable(nil)))
 		return
 	}
 	m.index.Store(buildIndex(running.old, running.base, running.shift, buildTable(young)))
+}
+
+func newSecret(label, value string) *secret {
+	return &secret{cause: cause{known, cleanLabel(label, value)}, forms: wireForms(value)}
 }
 
 // cleanLabel keeps a label from breaking the text it is put in, and from

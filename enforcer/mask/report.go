@@ -9,6 +9,13 @@ type Hit struct {
 	Count    int
 }
 
+// maxPlaces bounds a report: what is masked behind that many places is counted
+// under elsewhere.
+const (
+	maxPlaces = 100
+	elsewhere = "(elsewhere)"
+)
+
 // Report lists what was masked, in document order. Its zero value says that
 // nothing was.
 type Report struct {

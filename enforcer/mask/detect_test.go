@@ -1,0 +1,187 @@
+package mask
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sample makes a token of d: no literal token stands in this repository.
+func sample(r *rand.Rand, d *detector, prefix string) string {
+	switch d.name {
+	case "basic":
+		return prefix + base64.StdEncoding.EncodeToString([]byte("user:"+sampleOf(r, alnum, 12)))
+	case "url-credentials":
+		return "https" + prefix + "user:" + sampleOf(r, alnum, 12) + "@host.example/path"
+	case "private-key":
+		return pem(r)
+	}
+	token := prefix
+	for _, p := range d.parts {
+		if p.lit != "" {
+			token += p.lit
+			continue
+		}
+		n := p.min + r.IntN(min(p.max, p.min+50)-p.min+1)
+		s := sampleOf(r, p.set, n)
+		if p.digit {
+			s = s[:n/2] + "7" + s[n/2+1:]
+		}
+		token += s
+	}
+	return token
+}
+
+func sampleOf(r *rand.Rand, s set, n int) string {
+	var of []byte
+	for c := range 128 {
+		if classOf[c]&s != 0 && c != '=' {
+			of = append(of, byte(c))
+		}
+	}
+	b := make([]byte, n)
+	for i := range b {
+		b[i] = of[r.IntN(len(of))]
+	}
+	return string(b)
+}
+
+func pem(r *rand.Rand) string {
+	body := wrap(sampleOf(r, alnum|plus|slash, 300), 64, "\n")
+	return "-----BEGIN RSA " + "PRIVATE KEY-----\n" + body + "\n-----END RSA PRIVATE KEY-----"
+}
+
+func TestEveryDetector(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	m := New(Options{})
+	for i := range detectors {
+		d := &detectors[i]
+		if !strings.HasPrefix(d.source, "https://") {
+			t.Errorf("%s has no source", d.name)
+		}
+		for _, prefix := range d.prefixes {
+			for range 20 {
+				token := sample(r, d, prefix)
+				secret := token[len(token)/2 : len(token)/2+6]
+				if d.name == "url-credentials" {
+					secret = token[13:25]
+				}
+				for _, around := range []string{"%s", "token=%s;", "say \"%s\"\n", "a: %s b", "(%s)", "x,%s,y"} {
+					text := strings.Replace(around, "%s", token, 1)
+					out, rep := m.Text(text)
+					if strings.Contains(out, secret) || !rep.Masked() {
+						t.Fatalf("%s: %q passed as %q", d.name, text, out)
+					}
+					if names := detectorsOf(rep); !slices.Contains(names, d.name) && !(d.name == "jwt" || d.name == "openai-legacy") {
+						t.Errorf("%s: found by %v", d.name, names)
+					}
+					if again, rep := m.Text(out); again != out || rep.Masked() {
+						t.Errorf("%s: not stable: %q", d.name, again)
+					}
+					msg, err := json.Marshal(map[string]any{"content": []any{map[string]string{"text": text}}})
+					if err != nil {
+						t.Fatal(err)
+					}
+					res, _, err := m.Message(msg)
+					if err != nil || strings.Contains(string(res), secret) || !json.Valid(res) {
+						t.Fatalf("%s: %s %v", d.name, res, err)
+					}
+				}
+				b64 := base64.StdEncoding.EncodeToString([]byte("some words " + token + " and more"))
+				if out, rep := m.Text(b64); !rep.Masked() || len(out) > 60 {
+					t.Errorf("%s in base64 passed", d.name)
+				}
+			}
+		}
+	}
+}
+
+func detectorsOf(r Report) []string {
+	var names []string
+	for _, h := range r.Hits {
+		names = append(names, h.Detector)
+	}
+	return names
+}
+
+func TestSplitTokens(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	m := New(Options{})
+	for i := range detectors {
+		d := &detectors[i]
+		if d.whole {
+			continue
+		}
+		token := sample(r, d, d.prefixes[0])
+		for cut := 1; cut < len(token); cut++ {
+			msg, err := json.Marshal([]any{map[string]string{"type": "text", "text": "see " + token[:cut]}, map[string]string{"type": "text", "text": token[cut:] + " end"}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out, rep, err := m.Message(msg); err != nil || !rep.Masked() || !json.Valid(out) {
+				t.Errorf("%s cut at %d: %s %v", d.name, cut, out, err)
+				break
+			}
+		}
+	}
+}
+
+func TestOrdinaryTextPasses(t *testing.T) {
+	m := New(Options{})
+	for _, text := range []string{
+		"The task-sk-force met; key-value stores, npm_modules, hf_transfer, pul-ley, SKATE and AKIAN.",
+		"Bearer authentication is required. Basic authentication too. basic information follows",
+		"https://example.com:8080/a@b ssh://git@github.com/x http://user:***@host ://:@",
+		"-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n-----BEGIN PRIVATE KEY----- is how a key begins.",
+		"AKIA" + strings.Repeat("A", 30), "ghp_short", "eyJhbGciOi.eyJ.x", "sk-ant-eater is an animal-with-hyphens",
+		"commit 3f9c2e1b8d7a6054f3e2d1c0b9a8978685746352 uuid 123e4567-e89b-12d3-a456-426614174000",
+		strings.Repeat("lorem ipsum dolor sit amet ", 100),
+	} {
+		if out, r := m.Text(text); out != text || r.Masked() {
+			t.Errorf("%q became %q", text, out)
+		}
+	}
+}
+
+func TestDisabledDetector(t *testing.T) {
+	r := rand.New(rand.NewPCG(5, 6))
+	i := slices.IndexFunc(detectors, func(d detector) bool { return d.name == "github" })
+	token := sample(r, &detectors[i], detectors[i].prefixes[0])
+	m := New(Options{Disable: []string{"github", "known"}})
+	if out, _ := m.Text(token); out != token {
+		t.Errorf("disabled, but masked: %s", out)
+	}
+	if _, err := m.Add("gh", token); err != nil {
+		t.Fatal(err)
+	}
+	if out, _ := m.Text(token); out != "[masked: gh]" {
+		t.Errorf("a known value must not be disabled: %s", out)
+	}
+	if !slices.Contains(Detectors(), "github") || !slices.IsSorted(Detectors()) {
+		t.Error("Detectors")
+	}
+}
+
+// A key that lost its end, in pieces over an array, and with escaped breaks.
+func TestPrivateKeyShapes(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 8))
+	m := New(Options{})
+	key := pem(r)
+	lines := strings.Split(key, "\n")
+	array, err := json.Marshal(lines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{key, strings.Join(lines[:4], "\n"), strings.ReplaceAll(key, "\n", `\n`), strings.ReplaceAll(key, "\n", `\\n`), string(array)} {
+		if out, _ := m.Text(text); strings.Contains(out, lines[2][:20]) {
+			t.Errorf("%s", out)
+		}
+	}
+	out, _, err := m.Message(array)
+	if err != nil || strings.Contains(string(out), lines[2][:20]) {
+		t.Errorf("%s %v", out, err)
+	}
+}
