@@ -59,6 +59,7 @@ func newEnv() (*cel.Env, error) {
 		cel.ParserExpressionSizeLimit(16<<10),
 		cel.ParserRecursionLimit(64),
 		cel.RegexProgramSizeLimit(1000),
+		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals()),
 		cel.CrossTypeNumericComparisons(true),
 		cel.DefaultUTCTimeZone(true),
 	)
@@ -127,6 +128,11 @@ func (f *facts) Parent() interpreter.Activation { return nil }
 
 // UnknownAttributePatterns names what a partial evaluation does not know.
 func (f *facts) UnknownAttributePatterns() []*interpreter.AttributePattern { return f.unknown }
+
+// AsPartialActivation is how CEL finds out that something is not known.
+func (f *facts) AsPartialActivation() (interpreter.PartialActivation, bool) {
+	return f, f.unknown != nil
+}
 
 func (f *facts) ResolveName(name string) (any, bool) {
 	r := f.req

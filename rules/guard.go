@@ -96,9 +96,8 @@ func (g *guard) check(e ast.Expr, known []string) {
 			g.check(entry.AsMapEntry().Value(), known)
 		}
 	case ast.StructKind:
-		for _, f := range e.AsStruct().Fields() {
-			g.check(f.AsStructField().Value(), known)
-		}
+		at := g.info.GetStartLocation(e.ID())
+		g.found = append(g.found, issue{at.Line(), at.Column(), e.AsStruct().TypeName() + " cannot be made up by a condition"})
 	case ast.ComprehensionKind:
 		c := e.AsComprehension()
 		g.check(c.IterRange(), known)

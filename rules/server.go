@@ -205,6 +205,7 @@ func (d *document) credential(at field, s Server) Credential {
 			}
 			n, msg := checkTemplate(t.val.Value)
 			if fields += n; msg != "" {
+				fields++ // one mistake, one problem
 				d.report(t.val, "%s: %s", t.key.Value, msg)
 			}
 		}

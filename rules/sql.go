@@ -66,6 +66,8 @@ const (
 // process's, so is its bound.
 var parserSlots = make(chan struct{}, min(4, max(1, runtime.GOMAXPROCS(0))))
 
+var warming sync.Mutex
+
 // parserBroken is set when the parser trapped: the library puts the instance
 // back into its pool, in whatever state it is, and an answer of it could be
 // wrong. From then on no text is readable, which denies; a restart mends it.
@@ -74,6 +76,8 @@ var parserBroken atomic.Bool
 // Warm makes the parser instances, which takes a second or two: whoever serves
 // a policy that UsesSQL calls it before being ready.
 func Warm() error {
+	warming.Lock() // two at once would wait for each other's slots
+	defer warming.Unlock()
 	n := cap(parserSlots)
 	errs := make([]error, n)
 	var start, done sync.WaitGroup
