@@ -14,8 +14,9 @@ import (
 // maxClone bounds what a clone of the record may bring.
 const maxClone = 8 << 30
 
-// OpenClone opens a record for reading. A folder is opened in place, whether
-// bare or a working copy; a URL is cloned, all its branches, into a temporary
+// OpenClone opens a record for reading. A folder is opened in place: a bare
+// repository with its branches, a working copy with those that it tracks from
+// origin, and its own besides ("git clone" makes only one of its own). A URL is cloned, all its branches, into a temporary
 // folder that Close removes.
 func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) {
 	if fi, err := os.Stat(urlOrPath); err == nil && fi.IsDir() {
@@ -23,13 +24,14 @@ func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) 
 		if err != nil {
 			return nil, err
 		}
+		tracked := false
 		if _, err := os.Stat(filepath.Join(dir, ".git", "HEAD")); err == nil {
-			dir = filepath.Join(dir, ".git")
+			dir, tracked = filepath.Join(dir, ".git"), true
 		}
 		if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
 			return nil, fmt.Errorf("%s is not a Git repository: %w", urlOrPath, err)
 		}
-		return &Repo{dir: dir, st: storageAt(dir)}, nil
+		return &Repo{dir: dir, st: storageAt(dir), tracked: tracked}, nil
 	}
 	rem, err := newRemote(urlOrPath, auth)
 	if err != nil {

@@ -321,7 +321,17 @@ func (r *Repo) Fetch(ctx context.Context, branches ...string) error {
 	if r.remote == nil {
 		return errors.New("no remote is configured to fetch from")
 	}
-	picks, err := r.remote.fetch(ctx, r.st, maxClone, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+	var haves []plumbing.Hash
+	for _, b := range branches {
+		tip, ok, err := r.Tip(b)
+		if err != nil {
+			return err
+		}
+		if ok {
+			haves = append(haves, plumbing.NewHash(tip))
+		}
+	}
+	picks, err := r.remote.fetch(ctx, r.st, maxClone, haves, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		var picks []fetched
 		for _, b := range branches {
 			name, err := branchRef(b)

@@ -60,6 +60,7 @@ type Repo struct {
 	mu      sync.Mutex
 	dropped []string
 	temp    bool // dir is a temporary clone: Close removes it
+	tracked bool // a working copy: its branches are those that it tracks
 }
 
 // OpenAudit opens the repository of the record for writing, making it if need
@@ -156,6 +157,11 @@ func (r *Repo) tip(branch string) (plumbing.Hash, error) {
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
+	if r.tracked {
+		if h, err := r.ref(published(branch)); err != nil || !h.IsZero() {
+			return h, err
+		}
+	}
 	return r.ref(name)
 }
 
@@ -191,13 +197,17 @@ func (r *Repo) Branches(prefix string) ([]string, error) {
 	}
 	var names []string
 	err = it.ForEach(func(ref *plumbing.Reference) error {
-		if b, ok := strings.CutPrefix(ref.Name().String(), "refs/heads/"); ok && ref.Type() == plumbing.HashReference && strings.HasPrefix(b, prefix) {
+		b, ok := strings.CutPrefix(ref.Name().String(), "refs/heads/")
+		if !ok && r.tracked {
+			b, ok = strings.CutPrefix(ref.Name().String(), "refs/remotes/origin/")
+		}
+		if ok && ref.Type() == plumbing.HashReference && strings.HasPrefix(b, prefix) {
 			names = append(names, b)
 		}
 		return nil
 	})
 	slices.Sort(names)
-	return names, err
+	return slices.Compact(names), err
 }
 
 // Commit is one commit as read, its signature not yet looked at: see

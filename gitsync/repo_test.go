@@ -2,6 +2,7 @@ package gitsync
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -68,7 +69,9 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 	c1 := commit(t, r, branch, "", "entries/000/1.jsonl", "{}\n")
 	c2 := commit(t, r, branch, c1, "entries/000/2.jsonl", "{2}\n")
 	c3 := commit(t, r, branch, c2, "entries/001/3.jsonl", "{3}\n")
-	if err := r.Push(t.Context(), branch); err != nil {
+	const second = "audit/two/inc1/2026-03"
+	commit(t, r, second, "", "entries/000/1.jsonl", "{}\n")
+	if err := r.Push(t.Context(), branch, second); err != nil {
 		t.Fatal(err)
 	}
 	allowed := filepath.Join(t.TempDir(), "allowed")
@@ -86,6 +89,16 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 	}
 	if got := git(t, clone, "ls-tree", "-r", "--name-only", "HEAD"); got != "checkpoint\nentries/000/1.jsonl\nentries/000/2.jsonl\nentries/001/3.jsonl" {
 		t.Errorf("tree:\n%s", got)
+	}
+	read, err := OpenClone(t.Context(), clone, Auth{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read.Branches("audit/"); err != nil || strings.Join(got, " ") != branch+" "+second {
+		t.Errorf("branches of a working copy: %v, %v", got, err)
+	}
+	if tip, ok, err := read.Tip(second); err != nil || !ok || tip == "" {
+		t.Errorf("a branch that is only tracked: %q %v %v", tip, ok, err)
 	}
 }
 
@@ -492,4 +505,26 @@ func TestCrash(t *testing.T) {
 			}
 		})
 	}
+}
+
+func BenchmarkCommit(b *testing.B) {
+	key, err := githost.NewKey(rand.Reader, "enforcer@example.com")
+	if err != nil {
+		b.Fatal(err)
+	}
+	r, err := OpenAudit(AuditConfig{Dir: b.TempDir(), KeyPEM: key.PEM(), Name: "n", Email: "e"})
+	if err != nil {
+		b.Fatal(err)
+	}
+	const entries = 256
+	batch := []byte(strings.Repeat(`{"seq":1,"time":"2026-03-04T12:00:00Z","kind":"intent","call":"c_abcdefghijklmnopqrstuvwxyz","policy":"3f9c2e1","server":"customers"}`+"\n", entries))
+	tip, n := "", 0
+	for b.Loop() {
+		path := fmt.Sprintf("entries/%03d/%d.jsonl", n/256, n)
+		if tip, err = r.Commit(b.Context(), "b", tip, map[string][]byte{path: batch, "checkpoint": []byte(path)}, "m", noon); err != nil {
+			b.Fatal(err)
+		}
+		n++
+	}
+	b.ReportMetric(float64(entries*n)/b.Elapsed().Seconds(), "entries/s")
 }
