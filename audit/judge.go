@@ -74,11 +74,11 @@ func (j *judgment) judge() (int64, string) {
 	if i < max(len(leaves), len(j.stored)) {
 		return int64(seq), fmt.Sprintf("entry %d does not match its leaf hash, and neither leads to %s", seq, tree)
 	}
+	if j.after.size != j.signed.Size { // nothing contradicts itself: lines and signature are of different commits
+		return -1, fmt.Sprintf("the tree signed at %s has %d entries, and here are %d: commits were left out, joined or exchanged", clock(j.when), j.signed.Size, j.after.size)
+	}
 	if len(leaves) == 1 {
 		return int64(first), fmt.Sprintf("entry %d does not match %s", first, tree)
-	}
-	if len(leaves) == 0 {
-		return int64(first), fmt.Sprintf("entry %d of %s is missing", first, tree)
 	}
 	return -1, fmt.Sprintf("entries %d to %d do not match %s; the leaf hashes beside them were changed as well, so which one cannot be told",
 		first, first+uint64(len(leaves))-1, tree)
@@ -171,7 +171,7 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	var firsts []uint64
+	var firsts, hashed []uint64
 	stray := ""
 	err = fs.WalkDir(fsys, "entries", func(p string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
@@ -185,6 +185,8 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 		}
 		if ext == "jsonl" {
 			firsts = append(firsts, n)
+		} else {
+			hashed = append(hashed, n)
 		}
 		return nil
 	})
@@ -203,8 +205,11 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 			j.lines = append(j.lines, []byte(l))
 		}
 		counts[n] = uint64(len(lines))
+	}
+	slices.Sort(hashed)
+	for _, n := range hashed {
 		h, err := fs.ReadFile(fsys, batchPath(n)+".hashes")
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err != nil {
 			return nil, fmt.Errorf("audit: %w", err)
 		}
 		j.stored = append(j.stored, splitHashes(h)...)

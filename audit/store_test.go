@@ -14,7 +14,10 @@ import (
 	"sync"
 	"testing"
 	"testing/fstest"
+
 	"time"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 var (
@@ -283,3 +286,5 @@ func mapFS(files map[string][]byte) fs.FS {
 	}
 	return m
 }
+
+func leavesOf(line []byte) []tlog.Hash { return []tlog.Hash{tlog.RecordHash(line)} }
