@@ -1,12 +1,12 @@
 package rules
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 	"sync"
 
 	"cel.dev/cel-go/cel"
@@ -14,6 +14,7 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"cel.dev/cel-go/interpreter"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // costLimit bounds one evaluation of one condition, in CEL's own unit (about
@@ -210,15 +211,17 @@ func (f *facts) decode() {
 	if len(f.req.Args) == 0 {
 		return
 	}
-	dec := json.NewDecoder(strings.NewReader(string(f.req.Args)))
-	dec.UseNumber()
-	var m map[string]any
-	if err := dec.Decode(&m); err != nil {
-		f.argsErr = errors.New("the arguments are not a JSON object")
+	// The door has refused doubled keys and bad UTF-8 already; a decision that
+	// is asked for by another way must not be the one that overlooks them.
+	if !jsontext.Value(f.req.Args).IsValid() {
+		f.argsErr = errors.New("the arguments are not strict JSON")
 		return
 	}
-	if dec.More() {
-		f.argsErr = errors.New("the arguments are followed by something else")
+	dec := json.NewDecoder(bytes.NewReader(f.req.Args))
+	dec.UseNumber()
+	var m map[string]any
+	if err := dec.Decode(&m); err != nil || m == nil {
+		f.argsErr = errors.New("the arguments are not a JSON object")
 		return
 	}
 	for k, v := range m {

@@ -72,7 +72,9 @@ func (p *Policy) Decide(req Request) Decision {
 		d.Baseline = p.reaches(req)
 		if d.Baseline {
 			d.Effect, d.Reason = Allow, "The protocol's baseline is open to you on this server."
-			d.Credential = p.servers[req.Server].Credential
+			if !req.FromServer {
+				d.Credential = p.servers[req.Server].Credential
+			}
 		} else {
 			d.Reason = fmt.Sprintf("No rule lets you use server %q.", req.Server)
 		}
