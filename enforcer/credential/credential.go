@@ -43,10 +43,10 @@ import (
 // What a caller can tell its own caller. All are wrapped with what was asked
 // of Vault, by path.
 var (
-	ErrSealed      = errors.New("Vault is sealed")
-	ErrForbidden   = errors.New("Vault's policy does not allow it")
-	ErrUnavailable = errors.New("Vault did not answer, or asked to come back later")
-	ErrRefused     = errors.New("Vault refused")
+	ErrSealed      = errors.New("the vault is sealed")
+	ErrForbidden   = errors.New("the policy in Vault does not allow it")
+	ErrUnavailable = errors.New("no answer from Vault, or one to come back later")
+	ErrRefused     = errors.New("refused by Vault")
 	ErrNoLease     = errors.New("it has no lease, and would outlive the call: use a dynamic secret")
 	ErrClosed      = errors.New("credentials are shutting down")
 )

@@ -31,6 +31,7 @@ type entry struct {
 	fields    map[string]string
 	renewable bool
 	made      time.Time
+	span      time.Duration // of the lease, as minted
 
 	minted  bool // usable
 	uses    int  // calls in flight
@@ -58,7 +59,7 @@ func (e *entry) until() time.Time {
 // freshUntil leaves a call that starts just before it some time to run.
 func (e *entry) freshUntil() time.Time {
 	until := e.until()
-	return until.Add(-min(until.Sub(e.made)/5, 30*time.Second))
+	return until.Add(-min(until.Sub(e.made)/5, 2*time.Minute))
 }
 
 // mint fills the entry. It does not end with the caller's context: others may
@@ -119,7 +120,8 @@ func (m *Minter) fill(ctx context.Context, e *entry) error {
 	}
 	e.leaseID = secret.LeaseID
 	e.renewable = secret.Renewable
-	e.expires = e.made.Add(time.Duration(secret.LeaseDuration) * time.Second)
+	e.span = time.Duration(secret.LeaseDuration) * time.Second
+	e.expires = e.made.Add(e.span)
 	if err := os.WriteFile(m.leasePath(e), []byte(e.leaseID+"\n"), 0o600); err != nil {
 		return err
 	}
@@ -226,7 +228,7 @@ func (m *Minter) due(e *entry) {
 
 	ctx, cancel := context.WithTimeout(m.life, requestLimit)
 	defer cancel()
-	secret, err := e.token.client.Sys().RenewWithContext(ctx, e.leaseID, int(e.end.Sub(now)/time.Second)+1)
+	secret, err := e.token.client.Sys().RenewWithContext(ctx, e.leaseID, int(e.span/time.Second))
 	m.mu.Lock()
 	if err == nil && secret != nil {
 		e.expires = now.Add(time.Duration(secret.LeaseDuration) * time.Second)
@@ -342,23 +344,17 @@ func (m *Minter) revoke(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	by := m.current()
-	var err error
-	if e.leaseID != "" {
-		err = m.revokeLease(ctx, by.token, e.leaseID)
-	}
-	// The token too, which ends the lease just as well, if not at once: where
-	// only the first is forbidden, that must do.
-	terr := m.revokeAccessor(ctx, by.token, e.token.accessor)
-	switch {
-	case terr != nil:
-		err = errors.Join(err, terr)
-		if errors.Is(terr, ErrForbidden) && !m.alive(ctx, by) {
-			_, rerr := m.replace(ctx, by) // for the next try
-			err = errors.Join(err, rerr)
+	err, terr := m.revokeBoth(ctx, by, e)
+	if errors.Is(terr, ErrForbidden) && !m.alive(ctx, by) {
+		// The run's token was revoked behind our back, or expired while Vault was away.
+		if by, terr = m.replace(ctx, by); terr == nil {
+			err, terr = m.revokeBoth(ctx, by, e)
 		}
-		return err
-	case err != nil && !errors.Is(err, ErrForbidden):
-		return err
+	}
+	// Ending the token ends the lease just as well, if not at once: where only
+	// the lease is forbidden to us, that must do.
+	if terr != nil || err != nil && !errors.Is(err, ErrForbidden) {
+		return errors.Join(err, terr)
 	}
 	if !m.forget(e) || e.leaseID == "" && !e.failed {
 		return nil // told already, or there was nothing to tell of
@@ -370,6 +366,13 @@ func (m *Minter) revoke(ctx context.Context, e *entry) error {
 		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", rerr)
 	}
 	return nil
+}
+
+func (m *Minter) revokeBoth(ctx context.Context, by *run, e *entry) (lease, token error) {
+	if e.leaseID != "" {
+		lease = m.revokeLease(ctx, by.token, e.leaseID)
+	}
+	return lease, m.revokeAccessor(ctx, by.token, e.token.accessor)
 }
 
 // forget drops an entry that holds nothing any more. Its values stay masked
