@@ -83,7 +83,7 @@ func rawPeer(kind string) {
 		}
 	}
 	if kind == "grandchild" || kind == "deaf" {
-		select {}
+		forever()
 	}
 	fmt.Fprintln(os.Stderr, "peer starts")
 	in := bufio.NewReader(os.Stdin)
@@ -92,7 +92,7 @@ func rawPeer(kind string) {
 		line, err := in.ReadBytes('\n')
 		if err != nil {
 			if kind == "stubborn" {
-				select {}
+				forever()
 			}
 			return
 		}
@@ -113,6 +113,9 @@ func rawPeer(kind string) {
 		case m.Method == "notifications/initialized":
 			initialized.Add(1)
 		case m.ID == nil:
+		case m.Method == "":
+			// The client's answer to what we asked: now answer it.
+			fmt.Printf(`{"jsonrpc":"2.0","id":5,"result":{"key":%q}}`+"\n", os.Getenv("KEY"))
 		case m.Method == "initialize":
 			if kind == "refuses" {
 				fmt.Printf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32602,"message":"no"}}`+"\n", m.ID)
@@ -171,6 +174,21 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 			fmt.Fprintln(os.Stderr, err)
 		}
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "listen":
+		const note = `{"jsonrpc":"2.0","method":"notifications/%s","params":{%s}}` + "\n"
+		const about = `"_meta":{"io.modelcontextprotocol/subscriptionId":1}`
+		switch method {
+		case "subscriptions/listen":
+			fmt.Printf(note, "subscriptions/acknowledged", about)
+		case "change":
+			fmt.Printf(note+note, "tools/list_changed", about, "message", `"level":"info"`)
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+		case "end":
+			fmt.Printf(note, "cancelled", `"requestId":1`)
+			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+		}
+	case "asks":
+		fmt.Printf(`{"jsonrpc":"2.0","id":1,"method":"roots/list"}` + "\n")
 	case "stderr":
 		fmt.Fprintf(os.Stderr, "one\r\n%s\ntwo\n", strings.Repeat("x", 100<<10))
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
@@ -190,9 +208,19 @@ func keeper() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	u := Stdio(StdioConfig{Command: []string{self}, Env: []string{"PEER=hang", "PEER_SOCKET=" + os.Getenv("CHILD_SOCKET")}})
+	u := Stdio(StdioConfig{Command: []string{self}, Env: []string{"PEER=deaf", "PEER_SOCKET=" + os.Getenv("CHILD_SOCKET")}})
 	if _, err := u.Send(context.Background(), request(`{"jsonrpc":"2.0","id":1,"method":"x","params":{`+modernMeta+`}}`)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}
-	select {}
+	forever()
+}
+
+// forever blocks. An empty select alone would be a deadlock to the runtime,
+// and the process would end by itself.
+func forever() {
+	r, w, err := os.Pipe()
+	if err == nil {
+		_, err = r.Read(make([]byte, 1))
+	}
+	fmt.Fprintln(os.Stderr, err, w)
 }

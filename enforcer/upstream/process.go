@@ -176,7 +176,7 @@ func (p *process) read(stdout *os.File) {
 		line, err := readLine(r, max)
 		switch {
 		case errors.Is(err, errLongLine):
-			p.end(fmt.Errorf("%w: it wrote a line of more than %d bytes", ErrTooLarge, max))
+			p.kill(fmt.Errorf("%w: it wrote a line of more than %d bytes", ErrTooLarge, max))
 			return
 		case err != nil:
 			// It closed its output, or is gone: either way it says no more. How
@@ -188,7 +188,7 @@ func (p *process) read(stdout *os.File) {
 		}
 		m, err := wire.Parse(line, wire.Limits{Bytes: max})
 		if err != nil {
-			p.end(fmt.Errorf("%w: it wrote something to its standard output that is not one strict JSON-RPC message: %w", ErrNotMCP, err))
+			p.kill(fmt.Errorf("%w: it wrote something to its standard output that is not one strict JSON-RPC message: %w", ErrNotMCP, err))
 			return
 		}
 		p.owner.route(p, m)
@@ -336,6 +336,12 @@ func (p *process) end(cause error) {
 			}
 		}()
 	})
+}
+
+// kill ends a process that broke the protocol: nothing it says is awaited.
+func (p *process) kill(cause error) {
+	p.end(cause)
+	p.signal(syscall.SIGKILL)
 }
 
 func (p *process) why() error {

@@ -441,6 +441,59 @@ func TestStdioStreams(t *testing.T) {
 	}
 }
 
+// A subscription gets what names it and nothing else; the server ends it with
+// a notification, having no stream to close.
+func TestStdioSubscription(t *testing.T) {
+	u := open(t, "listen")
+	stream, err := u.Send(t.Context(), modern(1, "subscriptions/listen"))
+	if err != nil || !stream.Stream() {
+		t.Fatalf("%+v, %v", stream, err)
+	}
+	change, err := u.Send(t.Context(), modern(2, "change"))
+	if err != nil || !change.Stream() {
+		t.Fatalf("%+v, %v", change, err)
+	}
+	if e, err := change.Next(); err != nil || !strings.Contains(string(e.Data), "notifications/message") {
+		t.Errorf("the call got %s, %v", e.Data, err)
+	}
+	if _, err := answer(t, u, modern(3, "end")); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"acknowledged", "tools/list_changed", "cancelled"} {
+		if e, err := stream.Next(); err != nil || !strings.Contains(string(e.Data), want) {
+			t.Errorf("the subscription got %s, %v; want %s", e.Data, err, want)
+		}
+	}
+	if e, err := stream.Next(); err != io.EOF {
+		t.Errorf("after its end: %s, %v", e.Data, err)
+	}
+}
+
+// Two processes of one session ask the client with the same id. Only one may
+// wait for the answer, and the answer goes to that one.
+func TestStdioServersAskAlike(t *testing.T) {
+	u := open(t, "asks")
+	session := initialize(t, u, "k1")
+	call := `{"jsonrpc":"2.0","id":5,"method":"x"}`
+	first, err := u.Send(t.Context(), legacy(session, "k1", call))
+	if err != nil || !first.Stream() {
+		t.Fatalf("%+v, %v", first, err)
+	}
+	// The second process is told no, which it takes for an answer.
+	if got, err := answer(t, u, legacy(session, "k2", call)); err != nil || !strings.Contains(got, `"key":"k2"`) {
+		t.Errorf("the second: %s, %v", got, err)
+	}
+	reply, err := u.Send(t.Context(), legacy(session, "", `{"jsonrpc":"2.0","id":1,"result":{"roots":[]}}`))
+	if err != nil || reply.Status != http.StatusAccepted {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	for _, want := range []string{"roots/list", `"key":"k1"`} {
+		if e, err := first.Next(); err != nil || !strings.Contains(string(e.Data), want) {
+			t.Errorf("the first: %s, %v; want %s", e.Data, err, want)
+		}
+	}
+}
+
 // A modern server may not ask the client: it is told so, and the call fails by
 // its own bound, not by ours to answer for the client.
 func TestStdioModernServerMayNotAsk(t *testing.T) {

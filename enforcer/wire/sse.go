@@ -97,7 +97,7 @@ func (r *EventReader) line() (end int, blank bool) {
 			}
 		}
 	}
-	i := bytes.IndexAny(r.buf[max(from, r.look):], "\r\n")
+	i := lineEnd(r.buf[max(from, r.look):])
 	if i < 0 {
 		r.look = len(r.buf)
 		return -1, false
@@ -121,9 +121,11 @@ func (r *EventReader) line() (end int, blank bool) {
 
 var bom = []byte("\xef\xbb\xbf")
 
+// fill reads once. Events keep the buffer that they were read into, so what is
+// full is replaced, never written over.
 func (r *EventReader) fill() {
 	if cap(r.buf)-len(r.buf) < 4096 {
-		grown := make([]byte, len(r.buf), max(8192, 2*cap(r.buf)))
+		grown := make([]byte, len(r.buf), max(8192, 2*len(r.buf)))
 		copy(grown, r.buf)
 		r.buf = grown
 	}
@@ -132,20 +134,24 @@ func (r *EventReader) fill() {
 	r.err = err
 }
 
-// take hands out buf[:end] as an event with bytes of its own.
+// take hands out buf[:end] as an event.
 func (r *EventReader) take(end int) Event {
-	e := Event{Raw: bytes.Clone(r.buf[:end])}
-	r.buf = r.buf[:copy(r.buf, r.buf[end:])]
+	e := Event{Raw: r.buf[:end:end]}
+	r.buf = r.buf[end:]
 	r.at, r.look = 0, 0
 	e.first = !r.opened
 	parts := 0
 	eachLine(e.Raw, e.first, func(l line) {
 		switch string(l.field) {
 		case "data":
-			if parts++; parts == 1 {
+			switch parts++; parts {
+			case 1:
 				e.Data = l.value
-			} else {
-				e.Data = append(append(e.Data[:len(e.Data):len(e.Data)], '\n'), l.value...)
+			case 2: // from here on in a place of its own
+				e.Data = append(make([]byte, 0, len(e.Raw)), e.Data...)
+				fallthrough
+			default:
+				e.Data = append(append(e.Data, '\n'), l.value...)
 			}
 			e.HasData = true
 		case "id":

@@ -139,6 +139,44 @@ func TestWithData(t *testing.T) {
 	}
 }
 
+// Work grows with the stream, not with its square: a hostile server sends
+// events of one byte, or data of a million lines.
+func TestEventsOfOneByte(t *testing.T) {
+	const n = 1 << 20
+	for _, in := range []string{
+		"data: " + strings.Repeat("x", n) + "\n\n" + strings.Repeat("\n", n),
+		strings.Repeat("data\r", n/5) + "\r" + strings.Repeat("\r", n),
+	} {
+		events := NewEventReader(strings.NewReader(in), 2*n)
+		total := 0
+		for {
+			e, err := events.Next()
+			if err == io.EOF {
+				break
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			total += len(e.Raw)
+		}
+		if total != len(in) {
+			t.Errorf("%d bytes of %d came out", total, len(in))
+		}
+	}
+}
+
+func BenchmarkEvent10KB(b *testing.B) {
+	event := MessageEvent([]byte(`{"jsonrpc":"2.0","id":1,"result":{"text":"` + strings.Repeat("x", 10_000) + `"}}`))
+	b.SetBytes(int64(len(event)))
+	b.ReportAllocs()
+	for b.Loop() {
+		e, err := NewEventReader(bytes.NewReader(event), 0).Next()
+		if err != nil || !e.HasData {
+			b.Fatal(err)
+		}
+	}
+}
+
 func FuzzEvents(f *testing.F) {
 	for _, seed := range []string{
 		"data: a\n\n", "id: 1\r\ndata: {\r\ndata: }\r\n\r\n", ": c\r\rdata: x\r\r\n\n", "\xef\xbb\xbfdata\n\n", "data: a\n\r\n\r",

@@ -108,7 +108,7 @@ type line struct {
 func eachLine(b []byte, first bool, visit func(line)) {
 	for len(b) > 0 {
 		l := line{raw: b}
-		if i := bytes.IndexAny(b, "\r\n"); i >= 0 {
+		if i := lineEnd(b); i >= 0 {
 			n := i + 1
 			if b[i] == '\r' && n < len(b) && b[n] == '\n' {
 				n++
@@ -138,11 +138,31 @@ func eachLine(b []byte, first bool, visit func(line)) {
 	}
 }
 
+// lineEnd finds the first CR or LF. It looks at a window at a time: searching
+// for one of them in all that is left would be quadratic where there is only
+// the other, and searching for both at once is slow.
+func lineEnd(b []byte) int {
+	const window = 512
+	for at := 0; at < len(b); at += window {
+		w := b[at:min(at+window, len(b))]
+		if i := bytes.IndexByte(w, '\n'); i >= 0 {
+			w = w[:i+1]
+		}
+		if i := bytes.IndexByte(w, '\r'); i >= 0 {
+			return at + i
+		}
+		if w[len(w)-1] == '\n' {
+			return at + len(w) - 1
+		}
+	}
+	return -1
+}
+
 // splitLines cuts at LF, CRLF and CR.
 func splitLines(data []byte) [][]byte {
 	var parts [][]byte
 	for {
-		i := bytes.IndexAny(data, "\r\n")
+		i := lineEnd(data)
 		if i < 0 {
 			return append(parts, data)
 		}
