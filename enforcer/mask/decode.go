@@ -15,38 +15,47 @@ type layer struct {
 	steps []step
 }
 
-// step says that from text[at:] on, bytes stand for src[from:]: one for one
-// if plain, all of them together for src[from:to] if not.
-type step struct {
-	at, from, to int
-	plain        bool
+// step says that from text[at] on, each byte stands for width bytes of the
+// source, the first for those at from. A negative width: all bytes of the step
+// together stand for -width bytes. Runs of like escapes share a step, and so
+// hostile input cannot make the way back larger than itself by much.
+type step struct{ at, from, width int32 }
+
+// add notes that what is appended to text next stands for width bytes at from.
+func (l *layer) add(from, width int) {
+	s := step{int32(len(l.text)), int32(from), int32(width)}
+	if n := len(l.steps) - 1; n >= 0 && width > 0 {
+		if o := l.steps[n]; o.width == s.width && o.from+(s.at-o.at)*o.width == s.from {
+			return
+		}
+	}
+	l.steps = append(l.steps, s)
 }
 
 func (l *layer) plain(from int, b []byte) {
-	l.steps = append(l.steps, step{len(l.text), from, from + len(b), true})
+	l.add(from, 1)
 	l.text = append(l.text, b...)
 }
 
 // back maps text[start:end] to the source.
 func (l *layer) back(start, end int) (int, int) {
-	s := l.at(start)
-	e := l.at(end - 1)
-	from, to := s.from, e.to
-	if s.plain {
-		from += start - s.at
+	s, e := l.at(start), l.at(end-1)
+	from, to := s.from, e.from-e.width
+	if s.width > 0 {
+		from += (int32(start) - s.at) * s.width
 	}
-	if e.plain {
-		to = e.from + end - e.at
+	if e.width > 0 {
+		to = e.from + (int32(end)-e.at)*e.width
 	}
-	return from, to
+	return int(from), int(to)
 }
 
 func (l *layer) at(pos int) step {
-	i, found := slices.BinarySearchFunc(l.steps, pos, func(s step, pos int) int { return s.at - pos })
+	i, found := slices.BinarySearchFunc(l.steps, pos, func(s step, pos int) int { return int(s.at) - pos })
 	if !found {
 		i--
 	}
-	for i+1 < len(l.steps) && l.steps[i+1].at == pos { // steps without text come first
+	for i+1 < len(l.steps) && int(l.steps[i+1].at) == pos { // steps without text come first
 		i++
 	}
 	return l.steps[i]
@@ -106,7 +115,11 @@ func (u unescaper) take(buf []byte, cuts []int, over bool) (l *layer, straddled 
 			i++
 			continue
 		}
-		l.steps = append(l.steps, step{len(l.text), i, i + n, false})
+		if len(out) == len(l.text)+1 {
+			l.add(i, n)
+		} else {
+			l.add(i, -n)
+		}
 		l.text = out
 		i += n
 		plain, any = i, true
@@ -271,9 +284,15 @@ func base64Run(buf []byte, i, low, high int) (start, end int, wrapped bool) {
 		}
 		indent = c == '\n' || indent && (c == ' ' || c == '\t')
 	}
-	const white = "\r\n\t "
-	end = start + len(bytes.TrimRight(buf[start:end], white))
-	start = end - len(bytes.TrimLeft(buf[start:end], white))
+	if end-start < minRun {
+		return start, end, false
+	}
+	for end > start && unbase64[buf[end-1]] > 63 { // what a break and indentation left
+		end--
+	}
+	for start < end && unbase64[buf[start]] > 63 {
+		start++
+	}
 	wrapped = bytes.IndexByte(buf[start:end], '\n') >= 0
 	for k := 0; k < 2 && end < high && end > start && buf[end] == '='; k++ {
 		end++
@@ -283,7 +302,7 @@ func base64Run(buf []byte, i, low, high int) (start, end int, wrapped bool) {
 
 func (l *layer) decodeRun(buf []byte, from, end, start int) {
 	l.cuts = append(l.cuts, len(l.text))
-	l.steps = append(l.steps, step{len(l.text), start, end, false})
+	l.add(start, start-end)
 	bits, n := uint32(0), 0
 	for _, c := range buf[from:end] {
 		v := unbase64[c]
@@ -316,6 +335,6 @@ func (l *layer) unwrap(buf []byte, start, end int) {
 			l.plain(from, buf[from:i])
 		}
 	}
-	l.steps = append(l.steps, step{len(l.text), end, end, false})
+	l.add(end-1, -1)
 	l.text = append(l.text, separator...)
 }

@@ -28,7 +28,7 @@ func probeHash(g uint32) uint32 { return (g * 0x9E3779B1) >> (32 - probeBits) }
 func newDetectorSet(disable []string) *detectorSet {
 	ds := &detectorSet{causes: make([]cause, len(detectors))}
 	for i, d := range detectors {
-		ds.causes[i] = cause{detector: d.name}
+		ds.causes[i] = causeOf(d.name, "")
 		if slices.Contains(disable, d.name) {
 			continue
 		}

@@ -37,7 +37,7 @@ var (
 // Errors of Message. The caller blocks the message on any of them.
 var (
 	ErrNotJSON  = errors.New("mask: not one JSON value in valid UTF-8")
-	ErrTooLarge = errors.New("mask: message is larger than the limit")
+	ErrTooLarge = errors.New("mask: message is larger than the limit, in bytes or in strings")
 	ErrBudget   = errors.New("mask: out of time")
 	ErrRemains  = errors.New("mask: a known value is still there after masking")
 	ErrPanic    = errors.New("mask: internal error")
@@ -49,7 +49,7 @@ type Options struct {
 	Now        func() time.Time // default time.Now
 	Disable    []string         // detectors that are off; known values cannot be
 	Keys       []string         // object keys whose strings and numbers are always masked, in any case
-	MaxMessage int              // bytes that Message and Text accept; default 16 MiB
+	MaxMessage int              // bytes that Message and Text accept; default 16 MiB, at most 256
 	Budget     time.Duration    // time that one Message or Text may take; default 2 s
 }
 
@@ -87,7 +87,7 @@ type secret struct {
 // rules are what policy says about masking.
 type rules struct {
 	detectors *detectorSet
-	keys      map[string]string // lower case to name as configured
+	keys      map[string]*cause // by name in lower case
 }
 
 const maxValue = 64 << 10
@@ -107,6 +107,7 @@ func New(o Options) *Mask {
 	if m.maxMessage == 0 {
 		m.maxMessage = 16 << 20
 	}
+	m.maxMessage = min(m.maxMessage, 256<<20) // offsets are 32 bits wide
 	if m.budget == 0 {
 		m.budget = 2 * time.Second
 	}
@@ -118,9 +119,10 @@ func New(o Options) *Mask {
 // Configure replaces what policy says: detectors to switch off, and keys whose
 // values are always masked. Messages under way finish under the old rules.
 func (m *Mask) Configure(disable, keys []string) {
-	r := &rules{detectors: newDetectorSet(disable), keys: map[string]string{}}
+	r := &rules{detectors: newDetectorSet(disable), keys: map[string]*cause{}}
 	for _, k := range keys {
-		r.keys[strings.ToLower(k)] = k
+		c := causeOf("key", cleanLabel(k))
+		r.keys[strings.ToLower(k)] = &c
 	}
 	m.rules.Store(r)
 }
@@ -256,20 +258,26 @@ func (m *Mask) catchUp() {
 }
 
 func newSecret(label, value string) *secret {
-	return &secret{cause: cause{known, cleanLabel(label, value)}, forms: wireForms(value)}
+	label = cleanLabel(label)
+	if strings.Contains(label, value) {
+		label = "secret" // or the mask would tell what it hides
+	}
+	return &secret{cause: causeOf(known, label), forms: wireForms(value)}
 }
 
-// cleanLabel keeps a label from breaking the text it is put in, and from
-// giving away the value.
-func cleanLabel(label, value string) string {
+// cleanLabel keeps a label from breaking the text it is put in.
+func cleanLabel(label string) string {
 	label = strings.Map(func(r rune) rune {
 		if r < 0x80 && (isAlnum(byte(r)) || strings.ContainsRune("-_./: ", r)) {
 			return r
 		}
 		return '_'
 	}, label)
-	if label == "" || len(label) > 100 || strings.Contains(label, value) {
+	switch {
+	case label == "":
 		return "secret"
+	case len(label) > 100:
+		return label[:100]
 	}
 	return label
 }

@@ -51,7 +51,9 @@ func clean(t testing.TB, out []byte, value string) {
 		}
 	}
 	var v any
-	if err := json.Unmarshal(out, &v); err != nil {
+	d := json.NewDecoder(bytes.NewReader(out))
+	d.UseNumber()
+	if err := d.Decode(&v); err != nil {
 		t.Error(err)
 	}
 	walk(v)
@@ -215,6 +217,13 @@ func TestBlocked(t *testing.T) {
 	}
 }
 
+func TestTooManyStringsAreBlocked(t *testing.T) {
+	msg := []byte("[" + strings.Repeat(`"",`, maxTokens) + `""]`)
+	if out, _, err := New(Options{}).Message(msg); !errors.Is(err, ErrTooLarge) || out != nil {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestOutOfTimeIsBlocked(t *testing.T) {
 	now := time.Unix(0, 0)
 	m := New(Options{Budget: time.Second, Now: func() time.Time { now = now.Add(2 * time.Second); return now }})
@@ -284,5 +293,22 @@ func TestMaskedKeysStayDistinct(t *testing.T) {
 	var v map[string]int
 	if err != nil || json.Unmarshal(out, &v) != nil || len(v) != 2 {
 		t.Errorf("%s %v", out, err)
+	}
+}
+
+func TestLabels(t *testing.T) {
+	for label, want := range map[string]string{
+		"":                      "[masked: secret]",
+		"pg s3cret-pa55word":    "[masked: secret]",
+		"a\"]\n{é":              "[masked: a_____]",
+		"customers-ro.password": "[masked: customers-ro.password]",
+	} {
+		m := New(Options{})
+		if _, err := m.Add(label, "s3cret-pa55word"); err != nil {
+			t.Fatal(err)
+		}
+		if out, _, err := m.Message([]byte(`"s3cret-pa55word"`)); err != nil || string(out) != `"`+want+`"` {
+			t.Errorf("%q: %s %v", label, out, err)
+		}
 	}
 }

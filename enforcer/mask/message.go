@@ -49,6 +49,8 @@ func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
 	switch {
 	case s.clock.late:
 		return nil, Report{}, ErrBudget
+	case !ok && len(d.tokens) >= maxTokens:
+		return nil, Report{}, ErrTooLarge
 	case !ok:
 		return nil, Report{}, ErrNotJSON
 	}
@@ -249,7 +251,7 @@ func (d *document) step(name, index int32, spans []span) string {
 		return "[" + strconv.Itoa(int(index)) + "]"
 	}
 	if i, ok := slices.BinarySearchFunc(spans, int(name), func(p span, t int) int { return p.token - t }); ok {
-		return spans[i].cause.text()
+		return spans[i].cause.text
 	}
 	text := string(d.text(int(name)))
 	if len(text) > 64 {

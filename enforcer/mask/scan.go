@@ -3,15 +3,16 @@ package mask
 import "slices"
 
 // cause is what found something, and the name it goes by in the text.
-type cause struct{ detector, label string }
+type cause struct{ detector, label, text string }
 
 const known = "known"
 
-func (c *cause) text() string {
-	if c.label != "" {
-		return "[masked: " + c.label + "]"
+func causeOf(detector, label string) cause {
+	name := label
+	if name == "" {
+		name = detector
 	}
-	return "[masked: " + c.detector + "]"
+	return cause{detector, label, "[masked: " + name + "]"}
 }
 
 // finding says that buf[start:end] must go.
@@ -38,11 +39,17 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 	if len(buf) < minNeedle {
 		return found
 	}
+	first := len(found) // what is before has the offsets of another layer
 	s.matches = s.index.scan(buf, &s.clock, s.matches[:0])
 	for _, m := range s.matches {
 		f := finding{m.start, m.end, &m.needle.secret.cause}
 		if m.needle.b64 {
 			f.start, f.end = wholeRun(buf, cuts, f.start, f.end)
+		}
+		// Many hits of one value, one in the other, are one.
+		if n := len(found) - 1; n >= first && found[n].cause == f.cause && found[n].start <= f.start && f.start < found[n].end {
+			found[n].end = max(found[n].end, f.end)
+			continue
 		}
 		found = append(found, f)
 	}
@@ -137,7 +144,7 @@ func (s *search) document(d *document, raw []byte, nested int) ([]span, bool) {
 		spans[i] = d.whole(spans[i])
 		if t := &d.tokens[spans[i].token]; t.kind == number {
 			spans[i].start, spans[i].end = 0, t.size
-			spans[i].with = `"` + spans[i].cause.text() + `"`
+			spans[i].with = `"` + spans[i].cause.text + `"`
 		}
 	}
 	return merge(spans), true
@@ -146,12 +153,12 @@ func (s *search) document(d *document, raw []byte, nested int) ([]span, bool) {
 // token looks at what concerns one token alone: key rules, JSON in its text.
 func (s *search) token(d *document, i, nested int, spans []span) []span {
 	t := &d.tokens[i]
-	if t.rule != "" && t.kind != key && !s.knownOnly && t.size > 0 {
-		c := &cause{"key", t.rule}
-		if string(d.text(i)) == c.text() {
+	if t.rule != nil && t.kind != key && !s.knownOnly && t.size > 0 {
+		c := t.rule
+		if string(d.text(i)) == c.text {
 			return spans
 		}
-		return append(spans, span{token: i, end: t.size, with: c.text(), cause: c})
+		return append(spans, span{token: i, end: t.size, with: c.text, cause: c})
 	}
 	if t.kind != value || nested >= maxNested || t.size < 2 {
 		return spans
@@ -216,7 +223,7 @@ func (s *search) spread(b *buffer, seams bool, spans []span) []span {
 			from := max(f.start, b.cuts[i]) - b.cuts[i]
 			to := min(f.end, end) - b.cuts[i]
 			spans = append(spans, span{token: int(p.token), start: from + int(p.from),
-				end: to + int(p.from), with: f.cause.text(), cause: f.cause})
+				end: to + int(p.from), with: f.cause.text, cause: f.cause})
 		}
 	}
 	return spans

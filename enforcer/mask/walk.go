@@ -42,7 +42,7 @@ type token struct {
 	name       int32  // token of its key; or
 	index      int32  // its place in an array
 	group      uint64 // hash of its last name: key or array index
-	rule       string // the key rule it is under
+	rule       *cause // the key rule it is under
 }
 
 // node is an object or an array.
@@ -76,6 +76,9 @@ func (b *buffer) separate() {
 
 func (b *buffer) reset() { b.text, b.cuts, b.pieces = b.text[:0], b.cuts[:0], b.pieces[:0] }
 
+// maxTokens bounds the memory that a message of many tiny strings takes.
+const maxTokens = 1 << 20
+
 // maxDepth bounds the nesting of arrays and objects.
 const maxDepth = 512
 
@@ -97,7 +100,7 @@ func (d *document) read(raw []byte, r *rules) bool {
 type place struct {
 	in, name, index int32
 	group           uint64
-	rule            string
+	rule            *cause
 }
 
 func (d *document) space(i int) int {
@@ -159,7 +162,7 @@ func (d *document) object(i, depth int, p place) (int, bool) {
 		}
 		text := d.text(name)
 		q := place{in: in, name: int32(name), group: maphash.Bytes(groupSeed, text), rule: p.rule}
-		if q.rule == "" && len(d.rules.keys) > 0 {
+		if q.rule == nil && len(d.rules.keys) > 0 {
 			q.rule = d.rules.keys[strings.ToLower(string(text))]
 		}
 		if i, ok = d.value(d.space(i+1), depth+1, q); !ok {
@@ -225,6 +228,9 @@ func (d *document) text(tok int) []byte {
 }
 
 func (d *document) string(i int, k kind, p place) (int, bool) {
+	if len(d.tokens) >= maxTokens {
+		return i, false
+	}
 	start := i + 1
 	end, escaped := start, false
 	for {
@@ -284,8 +290,11 @@ func (d *document) number(i int, p place) (int, bool) {
 			return i, false
 		}
 	}
-	if i-start < minNeedle && p.rule == "" {
+	if i-start < minNeedle && p.rule == nil {
 		return i, true // too short to hold a known value
+	}
+	if len(d.tokens) >= maxTokens {
+		return i, false
 	}
 	tok := len(d.tokens)
 	t := d.token(start, i, number, false, p)
