@@ -93,7 +93,7 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	c := &clock{now: time.Date(2026, 3, 1, 14, 0, 0, 0, time.UTC)}
-	s, err := slack.New(slack.Options{Now: c.Now,
+	s, err := slack.New(slack.Options{Now: c.Now, Patience: time.Minute, // a loaded machine is no failure
 		Channels: []slack.Channel{{ID: channel, Name: "db-approvals"}, {ID: "C0SEC", Name: "security"}},
 		Users: []slack.User{{ID: "U0ALICE", Name: "alice"}, {ID: "U0BOB", Name: "bob"}, {ID: "U0CAROL", Name: "carol"},
 			{ID: "U0ERIN", Name: "erin"}, {ID: "U0EVE", Name: "eve"}, {ID: "U0GUEST", Name: "guest", Team: "T0OTHER"}}})

@@ -199,10 +199,10 @@ func (b *Bot) place(ctx context.Context, p place, sure *bool) error {
 	if a.State != approval.Pending {
 		return nil
 	}
-	return b.post(ctx, a, p, set, policy, sure)
+	return b.post(ctx, p, set, policy, sure)
 }
 
-func (b *Bot) post(ctx context.Context, a approval.Approval, p place, set rules.ApproverSet, policy *rules.Policy, sure *bool) error {
+func (b *Bot) post(ctx context.Context, p place, set rules.ApproverSet, policy *rules.Policy, sure *bool) error {
 	if err := b.lane(ctx, set.Channel, pace); err != nil {
 		return err
 	}
