@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"countersign/fixtures/githost"
+
+	"github.com/go-git/go-git/v5/plumbing"
 )
 
 var noon = time.Date(2026, 3, 4, 12, 0, 0, 0, time.UTC)
@@ -138,6 +140,10 @@ func TestCompareAndSwap(t *testing.T) {
 	}
 	if tip, ok, err := r.Tip("b"); tip != c2 || !ok || err != nil {
 		t.Errorf("tip %s %v %v", tip, ok, err)
+	}
+	// The same, between our first look and the lock.
+	if err := r.move("refs/heads/b", plumbing.NewHash(c1), plumbing.NewHash(c1)); !errors.Is(err, ErrMoved) {
+		t.Errorf("moved before the lock was taken: %v", err)
 	}
 	// Another writer holds the lock right now.
 	lock := filepath.Join(dir, "refs/heads/b.lock")
