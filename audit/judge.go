@@ -20,7 +20,7 @@ type judgment struct {
 	lines  [][]byte    // as found
 	stored []tlog.Hash // leaf hashes found beside them
 	signed Checkpoint  // what they must lead to
-	when   time.Time   // it was signed
+	when   time.Time   // it was signed; zero if nobody trustworthy says
 	last   time.Time   // of the entry before
 	month  string      // of the entries; empty: any
 
@@ -38,12 +38,12 @@ type judgment struct {
 // too, and the first line that contradicts itself or its hash is named, if one
 // does; otherwise only the batch.
 func (j *judgment) judge() (int64, string) {
-	tree := "the tree signed at " + clock(j.when)
 	leaves := make([]tlog.Hash, len(j.lines))
 	for i, l := range j.lines {
 		leaves[i] = tlog.RecordHash(l)
 	}
 	first := j.base.size
+	tree := j.tree(leaves)
 	j.after = j.base.with(leaves)
 	if len(leaves) > 0 && j.after.size == j.signed.Size && j.after.root() == j.signed.Root {
 		if seq, text := j.read(); text != "" {
@@ -75,13 +75,30 @@ func (j *judgment) judge() (int64, string) {
 		return int64(seq), fmt.Sprintf("entry %d does not match its leaf hash, and neither leads to %s", seq, tree)
 	}
 	if j.after.size != j.signed.Size { // nothing contradicts itself: lines and signature are of different commits
-		return -1, fmt.Sprintf("the tree signed at %s has %d entries, and here are %d: commits were left out, joined or exchanged", clock(j.when), j.signed.Size, j.after.size)
+		return -1, fmt.Sprintf("%s has %d entries, and here are %d: commits were left out, joined or exchanged", tree, j.signed.Size, j.after.size)
 	}
 	if len(leaves) == 1 {
 		return int64(first), fmt.Sprintf("entry %d does not match %s", first, tree)
 	}
 	return -1, fmt.Sprintf("entries %d to %d do not match %s; the leaf hashes beside them were changed as well, so which one cannot be told",
 		first, first+uint64(len(leaves))-1, tree)
+}
+
+// tree names the signed tree for a person. A checkpoint carries no time; its
+// commit does, if the commit's signature holds. Without, the last entry tells,
+// if it is one of those signed.
+func (j *judgment) tree(leaves []tlog.Hash) string {
+	if !j.when.IsZero() {
+		return "the tree signed at " + clock(j.when)
+	}
+	if a, b := len(leaves), len(j.stored); a > 0 && b > 0 && leaves[a-1] == j.stored[b-1] {
+		if proven := j.base.with(j.stored); proven.size == j.signed.Size && proven.root() == j.signed.Root {
+			if e, err := Decode(j.lines[a-1]); err == nil {
+				return "the tree signed after " + clock(e.Time)
+			}
+		}
+	}
+	return fmt.Sprintf("the signed tree of %d entries", j.signed.Size)
 }
 
 // read decodes the lines.
@@ -214,9 +231,6 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 		}
 		j.stored = append(j.stored, splitHashes(h)...)
 	}
-	if e, err := Decode(lastLine(j.lines)); err == nil {
-		j.when = e.Time
-	}
 	if report != nil {
 		for _, l := range report.Logs {
 			if l.Checkpoint == cp {
@@ -238,11 +252,4 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 		return bad(-1, fmt.Sprintf("%q is no part of the record", stray)), nil
 	}
 	return nil, nil
-}
-
-func lastLine(lines [][]byte) []byte {
-	if len(lines) == 0 {
-		return nil
-	}
-	return lines[len(lines)-1]
 }

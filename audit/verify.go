@@ -326,7 +326,10 @@ func (v *verification) commit(l *logState, at Problem, c Commit, parentTree, mon
 			return
 		} // a claim, still good enough to point at an entry
 	}
-	j := judgment{base: base, lines: trimLines(lines), stored: splitHashes(hashes), signed: cp, when: c.When, last: l.last, month: month}
+	j := judgment{base: base, lines: trimLines(lines), stored: splitHashes(hashes), signed: cp, last: l.last, month: month}
+	if sigErr == nil {
+		j.when = c.When
+	}
 	if entry, text := j.judge(); text != "" {
 		bad(entry, "%s", text)
 		return
@@ -415,29 +418,31 @@ func (v *verification) overwritten(l *logState, d changes) (Problem, bool) {
 		}
 		return strings.Compare(a, b)
 	})
-	for _, p := range paths {
-		when, known := l.written[p]
-		now, there := d.latest[p]
-		if !known || !there {
-			return Problem{Entry: -1, Text: fmt.Sprintf("it changes or removes %q, which an earlier commit wrote", p)}, true
-		}
-		was, err1 := v.repo.Blob(d.gone[p])
-		is, err2 := v.repo.Blob(now)
-		if err1 != nil || err2 != nil {
-			return Problem{Entry: -1, Text: fmt.Sprintf("it changes %q, which an earlier commit wrote", p)}, true
-		}
-		a, b := bytes.Split(was, []byte("\n")), bytes.Split(is, []byte("\n"))
-		i := 0
-		for i < len(a)-1 && i < len(b) && bytes.Equal(a[i], b[i]) {
-			i++
-		}
-		e, err := Decode(a[min(i, len(a)-2)])
-		if err != nil {
-			return Problem{Entry: -1, Text: fmt.Sprintf("it changes %q, which an earlier commit wrote", p)}, true
-		}
-		return Problem{Entry: int64(e.Seq), Text: fmt.Sprintf("entry %d does not match the tree signed at %s: a later commit changed it", e.Seq, clock(when))}, true
+	if len(paths) == 0 {
+		return Problem{}, false
 	}
-	return Problem{}, false
+	p := paths[0]
+	found := Problem{Entry: -1, Text: fmt.Sprintf("it changes or removes %q, which an earlier commit wrote", p)}
+	when, known := l.written[p]
+	now, there := d.latest[p]
+	if !known || !there {
+		return found, true
+	}
+	was, err1 := v.repo.Blob(d.gone[p])
+	is, err2 := v.repo.Blob(now)
+	if err1 != nil || err2 != nil {
+		return found, true
+	}
+	a, b := bytes.Split(was, []byte("\n")), bytes.Split(is, []byte("\n"))
+	i := 0
+	for i < len(a)-2 && i < len(b) && bytes.Equal(a[i], b[i]) {
+		i++
+	}
+	if e, err := Decode(a[i]); err == nil {
+		found.Entry = int64(e.Seq)
+		found.Text = fmt.Sprintf("entry %d does not match the tree signed at %s: a later commit changed it", e.Seq, clock(when))
+	}
+	return found, true
 }
 
 func (v *verification) blob(in map[string]string, path string) ([]byte, error) {
