@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -227,13 +228,12 @@ func TestHTTPStatuses(t *testing.T) {
 	}
 }
 
-// A stream comes through as it is, event by event, and may outlast the bound
-// on waiting for an answer.
+// A stream comes through as it is, event by event.
 func TestHTTPStream(t *testing.T) {
 	step := make(chan struct{})
 	ended := make(chan struct{})
 	events := []string{"\xef\xbb\xbfid: 1\r\nretry: 50\r\ndata: \r\n\r\n", ": hello\n\n", "id: 2\ndata: {\ndata: }\n\n"}
-	u := against(t, HTTPConfig{Timeout: 100 * time.Millisecond, MaxMessage: 1000}, func(w http.ResponseWriter, r *http.Request) {
+	u := against(t, HTTPConfig{MaxMessage: 1000}, func(w http.ResponseWriter, r *http.Request) {
 		defer close(ended)
 		w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
 		for _, e := range events {
@@ -263,6 +263,83 @@ func TestHTTPStream(t *testing.T) {
 	}
 	<-ended
 }
+
+// A stream may outlast by far the bound on waiting for an answer, and a silent
+// server may not: in the time of a bubble, over pipes.
+func TestHTTPTimeIsBoundedOnlyUntilTheAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dial := make(memoryListener, 1)
+		srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if _, err := io.Copy(io.Discard, r.Body); err != nil {
+				t.Error(err)
+			}
+			if r.Header.Get("Mcp-Method") == "silence" {
+				<-r.Context().Done()
+				return
+			}
+			w.Header().Set("Content-Type", "text/event-stream")
+			for i := range 3 {
+				if i > 0 {
+					time.Sleep(time.Hour) // no time passes outside of the bubble
+				}
+				if _, err := io.WriteString(w, "data: x\n\n"); err != nil {
+					t.Error(err)
+				}
+				if err := http.NewResponseController(w).Flush(); err != nil {
+					t.Error(err)
+				}
+			}
+		})}
+		served := make(chan error, 1)
+		go func() { served <- srv.Serve(dial) }()
+		client := &http.Client{Transport: &http.Transport{DisableCompression: true, DialContext: func(context.Context, string, string) (net.Conn, error) {
+			here, there := net.Pipe()
+			dial <- there
+			return here, nil
+		}}}
+		u := HTTP(HTTPConfig{URL: "http://peer/mcp", Timeout: time.Minute, Client: client})
+		reply, err := u.Send(t.Context(), request(ping))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 3 {
+			if _, err := reply.Next(); err != nil {
+				t.Fatalf("the stream ended: %v", err)
+			}
+		}
+		if err := reply.Close(); err != nil {
+			t.Error(err)
+		}
+		silent := request(ping)
+		silent.Header = http.Header{"Mcp-Method": {"silence"}}
+		began := time.Now()
+		if _, err := u.Send(t.Context(), silent); !errors.Is(err, ErrDead) || time.Since(began) != time.Minute {
+			t.Errorf("silence ended after %s: %v", time.Since(began), err)
+		}
+		closeUpstream(t, u)
+		if err := srv.Close(); err != nil {
+			t.Error(err)
+		}
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+}
+
+// memoryListener is a listener whose connections are pipes in memory.
+type memoryListener chan net.Conn
+
+func (p memoryListener) Accept() (net.Conn, error) {
+	c, ok := <-p
+	if !ok {
+		return nil, net.ErrClosed
+	}
+	return c, nil
+}
+
+func (p memoryListener) Close() error { close(p); return nil }
+
+func (p memoryListener) Addr() net.Addr { return &net.UnixAddr{Name: "memory"} }
 
 func TestHTTPEndsCalls(t *testing.T) {
 	for name, tt := range map[string]struct {

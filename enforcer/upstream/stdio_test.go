@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -259,6 +260,7 @@ func waitFor(t *testing.T, u *stdio, ok func() bool) {
 		if done {
 			return
 		}
+		runtime.Gosched()
 	}
 }
 

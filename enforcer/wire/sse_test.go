@@ -142,7 +142,7 @@ func TestWithData(t *testing.T) {
 // Work grows with the stream, not with its square: a hostile server sends
 // events of one byte, or data of a million lines.
 func TestEventsOfOneByte(t *testing.T) {
-	const n = 1 << 20
+	const n = 1 << 18
 	for _, in := range []string{
 		"data: " + strings.Repeat("x", n) + "\n\n" + strings.Repeat("\n", n),
 		strings.Repeat("data\r", n/5) + "\r" + strings.Repeat("\r", n),
