@@ -60,9 +60,10 @@ type Bot struct {
 	Config
 	name  string        // of this process, for its claims
 	slots chan struct{} // bounds interactions being worked on
-	jobs  sync.WaitGroup
+	idle  *sync.Cond    // over mu: no interaction is being worked on
 
 	mu       sync.Mutex
+	jobs     int    // interactions being worked on
 	team     string // from TeamID, or auth.test
 	botID    string
 	authErr  error                       // why Slack does not take our token
@@ -92,8 +93,19 @@ func New(c Config) *Bot {
 	}
 	name := make([]byte, 8)
 	_, _ = rand.Read(name) // crypto/rand.Read never fails
-	return &Bot{Config: c, name: hex.EncodeToString(name), slots: make(chan struct{}, maxJobs), team: c.TeamID,
+	b := &Bot{Config: c, name: hex.EncodeToString(name), slots: make(chan struct{}, maxJobs), team: c.TeamID,
 		cardErrs: map[string]map[string]error{}, tending: map[place]chan struct{}{}, turns: map[string]time.Time{}, closed: map[string]time.Time{}, seen: map[string]time.Time{}}
+	b.idle = sync.NewCond(&b.mu)
+	return b
+}
+
+// drain waits until nothing is being worked on.
+func (b *Bot) drain() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for b.jobs > 0 {
+		b.idle.Wait()
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

@@ -112,12 +112,22 @@ func (b *Bot) accept(raw []byte) bool {
 	default:
 		return false
 	}
-	b.jobs.Go(func() {
-		defer func() { <-b.slots }()
+	b.mu.Lock()
+	b.jobs++
+	b.mu.Unlock()
+	go func() {
+		defer func() {
+			<-b.slots
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if b.jobs--; b.jobs == 0 {
+				b.idle.Broadcast()
+			}
+		}()
 		ctx, cancel := context.WithTimeout(context.Background(), jobLimit)
 		defer cancel()
 		b.interact(ctx, raw)
-	})
+	}()
 	return true
 }
 

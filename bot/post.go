@@ -37,7 +37,7 @@ const metadataType = "countersign_approval"
 func (b *Bot) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var cards sync.WaitGroup
-	defer func() { cancel(); cards.Wait(); b.jobs.Wait() }()
+	defer func() { cancel(); cards.Wait(); b.drain() }()
 
 	cards.Go(func() { b.expire(ctx) })
 	if err := b.introduce(ctx); err != nil {

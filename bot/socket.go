@@ -24,7 +24,7 @@ func (b *Bot) RunSocket(ctx context.Context, appToken string) error {
 	err := client.RunContext(ctx)
 	cancel()
 	hearing.Wait()
-	b.jobs.Wait()
+	b.drain()
 	return err
 }
 

@@ -345,6 +345,79 @@ func TestAskAttaches(t *testing.T) {
 	}
 }
 
+// Asked for again under a newer policy that asks the same, the approval can be
+// voted on again.
+func TestAskedAgainUnderAnotherPolicy(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask("d1")
+	w.policy = policy(t, "b", people())
+	if _, err := w.book.Vote(t.Context(), a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrStale) {
+		t.Fatalf("before: %v", err)
+	}
+	again, created, err := w.book.Ask(t.Context(), w.request("d1"))
+	if err != nil || created || again.ID != a.ID || again.Policy != w.policy.Commit() {
+		t.Fatalf("%+v created %v, %v", again, created, err)
+	}
+	if a = w.vote(a.ID, yes("bob")); a.State != approval.Approved {
+		t.Fatal(a.State)
+	}
+}
+
+// With a Digest, a vote needs nobody to ask again.
+func TestDigestUnderAnotherPolicy(t *testing.T) {
+	w := newWorld(t)
+	digest := "sha256:rules"
+	w.book = approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: w.record,
+		Digest: func(*rules.Policy, []rules.Ask) string { return digest }})
+	a := w.ask("d1", ask("dba", 2))
+	w.policy = policy(t, "b", people())
+	w.vote(a.ID, yes("bob"))
+	digest = "sha256:changed"
+	if _, err := w.book.Vote(t.Context(), a.ID, yes("carol"), w.policy); !errors.Is(err, approval.ErrStale) {
+		t.Fatal(err)
+	}
+}
+
+// The journal sees the changes of one approval in their order, however slow it
+// is: its newest entry is the newest state, from which a restart goes on.
+func TestRecordIsInOrder(t *testing.T) {
+	w := newWorld(t)
+	var mu sync.Mutex
+	var events []string
+	slow, entered := make(chan struct{}), make(chan struct{})
+	book := approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: func(_ context.Context, _ approval.Approval, event string) error {
+		if event == approval.EventApproved {
+			close(entered)
+			<-slow
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		events = append(events, event)
+		return nil
+	}})
+	a, _, err := book.Ask(t.Context(), w.request("d1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		if _, err := book.Vote(t.Context(), a.ID, yes("bob"), w.policy); err != nil {
+			t.Error(err)
+		}
+	})
+	<-entered // in the store, and not yet in the journal
+	all.Go(func() {
+		if _, err := book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err != nil {
+			t.Error(err)
+		}
+	})
+	all.Go(func() { close(slow) })
+	all.Wait()
+	if want := []string{approval.EventAsked, approval.EventApproved, approval.EventSpent}; !slices.Equal(events, want) {
+		t.Errorf("recorded %v, want %v", events, want)
+	}
+}
+
 func TestAskRefusesTheIncomplete(t *testing.T) {
 	w := newWorld(t)
 	for name, spoil := range map[string]func(*approval.Request){

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"regexp"
@@ -36,7 +37,10 @@ type Config struct {
 
 	// Record writes a change to the audit journal and returns when it is
 	// durable. It is called after the change is in the store. An error takes
-	// the permission that the change gave: see Vote, Spend and Ask.
+	// the permission that the change gave: see Vote, Spend and Ask. One Book
+	// records the changes of one approval in their order, and makes the next
+	// only after the last is recorded, so that the journal's newest entry is
+	// the newest state. Record must not call the Book.
 	Record func(ctx context.Context, a Approval, event string) error
 
 	// Digest is the digest, under p, of the rules named in asks and of their
@@ -53,6 +57,7 @@ type Config struct {
 // safe for concurrent use.
 type Book struct {
 	Config
+	order   [64]sync.Mutex // over a change and its record, by approval id
 	mu      sync.Mutex
 	waiters map[string]map[chan struct{}]bool // by approval id
 	unwatch context.CancelFunc                // ends the watch that serves the waiters
@@ -154,7 +159,7 @@ func (b *Book) Ask(ctx context.Context, r Request) (a Approval, created bool, er
 			if err != nil {
 				return Approval{}, false, err
 			}
-			a, found, err := b.attach(ctx, first)
+			a, found, err := b.attach(ctx, first, r)
 			if found || err != nil {
 				return a, false, err
 			}
@@ -181,7 +186,11 @@ func (b *Book) Ask(ctx context.Context, r Request) (a Approval, created bool, er
 }
 
 // attach returns the approval that first began, if it is live.
-func (b *Book) attach(ctx context.Context, first Approval) (a Approval, live bool, err error) {
+//
+// Asked for again under another policy commit, with the same digest of the
+// rules, it takes that commit: what the rules ask has not changed, and votes
+// are checked under the policy in force.
+func (b *Book) attach(ctx context.Context, first Approval, r Request) (a Approval, live bool, err error) {
 	now := b.Now()
 	a, err = b.Get(ctx, first.ID)
 	switch {
@@ -192,6 +201,15 @@ func (b *Book) attach(ctx context.Context, first Approval) (a Approval, live boo
 		return a, false, nil
 	case err != nil:
 		return a, false, err
+	case a.live(now) && a.State == Pending && a.Policy != r.Policy:
+		a, err = b.change(ctx, a.ID, func(a *Approval) (string, error) {
+			if a.State != Pending {
+				return "", nil
+			}
+			a.Policy, a.Asks, a.Trace = r.Policy, r.Asks, r.Trace
+			return EventAsked, nil
+		})
+		return a, err == nil, err
 	case a.live(now):
 		return a, true, nil
 	case !a.State.Ended():
@@ -203,6 +221,7 @@ func (b *Book) attach(ctx context.Context, first Approval) (a Approval, live boo
 
 // begin writes a new approval's own document, and records it.
 func (b *Book) begin(ctx context.Context, a Approval) (Approval, error) {
+	defer b.inOrder(a.ID)()
 	rev, err := b.Bucket.Create(ctx, documents+a.ID, encode(a))
 	if errors.Is(err, kv.ErrExists) {
 		return b.Get(ctx, a.ID) // completed, and recorded, by another
@@ -212,7 +231,7 @@ func (b *Book) begin(ctx context.Context, a Approval) (Approval, error) {
 	}
 	a.Rev = rev
 	if err := b.Record(ctx, a, EventAsked); err != nil {
-		return a, b.void(ctx, a.ID, err)
+		return a, b.withdrawUnrecorded(ctx, a.ID, err)
 	}
 	return a, nil
 }
@@ -266,10 +285,21 @@ func (b *Book) all(ctx context.Context) ([]Approval, error) {
 	return out, nil
 }
 
+// inOrder keeps other changes of the approval, through this Book, waiting until
+// the returned function is called.
+func (b *Book) inOrder(id string) (release func()) {
+	h := fnv.New32a()
+	h.Write([]byte(id))
+	m := &b.order[h.Sum32()%uint32(len(b.order))]
+	m.Lock()
+	return m.Unlock
+}
+
 // change applies f by compare-and-swap, again on the newest state for as long
 // as others are faster, and records the result as the event that f returns. An
 // error of f changes nothing; so does an empty event.
 func (b *Book) change(ctx context.Context, id string, f func(*Approval) (event string, err error)) (Approval, error) {
+	defer b.inOrder(id)()
 	for {
 		a, err := b.Get(ctx, id)
 		if err != nil {
@@ -287,8 +317,9 @@ func (b *Book) change(ctx context.Context, id string, f func(*Approval) (event s
 			return a, err
 		}
 		a.Rev = rev
+		err = b.Record(ctx, a, event)
 		b.wake(id)
-		if err := b.Record(ctx, a, event); err != nil {
+		if err != nil {
 			return a, fmt.Errorf("approval %s, %s: %w: %w", id, event, ErrUnrecorded, err)
 		}
 		return a, nil
@@ -298,6 +329,11 @@ func (b *Book) change(ctx context.Context, id string, f func(*Approval) (event s
 // void ends an approval whose change could not be recorded. It returns the
 // error to give to the caller.
 func (b *Book) void(ctx context.Context, id string, cause error) error {
+	defer b.inOrder(id)()
+	return b.withdrawUnrecorded(ctx, id, cause)
+}
+
+func (b *Book) withdrawUnrecorded(ctx context.Context, id string, cause error) error {
 	if !errors.Is(cause, ErrUnrecorded) {
 		cause = fmt.Errorf("approval %s: %w: %w", id, ErrUnrecorded, cause)
 	}
