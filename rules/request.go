@@ -48,7 +48,7 @@ type Match struct {
 	Line    int    `json:"line"`
 	Effect  Effect `json:"effect"`
 	Matched bool   `json:"matched"`
-	Err     string `json:"err,omitempty"` // why its condition could not be evaluated
+	Err     string `json:"err,omitempty"` // why its condition could not be evaluated; may quote arguments: mask it as they are masked
 	Reason  string `json:"reason,omitempty"`
 }
 
@@ -66,7 +66,7 @@ type Ask struct {
 // is nothing left for the caller to work out or to get wrong.
 type Decision struct {
 	Effect      Effect        `json:"effect"`
-	Reason      string        `json:"reason"`             // words that the agent can act on
+	Reason      string        `json:"reason"`             // words that the agent can act on; may hold a Match's Err
 	Baseline    bool          `json:"baseline,omitempty"` // open by the protocol's baseline
 	Trace       []Match       `json:"trace"`
 	Asks        []Ask         `json:"asks,omitempty"`

@@ -53,13 +53,36 @@ type statement struct {
 }
 
 const (
-	maxSQLBytes  = 256 << 10
+	maxSQLBytes  = 64 << 10
 	maxSQLTokens = 20_000
 	// maxSQLDepth bounds what may nest. The parser's stack lies in WebAssembly
 	// memory, without a guard: texts of a few thousand nested operators run
 	// over its end. See depth.
 	maxSQLDepth = 1200
+	// maxSQLRun bounds a run of operator characters: PostgreSQL's scanner reads
+	// the whole run and gives all but the first back, in "/*/*/*…" at every
+	// second character: a minute for what fits maxSQLBytes. No operator is
+	// longer than 63; banners in comments are.
+	maxSQLRun = 256
+	// maxSQLError cuts what the parser says, which can quote the whole text.
+	maxSQLError = 200
 )
+
+const operatorChars = "~!@#^&|`?+-*/%<>="
+
+// operatorRun is the length of the longest run of operator characters.
+func operatorRun(text string) int {
+	longest, run := 0, 0
+	for i := range len(text) {
+		if strings.IndexByte(operatorChars, text[i]) < 0 {
+			run = 0
+			continue
+		}
+		run++
+		longest = max(longest, run)
+	}
+	return longest
+}
 
 // parserSlots bounds the parser instances, and so the memory: the library
 // makes an instance whenever all are busy, and keeps it. That pool is the
@@ -102,6 +125,8 @@ func parseSQL(text string) *sqlFacts {
 		return unreadable(fmt.Sprintf("longer than %d bytes", maxSQLBytes))
 	case strings.ContainsRune(text, 0):
 		return unreadable("holds a NUL byte")
+	case operatorRun(text) > maxSQLRun:
+		return unreadable(fmt.Sprintf("holds more than %d operator characters in a row", maxSQLRun))
 	}
 	parserSlots <- struct{}{}
 	f, err := guarded(text)
@@ -147,6 +172,9 @@ func guarded(text string) (f *sqlFacts, err error) {
 }
 
 func unreadable(why string) *sqlFacts {
+	if len(why) > maxSQLError {
+		why = strings.ToValidUTF8(why[:maxSQLError], "") + "…"
+	}
 	return &sqlFacts{err: why, multiple: true, writing: true, dynamic: true, files: true}
 }
 

@@ -163,13 +163,20 @@ func TestSQLFacts(t *testing.T) {
 		{`\copy t to 'x'`, `unreadable +multiple +writing +dynamic +files`},
 		{"SELECT 1\x00; DROP TABLE t", `unreadable +multiple +writing +dynamic +files`},
 		{"SELECT * FROM `pg_shadow`", `unreadable +multiple +writing +dynamic +files`},
+		{`SELECT '` + strings.Repeat("é", 500), `unreadable +multiple +writing +dynamic +files`},
 		{`SELECT '`, `unreadable +multiple +writing +dynamic +files`},
 		{`SELECT /* `, `unreadable +multiple +writing +dynamic +files`},
+		{strings.Repeat("/*", 30_000), `unreadable +multiple +writing +dynamic +files`},
+		{"select 1 " + strings.Repeat("+", 60_000) + " 1", `unreadable +multiple +writing +dynamic +files`},
+		{"/" + strings.Repeat("*", 200) + "/ SELECT 1", `SELECT`},
 		{strings.Repeat("x", maxSQLBytes+1), `unreadable +multiple +writing +dynamic +files`},
 	} {
 		f := parseSQL(c.sql)
 		if got := line(f); got != c.want {
 			t.Errorf("%.80s\n got %s (%s)\nwant %s", c.sql, got, f.err, c.want)
+		}
+		if len(f.err) > maxSQLError+len("…") {
+			t.Errorf("%.80s: an error of %d bytes", c.sql, len(f.err))
 		}
 		if f.parsed == (f.err != "") {
 			t.Errorf("%.80s: parsed %v, error %q", c.sql, f.parsed, f.err)
@@ -326,6 +333,9 @@ func FuzzSQL(f *testing.F) {
 	for _, s := range []string{`SELECT 1`, `WITH d AS (DELETE FROM t RETURNING *) SELECT * INTO x FROM d`, `DO $$ x $$; COPY t TO PROGRAM 'x'`,
 		`SELECT U&"a\0041" FROM "A"`, `EXPLAIN (ANALYZE 1) MERGE INTO t USING s ON true WHEN MATCHED THEN DELETE`, `/* /* */`, `((((`} {
 		f.Add(s)
+	}
+	if err := Warm(); err != nil { // or the first input seems to hang
+		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		got := parseSQL(text)
