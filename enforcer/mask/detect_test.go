@@ -185,3 +185,13 @@ func TestPrivateKeyShapes(t *testing.T) {
 		t.Errorf("%s %v", out, err)
 	}
 }
+
+// What is no token within one string does not become one because another
+// string follows.
+func TestSeamsMakeNoTokens(t *testing.T) {
+	m := New(Options{})
+	msg := []byte(`["AKIA` + strings.Repeat("A", 30) + `","x",{"a":"http://host","b":"12:30","c":"bob@example.com"}]`)
+	if out, r, err := m.Message(msg); err != nil || r.Masked() {
+		t.Errorf("%s %v", out, err)
+	}
+}

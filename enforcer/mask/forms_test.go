@@ -197,6 +197,9 @@ func TestSplitAnywhere(t *testing.T) {
 						if err != nil || !r.Masked() || !json.Valid(out) {
 							t.Fatalf("%q, %q|%q in %s: %v %v\n%.300s", v, a, b, where, err, r, msg)
 						}
+						if v == values[0] && form == v && cut > 4 && strings.Contains(string(out), a[cut-4:]+`"`) {
+							t.Fatalf("%q|%q in %s: the end of a fragment remains", a, b, where)
+						}
 						if whole := form == v; whole && len(a) > 3 && len(b) > 3 && (strings.Contains(string(out), jsonOf(a)+`"`) || strings.Contains(string(out), `"`+jsonOf(b))) {
 							t.Fatalf("%q|%q in %s: a fragment remains: %.300s", a, b, where, out)
 						}
@@ -260,5 +263,39 @@ func TestMultiLineValues(t *testing.T) {
 		if out, r := m.Text(text); !r.Masked() || strings.Contains(out, "MII") || strings.Contains(out, "BKcw") {
 			t.Errorf("%q: %q", text, out)
 		}
+	}
+}
+
+// Characters at the edge of a base64 form hold bits of the value too.
+func TestBase64EdgesAreMasked(t *testing.T) {
+	m := knowing(t, "abcdef")
+	for _, around := range []string{"abcdef!", "x abcdef", "xyabcdef", "xabcdef!"} {
+		b64 := base64.StdEncoding.EncodeToString([]byte(around))
+		if out, _ := m.Text("(" + b64 + ")"); out != "([masked: v0])" {
+			t.Errorf("%s became %s", b64, out)
+		}
+	}
+}
+
+// Wrapped base64 glued to a word: no decoder could tell where it starts, but
+// the forms at any alignment show once the breaks are out.
+func TestWrappedAtAnyAlignment(t *testing.T) {
+	v := values[0]
+	m := knowing(t, v)
+	for glue := range 4 {
+		b64 := wrap(base64.StdEncoding.EncodeToString([]byte("some user:"+v+", and more text behind it")), 19, "\n")
+		text := "wxyz"[:glue] + b64
+		if out, r := m.Text(text); !r.Masked() || strings.Contains(out, b64[20:38]) {
+			t.Errorf("%q became %q", text, out)
+		}
+	}
+}
+
+// Offsets of one layer of encoding mean nothing in another.
+func TestLayersKeepTheirOffsets(t *testing.T) {
+	v := values[0]
+	out, _ := knowing(t, v).Text(v + " " + base64.StdEncoding.EncodeToString([]byte(halfU(v))))
+	if out != "[masked: v0] [masked: v0]" {
+		t.Error(out)
 	}
 }

@@ -205,7 +205,7 @@ func TestBlocked(t *testing.T) {
 	}{
 		{"", ErrNotJSON}, {" ", ErrNotJSON}, {"{", ErrNotJSON}, {`{"a":1}x`, ErrNotJSON}, {`{"a":1,}`, ErrNotJSON},
 		{`[1,]`, ErrNotJSON}, {`01`, ErrNotJSON}, {`1.`, ErrNotJSON}, {`-`, ErrNotJSON}, {`1e`, ErrNotJSON}, {`nul`, ErrNotJSON},
-		{`"\x"`, ErrNotJSON}, {`"\u12g4"`, ErrNotJSON}, {"\"a\nb\"", ErrNotJSON}, {"\"\xff\"", ErrNotJSON}, {`"a`, ErrNotJSON},
+		{`"\x"`, ErrNotJSON}, {`"\u12g4"`, ErrNotJSON}, {"\"a\nb\"", ErrNotJSON}, {"\"eight by eight\nbytes at a time\"", ErrNotJSON}, {"\"\xff\"", ErrNotJSON}, {`"a`, ErrNotJSON},
 		{`{a:1}`, ErrNotJSON}, {`{"a" 1}`, ErrNotJSON}, {`["a" "b"]`, ErrNotJSON}, {deep, ErrNotJSON}, {`"\`, ErrNotJSON},
 		{"data: {}", ErrNotJSON}, {`{}{}`, ErrNotJSON},
 		{`"` + strings.Repeat("x", 5000) + `"`, ErrTooLarge},
