@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	"countersign/audit"
@@ -115,14 +114,16 @@ func (x *exchange) answerStream() error {
 	}
 }
 
-// event lets one event of the stream through, masked.
+// event lets one event of the stream through, masked: its data as a message,
+// everything beside it (comments, id, name) as text.
 func (x *exchange) event(ev wire.Event) error {
-	if clean, r := x.e.Mask.Text(besideData(ev)); clean != besideData(ev) {
+	beside := func(text string) string {
+		clean, r := x.e.Mask.Text(text)
 		x.note(r)
-		return refuse(kindBlocked, "the upstream server's stream is blocked: a secret stands beside its data")
+		return clean
 	}
 	if len(bytes.TrimSpace(ev.Data)) == 0 {
-		x.out.write(ev.Raw)
+		x.out.write(ev.Rewrite(ev.Data, beside))
 		return nil
 	}
 	m, clean, err := x.clean(ev.Data)
@@ -139,23 +140,8 @@ func (x *exchange) event(ev wire.Event) error {
 			return err
 		}
 	}
-	if bytes.Equal(clean, ev.Data) {
-		x.out.write(ev.Raw)
-	} else {
-		x.out.write(ev.WithData(clean))
-	}
+	x.out.write(ev.Rewrite(clean, beside))
 	return nil
-}
-
-// besideData is what an event holds besides its data: id, name, comments.
-func besideData(ev wire.Event) string {
-	var b strings.Builder
-	for line := range strings.Lines(string(ev.Raw)) {
-		if !strings.HasPrefix(line, "data") {
-			b.WriteString(line)
-		}
-	}
-	return b.String()
 }
 
 // recordResponse makes a response's outcome durable: this exchange's own, or,

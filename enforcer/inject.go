@@ -41,23 +41,23 @@ func (x *exchange) splice(in rules.Inject) error {
 	if len(in.Args) == 0 || x.msg == nil || x.msg.Method != "tools/call" {
 		return nil
 	}
-	var edits []wire.Edit
+	values := map[string][]byte{}
 	for name, tmpl := range in.Args {
 		v, err := x.lease.Render(tmpl)
 		if err != nil {
 			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
 		}
-		j, err := json.Marshal(v)
-		if err != nil {
+		if values[name], err = json.Marshal(v); err != nil {
 			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
 		}
-		edit, err := x.msg.SetArgument(name, j)
-		if err != nil {
-			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
-		}
-		edits = append(edits, edit)
 	}
-	x.body = wire.Splice(x.raw, edits...)
+	edits, err := x.msg.SetArguments(values)
+	if err != nil {
+		return refuse(kindUnavailable, "credential %q cannot be put into the arguments: %w", x.lease.Name, err)
+	}
+	if x.body = wire.Splice(x.raw, edits...); x.body == nil {
+		return refuse(kindUnavailable, "credential %q cannot be put into the arguments", x.lease.Name)
+	}
 	return nil
 }
 

@@ -72,7 +72,7 @@ func (o *outlet) write(b []byte) {
 // message sends one JSON-RPC message.
 func (o *outlet) message(status int, msg []byte) {
 	if o.stream {
-		o.write(wire.Event{}.WithData(msg))
+		o.write(wire.MessageEvent(msg))
 		return
 	}
 	o.header(status, "application/json")
@@ -98,5 +98,5 @@ func (o *outlet) progress(token []byte, progress float64, text string) {
 		o.write([]byte(": waiting\n\n"))
 		return
 	}
-	o.write(wire.Event{}.WithData(b))
+	o.write(wire.MessageEvent(b))
 }

@@ -130,7 +130,9 @@ func (x *exchange) forward(ctx context.Context) error {
 		Session: x.session, Holder: x.holder(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 	})
 	if err != nil {
-		return upstreamFailed(err)
+		failed := upstreamFailed(err)
+		x.forwarded = failed.kind != kindBadRequest && failed.kind != kindUnavailable
+		return failed
 	}
 	x.reply = reply
 	return nil

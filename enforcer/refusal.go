@@ -42,11 +42,11 @@ type refusal struct {
 func (r *refusal) Error() string { return r.cause.Error() }
 func (r *refusal) Unwrap() error { return r.cause }
 
-func refuse(k kind, format string, args ...any) error {
+func refuse(k kind, format string, args ...any) *refusal {
 	return &refusal{kind: k, cause: fmt.Errorf(format, args...)}
 }
 
-func (x *exchange) denied(reason string) error { return refuse(kindDenied, "%s", reason) }
+func (x *exchange) denied(reason string) *refusal { return refuse(kindDenied, "%s", reason) }
 
 // status is the word for the record.
 func (k kind) status() string {
@@ -149,8 +149,13 @@ func (x *exchange) challenge(ref *refusal) {
 }
 
 // upstreamFailed says in the agent's words what became of the upstream.
-func upstreamFailed(err error) error {
+func upstreamFailed(err error) *refusal {
+	var ambiguous *wire.Error
 	switch {
+	case errors.As(err, &ambiguous): // an id already in flight, say: nothing was sent
+		return refuse(kindBadRequest, "%w", err)
+	case errors.Is(err, upstream.ErrBusy):
+		return refuse(kindUnavailable, "%w", err)
 	case errors.Is(err, upstream.ErrSessionGone):
 		return refuse(kindNoSession, "the upstream server no longer knows this session: initialize again")
 	case errors.Is(err, context.Canceled):

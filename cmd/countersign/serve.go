@@ -243,5 +243,5 @@ func newLog(level string, m *mask.Mask) (*slog.Logger, error) {
 	if err := l.UnmarshalText([]byte(level)); err != nil {
 		return nil, fmt.Errorf("COUNTERSIGN_LOG_LEVEL: %w; want debug, info, warn or error", err)
 	}
-	return slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l})), nil
+	return slog.New(mask.Handler(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: l}), m)), nil
 }
