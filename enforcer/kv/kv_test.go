@@ -6,9 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
+	"net/url"
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,6 +20,8 @@ import (
 	"countersign/enforcer/kv"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 )
 
 // The same suite runs over both kinds of store.
@@ -38,6 +43,75 @@ func TestStore(t *testing.T) {
 		defer closeIt(t, s)
 		suite(t, s)
 	})
+	t.Run("cluster", func(t *testing.T) {
+		s, err := kv.Connect(cluster(t), 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeIt(t, s)
+		suite(t, s)
+	})
+}
+
+// cluster runs three NATS servers, and returns their URLs once they have a
+// leader for what they keep together.
+func cluster(t *testing.T) string {
+	t.Helper()
+	// JetStream asks each server to know the routes from the start, so their
+	// ports must be chosen before anybody listens on them.
+	var routes []*url.URL
+	for range 3 {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var servers []*server.Server
+	var urls []string
+	for i, route := range routes {
+		port, err := strconv.Atoi(route.Port())
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns, err := server.NewServer(&server.Options{
+			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}, Routes: routes,
+			JetStream: true, StoreDir: t.TempDir(),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ns.Start()
+		t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
+		servers = append(servers, ns)
+	}
+	for _, ns := range servers {
+		if !ns.ReadyForConnections(30 * time.Second) {
+			t.Fatal("a NATS server did not start")
+		}
+		urls = append(urls, ns.ClientURL())
+	}
+	conn, err := nats.Connect(strings.Join(urls, ","))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for {
+		// Answers when the servers have found each other and a leader.
+		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "ready", Subjects: []string{"ready"}, Replicas: len(servers)}); err == nil {
+			return strings.Join(urls, ",")
+		} else if t.Context().Err() != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func suite(t *testing.T, s *kv.Store) {
@@ -71,6 +145,9 @@ func suite(t *testing.T, s *kv.Store) {
 			if _, err := b.Update(ctx, "a.1", []byte("lost"), stale); !errors.Is(err, kv.ErrConflict) {
 				t.Fatalf("update at revision %d: %v", stale, err)
 			}
+		}
+		if _, err := b.Update(ctx, "never", nil, 0); !errors.Is(err, kv.ErrConflict) {
+			t.Fatalf("an update made a key: %v", err)
 		}
 		value, got, err := b.Get(ctx, "a.1")
 		if err != nil || string(value) != "two" || got != next {
