@@ -279,7 +279,11 @@ func TestForkIsFatal(t *testing.T) {
 				t.Fatal(err)
 			}
 			m.branches[branch] = m.write(map[string][]byte{"checkpoint": []byte(cp)}, nil, "x", noon)
+			pushes := m.pushes
 			stays(t, newPublisher(t, PublisherConfig{Past: onlyPast(t, dir), Store: m}))
+			if m.pushes != pushes {
+				t.Errorf("size %d: it was pushed before it was looked at", size)
+			}
 		}
 	})
 	t.Run("branch gone", func(t *testing.T) {
