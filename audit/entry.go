@@ -398,7 +398,7 @@ func Detail(v any) (json.RawMessage, error) {
 	return b, nil
 }
 
-// name tells whether s may stand in an origin, a branch name and a path.
+// checkName tells whether s may stand in an origin, a branch name and a path.
 func checkName(what, s string) error {
 	ok := len(s) > 0 && len(s) <= 64 && !strings.Contains(s, "..") &&
 		!strings.HasSuffix(s, ".lock") && !strings.HasSuffix(s, ".")
