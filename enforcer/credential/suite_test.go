@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -170,6 +171,7 @@ type bench struct {
 	mu     sync.Mutex
 	events []credential.Event
 	came   chan struct{} // closed and replaced with each event
+	minted []string      // passwords, none of which may be told
 	refuse func(e credential.Event) error
 }
 
@@ -274,7 +276,11 @@ func (b *bench) acquire(holder string, s credential.Spec) (l *credential.Lease, 
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	return l, b.render(l, "{{username}}"), b.render(l, "{{password}}")
+	username, password = b.render(l, "{{username}}"), b.render(l, "{{password}}")
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.minted = append(b.minted, password)
+	return l, username, password
 }
 
 func (b *bench) render(l *credential.Lease, tmpl string) string {
@@ -297,6 +303,14 @@ func (b *bench) close() {
 	b.t.Helper()
 	if err := b.Close(b.t.Context()); err != nil {
 		b.t.Error(err)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	told := b.logs.String() + fmt.Sprintf("%+v", b.events)
+	for _, password := range append(b.minted, "hvs.") { // what Vault's tokens begin with
+		if strings.Contains(told, password) {
+			b.t.Error("the log or the record holds a secret")
+		}
 	}
 }
 
@@ -430,7 +444,7 @@ func suite(t *testing.T, build func(*testing.T) world) {
 		b := open(t, w, t.TempDir())
 		defer b.close()
 		brief := perCall
-		brief.TTL = time.Second
+		brief.TTL = 4 * time.Second // enough to mint on a busy machine
 		_, user, password := b.acquire("h1", brief)
 		b.await("revoke") // though nobody released it
 		works(t, user, password, false)

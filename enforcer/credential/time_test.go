@@ -460,6 +460,54 @@ func TestUnrecordedIsRevoked(t *testing.T) {
 	})
 }
 
+// A lease is gone when Release returns because Vault was asked to wait for it.
+func TestRevokedInStep(t *testing.T) {
+	simulate(t, nil, func(t *testing.T, s *sim) {
+		var asked []string
+		s.v.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+			if strings.HasSuffix(r.URL.Path, "sys/leases/revoke") {
+				body, err := io.ReadAll(r.Body)
+				if err != nil {
+					t.Error(err)
+				}
+				r.Body = io.NopCloser(strings.NewReader(string(body)))
+				asked = append(asked, string(body))
+			}
+			return false
+		})
+		l, _, _ := s.acquire("h1", s.perCall)
+		s.release(l)
+		if len(asked) != 1 || !strings.Contains(asked[0], `"sync":true`) {
+			t.Error(asked)
+		}
+	})
+}
+
+// After a power cut only what was synced is sure to be there: the accessor of
+// the run. It must do.
+func TestPowerCut(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := prepare(t, dir, nil)
+		s.open()
+		dead := s.Minter
+		_, user, password := s.acquire("h1", s.shared)
+		lost, err := filepath.Glob(filepath.Join(dir, "lease-*"))
+		if err != nil || len(lost) != 1 {
+			t.Fatal(lost, err)
+		}
+		if err := os.Remove(lost[0]); err != nil {
+			t.Fatal(err)
+		}
+		s.open()
+		s.works(user, password, false)
+		s.close()
+		if err := dead.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // The database refuses to drop the user, so Vault cannot end the lease.
 func TestRevocationIsRepeated(t *testing.T) {
 	simulate(t, nil, func(t *testing.T, s *sim) {
