@@ -384,11 +384,23 @@ func TestRecordIsInOrder(t *testing.T) {
 	w := newWorld(t)
 	var mu sync.Mutex
 	var events []string
-	slow, entered := make(chan struct{}), make(chan struct{})
-	book := approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: func(_ context.Context, _ approval.Approval, event string) error {
+	var book *approval.Book
+	var spending sync.WaitGroup
+	book = approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: func(ctx context.Context, a approval.Approval, event string) error {
 		if event == approval.EventApproved {
-			close(entered)
-			<-slow
+			// In the store, and not yet in the journal. Whoever may spend has
+			// time for a hundred round trips, and must not.
+			spending.Go(func() {
+				if _, err := book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err != nil {
+					t.Error(err)
+				}
+			})
+			for range 100 {
+				if now, err := book.Get(ctx, a.ID); err != nil || now.State == approval.Spent {
+					t.Errorf("%s before the approval was recorded, %v", now.State, err)
+					break
+				}
+			}
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -399,20 +411,10 @@ func TestRecordIsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all sync.WaitGroup
-	all.Go(func() {
-		if _, err := book.Vote(t.Context(), a.ID, yes("bob"), w.policy); err != nil {
-			t.Error(err)
-		}
-	})
-	<-entered // in the store, and not yet in the journal
-	all.Go(func() {
-		if _, err := book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err != nil {
-			t.Error(err)
-		}
-	})
-	all.Go(func() { close(slow) })
-	all.Wait()
+	if _, err := book.Vote(t.Context(), a.ID, yes("bob"), w.policy); err != nil {
+		t.Fatal(err)
+	}
+	spending.Wait()
 	if want := []string{approval.EventAsked, approval.EventApproved, approval.EventSpent}; !slices.Equal(events, want) {
 		t.Errorf("recorded %v, want %v", events, want)
 	}
