@@ -49,7 +49,13 @@ func (s *summary) count(g glance) {
 			s.blocked++
 		}
 	case KindApproval:
-		switch state, by := approvalOf(g.Detail); state {
+		// The detail is the approval as it stands, again and again; the status
+		// is what happened just now.
+		state, by := approvalOf(g.Detail)
+		if g.Status != "" {
+			state = g.Status
+		}
+		switch state {
 		case "approved":
 			s.approvals++
 			for _, name := range by {

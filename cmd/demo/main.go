@@ -1,0 +1,90 @@
+// Command demo shows one agent's calls going the whole way through
+// Countersign, on this machine alone. Around the enforcer stand loopback
+// doubles (an OIDC issuer, a Vault, a Slack workspace) and a small real MCP
+// server over an SQL database; the enforcer itself is the product's own
+// program, configured by the environment as in production.
+//
+// Everything it prints about a call is read back from the running system: the
+// record, the decision's trace, the card, the lease, Git. It exits 0 only if
+// every step came out as told.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"countersign/fixtures/stage"
+)
+
+func main() {
+	interactive := flag.Bool("interactive", false, "you press the buttons, on a local page")
+	keep := flag.Bool("keep", false, "leave everything running, and say how to connect your own client")
+	flag.Usage = func() {
+		fmt.Fprintf(flag.CommandLine.Output(), "usage: make demo [ARGS=\"--interactive --keep\"]\n\n")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() > 0 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := demo(ctx, *interactive, *keep); err != nil {
+		fmt.Fprintln(os.Stderr, "demo:", err)
+		os.Exit(1)
+	}
+}
+
+// demo sets the stage, starts the product, tells the story, proves the record,
+// and takes everything down again.
+func demo(ctx context.Context, interactive, keep bool) (err error) {
+	dir, err := os.MkdirTemp("", "countersign-demo-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	s, err := stage.Set(dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.Close()) }()
+	product, err := startProduct(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, product.stop()) }()
+
+	t := &teller{stage: s, out: newPrinter(os.Stdout), product: product}
+	if interactive {
+		page, err := servePage(s)
+		if err != nil {
+			return err
+		}
+		defer page.close()
+		t.page = page
+	}
+	began := time.Now()
+	if err := t.story(ctx); err != nil {
+		return fmt.Errorf("%w\n%s", err, product.tail())
+	}
+	if keep {
+		t.invite()
+		<-ctx.Done()
+		return nil
+	}
+	if err := t.proof(ctx); err != nil {
+		return err
+	}
+	t.out.line("")
+	t.out.line("All of it came out as told, in %.1f s.", time.Since(began).Seconds())
+	t.out.line("")
+	t.out.line("Next: make demo ARGS=--keep, then connect your own client; README.md, “Your first policy”.")
+	return nil
+}

@@ -1,0 +1,489 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing/fstest"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"countersign/audit"
+	"countersign/fixtures/slack"
+	"countersign/fixtures/stage"
+	"countersign/rules"
+)
+
+// teller tells the story: it makes the agent's calls, and reads back what
+// happened.
+type teller struct {
+	stage   *stage.Stage
+	product *product
+	out     *printer
+	page    *page // where a person presses, if one does
+	agent   *mcp.ClientSession
+	policy  *rules.Policy
+	journal *journal
+	step    int
+}
+
+// story is the six scenes.
+func (t *teller) story(ctx context.Context) error {
+	if err := t.opening(ctx); err != nil {
+		return err
+	}
+	for _, scene := range []func(context.Context) error{t.read, t.forbidden, t.escape, t.approved, t.rejected, t.stolen} {
+		t.step++
+		if err := scene(ctx); err != nil {
+			return fmt.Errorf("step %d: %w", t.step, err)
+		}
+	}
+	return nil
+}
+
+// opening says who is on the stage, each line from the part it speaks of.
+func (t *teller) opening(ctx context.Context) error {
+	files, err := t.stage.PolicyFiles()
+	if err != nil {
+		return err
+	}
+	fsys := fstest.MapFS{}
+	for name, content := range files {
+		fsys[name] = &fstest.MapFile{Data: content}
+	}
+	if t.policy, err = rules.Load(fsys, t.stage.PolicyTip); err != nil {
+		return err
+	}
+	if t.journal, err = openJournal(t.stage.Path("state")); err != nil {
+		return err
+	}
+	set, err := t.journal.find(func(e audit.Entry) bool { return e.Kind == audit.KindPolicy && e.Status == "accepted" })
+	if err != nil {
+		return fmt.Errorf("the policy is not in the record: %w", err)
+	}
+	var by struct{ Subject, Signer string }
+	if err := json.Unmarshal(set.Detail, &by); err != nil {
+		return err
+	}
+	dba, _ := t.policy.ApproverSet("dba")
+	t.out.line("%s", t.out.paint(bold, "Countersign demo: everything below runs on this machine and is gone when it ends."))
+	t.out.line("")
+	t.out.line("  policy    git   %.7s %q   signed by %s, verified", set.Policy, by.Subject, by.Signer)
+	t.out.line("  identity  oidc  alice (support), bob (dba), agent %q", stage.Agent)
+	t.out.line("  slack     #%s   approvers: %s", t.channel(), strings.Join(dba.Members, ", "))
+	t.out.line("  upstream  customers, an MCP server over SQL   credentials minted by Vault")
+
+	token, err := t.stage.Token("alice", []string{"support"}, nil)
+	if err != nil {
+		return err
+	}
+	c := mcp.NewClient(&mcp.Implementation{Name: stage.Agent, Version: "1"}, nil)
+	t.agent, err = c.Connect(ctx, &mcp.StreamableClientTransport{
+		Endpoint: t.stage.URL + "/mcp/customers", HTTPClient: &http.Client{Transport: bearer(token)}, MaxRetries: -1,
+	}, nil)
+	return err
+}
+
+func (t *teller) channel() string {
+	for _, c := range t.stage.Slack.Cards(stage.Channel) {
+		return c.ChannelName
+	}
+	return "db-approvals"
+}
+
+// bearer adds the token to each request of the agent.
+type bearer string
+
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+string(b))
+	return http.DefaultTransport.RoundTrip(r)
+}
+
+// called is a call, and what the system says of it.
+type called struct {
+	result *mcp.CallToolResult
+	text   string
+	begin  audit.Entry // the intent or the refusal
+	end    audit.Entry // the outcome or the refusal
+	took   time.Duration
+}
+
+// call makes one call of the agent and reads its entries back.
+func (t *teller) call(ctx context.Context, tool, sql string) (c called, err error) {
+	mark, began := t.journal.end(), time.Now()
+	c.result, err = t.agent.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
+	if err != nil {
+		return c, err
+	}
+	c.took = time.Since(began)
+	for _, part := range c.result.Content {
+		if text, ok := part.(*mcp.TextContent); ok {
+			c.text += text.Text
+		}
+	}
+	of := func(kinds ...audit.Kind) (audit.Entry, error) {
+		return t.journal.findAfter(mark, func(e audit.Entry) bool {
+			for _, k := range kinds {
+				if e.Kind == k && e.Tool == tool {
+					return true
+				}
+			}
+			return false
+		})
+	}
+	if c.begin, err = of(audit.KindIntent, audit.KindRefused); err != nil {
+		return c, fmt.Errorf("the call is not in the record: %w", err)
+	}
+	c.end, err = of(audit.KindOutcome, audit.KindRefused)
+	return c, err
+}
+
+func (c called) ms() string { return duration(time.Duration(c.end.Millis * float64(time.Millisecond))) }
+
+func duration(d time.Duration) string {
+	if d < time.Second {
+		return fmt.Sprintf("%d ms", max(1, d.Milliseconds()))
+	}
+	return fmt.Sprintf("%.1f s", d.Seconds())
+}
+
+// where gives a rule's place in the policy.
+func (t *teller) where(id string) string {
+	d := t.policy.Decide(rules.Request{Server: "customers", Method: "tools/call", Tool: "query", Now: time.Now()})
+	e := t.policy.Decide(rules.Request{Server: "customers", Method: "tools/call", Tool: "execute", Now: time.Now()})
+	for _, m := range append(d.Trace, e.Trace...) {
+		if m.Rule == id {
+			return fmt.Sprintf("rule %s (%s:%d)", id, m.File, m.Line)
+		}
+	}
+	return "rule " + id
+}
+
+func (t *teller) wheres(ids []string) string {
+	var out []string
+	for _, id := range ids {
+		out = append(out, t.where(id))
+	}
+	return strings.Join(out, ", ")
+}
+
+// read: allowed, and masked.
+func (t *teller) read(ctx context.Context) error {
+	const sql = "SELECT name, plan, api_key FROM customers LIMIT 3"
+	c, err := t.call(ctx, "query", sql)
+	if err != nil {
+		return err
+	}
+	if c.result.IsError {
+		return fmt.Errorf("it was refused: %s", c.text)
+	}
+	minted, err := t.journal.find(func(e audit.Entry) bool {
+		return e.Kind == audit.KindCredential && e.Status == "mint" && e.Credential == c.end.Credential
+	})
+	if err != nil {
+		return fmt.Errorf("no credential was minted: %w", err)
+	}
+	var lease struct {
+		Username string
+		Expires  time.Time
+	}
+	if err := json.Unmarshal(minted.Detail, &lease); err != nil {
+		return err
+	}
+	name, _, _ := strings.Cut(minted.Credential, " ")
+	t.out.step(t.step, "The agent reads customers, for alice", "allowed", c.ms())
+	t.out.detail("%s", sql)
+	t.out.aside("%s", t.wheres(c.begin.Rules))
+	t.out.aside("credential %s minted as %.18s…, lives %d s; the agent never holds it", name, lease.Username, int(lease.Expires.Sub(minted.Time).Round(time.Second).Seconds()))
+	masked := 0
+	for _, m := range c.end.Masked {
+		masked += m.Count
+	}
+	rows, err := tableOf(c.result)
+	if err != nil {
+		return err
+	}
+	t.out.detail("answer:  %s", rows[0])
+	t.out.detail("         …%d more rows, %d values masked", len(rows)-1, masked)
+	secrets, err := t.stage.Customers.Secrets(ctx)
+	if err != nil {
+		return err
+	}
+	all, err := json.Marshal(c.result)
+	if err != nil {
+		return err
+	}
+	for _, s := range secrets {
+		if strings.Contains(string(all), s) {
+			return errors.New("a secret came through")
+		}
+	}
+	if masked == 0 {
+		return errors.New("nothing was masked")
+	}
+	return nil
+}
+
+// tableOf reads the rows of a result: {"columns": […], "rows": [[…]]}.
+func tableOf(r *mcp.CallToolResult) ([]string, error) {
+	b, err := json.Marshal(r.StructuredContent)
+	if err != nil {
+		return nil, err
+	}
+	var table struct {
+		Rows [][]any `json:"rows"`
+	}
+	if err := json.Unmarshal(b, &table); err != nil || len(table.Rows) == 0 {
+		return nil, fmt.Errorf("the answer has no rows: %s", b)
+	}
+	var out []string
+	for _, row := range table.Rows {
+		var cells []string
+		for _, cell := range row {
+			cells = append(cells, fmt.Sprint(cell))
+		}
+		out = append(out, strings.Join(cells, " │ "))
+	}
+	return out, nil
+}
+
+// denied tells a scene in which policy alone refuses.
+func (t *teller) denied(ctx context.Context, title, sql string) error {
+	before := t.stage.Customers.Calls()
+	c, err := t.call(ctx, "query", sql)
+	if err != nil {
+		return err
+	}
+	if !c.result.IsError || c.end.Kind != audit.KindRefused {
+		return fmt.Errorf("it was not refused: %s", c.text)
+	}
+	if t.stage.Customers.Calls() != before {
+		return errors.New("the upstream was called")
+	}
+	t.out.step(t.step, title, "denied", c.ms())
+	t.out.detail("%s", sql)
+	t.out.detail("%q", c.end.Reason)
+	t.out.aside("%s; the server was never asked", t.wheres(c.end.Rules))
+	return nil
+}
+
+func (t *teller) forbidden(ctx context.Context) error {
+	return t.denied(ctx, "It tries the table with the password hashes", "SELECT login, password_hash FROM staff")
+}
+
+func (t *teller) escape(ctx context.Context) error {
+	const sql = "COMMIT; CREATE TABLE evil(a int)"
+	if err := t.denied(ctx, "It tries to slip out of the read-only transaction", sql); err != nil {
+		return err
+	}
+	tables, err := t.stage.Customers.Tables(ctx)
+	if err != nil {
+		return err
+	}
+	if strings.Contains(strings.Join(tables, " "), "evil") {
+		return errors.New("the table was created")
+	}
+	return nil
+}
+
+// approved: a person presses Approve, and the call runs with a credential of
+// its own.
+func (t *teller) approved(ctx context.Context) error {
+	const sql = "UPDATE customers SET plan = 'pro' WHERE id = 7"
+	t.out.step(t.step, "It wants to upgrade a plan", "waiting for a DBA", "")
+	t.out.detail("%s", sql)
+	pressed := t.decide(ctx, "approve", "")
+	c, err := t.call(ctx, "execute", sql)
+	if err != nil {
+		return err
+	}
+	if err := <-pressed; err != nil {
+		return err
+	}
+	if c.result.IsError {
+		return fmt.Errorf("it was refused: %s", c.text)
+	}
+	vote, err := t.vote(c.begin.Approval)
+	if err != nil {
+		return err
+	}
+	t.out.outcome(vote+" pressed Approve; it ran once", "allowed", duration(c.took))
+	mint, err := t.journal.await(ctx, func(e audit.Entry) bool {
+		return e.Kind == audit.KindCredential && e.Status == "revoke" && e.Credential == c.end.Credential
+	})
+	if err != nil {
+		return fmt.Errorf("the credential was not revoked: %w", err)
+	}
+	name, _, _ := strings.Cut(mint.Credential, " ")
+	if left := t.stage.Vault.Leases(); strings.Contains(strings.Join(left, " "), "customers-rw") {
+		return fmt.Errorf("a lease is left: %v", left)
+	}
+	t.out.aside("credential %s was minted for this one call and revoked after it (checked: Vault holds no such lease)", name)
+	return nil
+}
+
+// rejected: a person presses Deny and says why; the agent is told.
+func (t *teller) rejected(ctx context.Context) error {
+	const sql, why = "DELETE FROM customers WHERE plan = 'free'", "Ask billing first"
+	before := t.stage.Customers.Calls()
+	t.out.step(t.step, "It asks for something bob does not like", "waiting for a DBA", "")
+	t.out.detail("%s", sql)
+	pressed := t.decide(ctx, "deny", why)
+	c, err := t.call(ctx, "execute", sql)
+	if err != nil {
+		return err
+	}
+	if err := <-pressed; err != nil {
+		return err
+	}
+	if !c.result.IsError || t.stage.Customers.Calls() != before {
+		return fmt.Errorf("it ran: %s", c.text)
+	}
+	t.out.outcome("the agent was told: "+clip(c.end.Reason, 48), "denied", duration(c.took))
+	return nil
+}
+
+// stolen: alice's token for another service.
+func (t *teller) stolen(ctx context.Context) error {
+	token, err := t.stage.Token("alice", []string{"support"}, map[string]any{"aud": "https://wiki.example.com"})
+	if err != nil {
+		return err
+	}
+	mark := t.journal.end()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, t.stage.URL+"/mcp/customers", strings.NewReader(`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := (&http.Client{Transport: bearer(token)}).Do(req)
+	if err != nil {
+		return err
+	}
+	if err := resp.Body.Close(); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusUnauthorized {
+		return fmt.Errorf("status %d, want 401", resp.StatusCode)
+	}
+	e, err := t.journal.findAfter(mark, func(e audit.Entry) bool { return e.Kind == audit.KindAuthFailed })
+	if err != nil {
+		return err
+	}
+	t.out.step(t.step, "Somebody replays alice's token for another service", "refused", "")
+	t.out.detail("HTTP %d: %s", resp.StatusCode, strings.TrimPrefix(e.Reason, "identity: "))
+	return nil
+}
+
+// vote names who decided an approval, from the record.
+func (t *teller) vote(approval string) (string, error) {
+	e, err := t.journal.find(func(e audit.Entry) bool {
+		return e.Kind == audit.KindApproval && e.Approval == approval && (e.Status == "approved" || e.Status == "denied")
+	})
+	if err != nil {
+		return "", err
+	}
+	var a struct{ Votes []struct{ Person string } }
+	if err := json.Unmarshal(e.Detail, &a); err != nil || len(a.Votes) == 0 {
+		return "", fmt.Errorf("the record names nobody: %s", e.Detail)
+	}
+	return a.Votes[len(a.Votes)-1].Person, nil
+}
+
+// decide shows the card that the next call brings, and has bob, or the person
+// at the page, press.
+func (t *teller) decide(ctx context.Context, what, why string) <-chan error {
+	seen := map[string]bool{}
+	for _, c := range t.stage.Slack.Cards(stage.Channel) {
+		seen[c.TS] = true
+	}
+	done := make(chan error, 1)
+	go func() {
+		wait, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		card, err := t.stage.Slack.AwaitCard(wait, stage.Channel, func(c slack.Card) bool { return !seen[c.TS] })
+		if err != nil {
+			done <- fmt.Errorf("no card came: %w", err)
+			return
+		}
+		t.out.detail("%s", strings.TrimRight(slack.Render(card, min(t.out.width-10, 78)), "\n"))
+		if t.page != nil {
+			t.out.detail("%s", t.out.paint(bold, "your turn: "+t.page.url+"  (the story wants you to "+what+")"))
+			done <- t.page.pressed(ctx)
+			return
+		}
+		select { // bob reads before he presses
+		case <-time.After(1200 * time.Millisecond):
+			done <- bobPresses(ctx, t.stage, card, what, why)
+		case <-ctx.Done():
+			done <- ctx.Err()
+		}
+	}()
+	return done
+}
+
+// bobPresses is the approver on loopback: real, signed interactions.
+func bobPresses(ctx context.Context, s *stage.Stage, card slack.Card, what, why string) error {
+	for _, b := range card.Buttons() {
+		if !strings.Contains(b.ActionID, what) {
+			continue
+		}
+		if err := s.Slack.Press(ctx, card, b.ActionID, stage.SlackBob); err != nil || what != "deny" {
+			return err
+		}
+		return giveReason(ctx, s, why)
+	}
+	return fmt.Errorf("the card has no %s button", what)
+}
+
+// giveReason fills in the modal that Deny opened for bob.
+func giveReason(ctx context.Context, s *stage.Stage, why string) error {
+	wait, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	open := func() (slack.View, bool) {
+		views := s.Slack.Views(stage.SlackBob)
+		if len(views) == 0 || views[len(views)-1].Closed {
+			return slack.View{}, false
+		}
+		return views[len(views)-1], true
+	}
+	if err := s.Slack.Await(wait, func() bool { _, ok := open(); return ok }); err != nil {
+		return err
+	}
+	v, _ := open()
+	return s.Slack.SubmitModal(ctx, v, stage.SlackBob, map[string]string{"countersign_reason": why})
+}
+
+// invite prints the lines that connect a client of one's own.
+func (t *teller) invite() {
+	token, err := t.stage.Token("alice", []string{"support"}, map[string]any{"exp": time.Now().Add(8 * time.Hour).Unix()})
+	if err != nil {
+		t.out.line("no token: %v", err)
+		return
+	}
+	url := t.stage.URL + "/mcp/customers"
+	t.out.line("")
+	t.out.line("It keeps running until Ctrl-C. Connect as alice (the token lives 8 hours):")
+	t.out.line("")
+	t.out.line("  export COUNTERSIGN_DEMO_TOKEN=%s", token)
+	t.out.line("")
+	t.out.line("  Claude Code     claude mcp add --transport http customers %s --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\"", url)
+	t.out.line("  VS Code         code --add-mcp '{\"name\":\"customers\",\"type\":\"http\",\"url\":\"%s\",\"headers\":{\"Authorization\":\"Bearer '$COUNTERSIGN_DEMO_TOKEN'\"}}'", url)
+	t.out.line("  MCP Inspector   npx @modelcontextprotocol/inspector --cli %s --transport http --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\" --method tools/list", url)
+	t.out.line("")
+	t.out.line("  the record      %s audit log --repo %s --last 20", t.product.path, t.stage.Audit)
+	if t.page != nil {
+		t.out.line("  the buttons     %s", t.page.url)
+	}
+}
+
+func clip(s string, n int) string {
+	if r := []rune(s); len(r) > n {
+		return string(r[:n-1]) + "…"
+	}
+	return s
+}
