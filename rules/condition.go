@@ -19,7 +19,7 @@ import (
 
 // costLimit bounds one evaluation of one condition, in CEL's own unit (about
 // one per operation or byte looked at); beyond it the condition is an error.
-const costLimit = 1_000_000
+const costLimit = 250_000
 
 // A condition is the compiled `when` of a rule. Rules with the same text share
 // it.
