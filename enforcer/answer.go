@@ -164,6 +164,7 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
 		Method: m.Method, FromServer: true, Args: m.Bytes(m.Params), Now: x.e.Now(),
 	})
+	d.Reason, _ = x.e.Mask.Text(d.Reason)
 	if d.Effect == rules.Allow {
 		return true, x.recordServer(audit.KindIntent, m, string(d.Effect), d.Reason)
 	}

@@ -60,7 +60,7 @@ func (x *exchange) approve(ctx context.Context) error {
 		return refuse(kindUnavailable, "%w", err)
 	}
 	x.req.Now = x.e.Now()
-	again := x.force.policy.Decide(x.req)
+	again := x.ask()
 	if again.Effect == rules.Deny {
 		x.decision = again
 		return x.denied("approved, but the policy has changed since and now denies it: " + again.Reason)

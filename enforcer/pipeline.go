@@ -85,12 +85,23 @@ func (x *exchange) decide(ctx context.Context) error {
 		x.req.Args = x.msg.Bytes(x.msg.Arguments)
 	}
 	x.digest = x.e.digest(x.msg)
-	x.decision = x.force.policy.Decide(x.req)
+	x.decision = x.ask()
 	x.e.metrics.decided(x)
 	if x.decision.Effect == rules.Deny {
 		return x.denied(x.decision.Reason)
 	}
 	return nil
+}
+
+// ask has the policy decide, and masks what its words may quote of the
+// arguments: errors of conditions, and reasons made of them.
+func (x *exchange) ask() rules.Decision {
+	d := x.force.policy.Decide(x.req)
+	d.Reason, _ = x.e.Mask.Text(d.Reason)
+	for i := range d.Trace {
+		d.Trace[i].Err, _ = x.e.Mask.Text(d.Trace[i].Err)
+	}
+	return d
 }
 
 // credential mints or reuses what the decision names, and splices it in on

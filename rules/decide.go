@@ -164,6 +164,26 @@ func (d *Decision) refuse(reason string) {
 	d.Asks, d.Expires, d.RulesDigest, d.Credential = nil, 0, "", ""
 }
 
+// AsksDigest is what Decision.RulesDigest would be under this policy for the
+// rules that asks name; "" if it lacks one of them. It tells whether an
+// approval that another policy asked for still means the same under this one.
+func (p *Policy) AsksDigest(asks []Ask) string {
+	named := map[string]bool{}
+	for _, a := range asks {
+		named[a.Rule] = true
+	}
+	var rs []*rule
+	for _, r := range p.rules {
+		if named[r.id] && r.effect == Approve {
+			rs = append(rs, r)
+		}
+	}
+	if len(rs) == 0 || len(rs) != len(named) {
+		return ""
+	}
+	return p.digest(rs)
+}
+
 // digest is "sha256:" and the hex SHA-256 of a JSON array: the rules in the
 // order of their ids, each with the approver sets that it asks and the people
 // in them. Two policies under which the same approval means the same have the

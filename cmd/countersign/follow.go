@@ -115,6 +115,9 @@ func (f *policyFollower) poll(ctx context.Context) {
 // durable, and in the record, before the policy decides anything.
 func (f *policyFollower) take(ctx context.Context, snap *gitsync.Snapshot) error {
 	p, err := rules.Load(snap.FS, snap.Commit)
+	if err == nil {
+		err = maskProblems(p)
+	}
 	if err != nil {
 		f.source.Refuse(snap.Commit, err.Error())
 		return err

@@ -95,7 +95,7 @@ func openApprovals(ctx context.Context, c config, r *record, log *slog.Logger) (
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	book := approval.New(approval.Config{Bucket: bucket, Now: time.Now, Log: log, Record: func(ctx context.Context, a approval.Approval, event string) error {
+	book := approval.New(approval.Config{Bucket: bucket, Now: time.Now, Log: log, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
 		return recordApproval(ctx, r.journal, a, event)
 	}})
 	if c.NATSURL == "" {

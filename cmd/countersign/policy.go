@@ -46,6 +46,10 @@ found: use it in the policy repository's CI.`,
 			} else if err != nil {
 				return err
 			}
+			if err := maskProblems(p); err != nil {
+				fmt.Fprintf(out, "%v\n1 problem\n", err)
+				return errFound
+			}
 			cases, failed := p.Cases(), 0
 			for _, c := range cases {
 				if c.Problem != "" {
