@@ -115,10 +115,19 @@ func openApprovals(ctx context.Context, c config, r *record, log *slog.Logger) (
 	return &approvals{store: store, book: book, log: log}, nil
 }
 
+// maxApproval is how much of an approval fits an entry, beside the rest.
+const maxApproval = audit.MaxLine - 8<<10
+
 // recordApproval writes a change of an approval, with its whole state: the
 // embedded store is rebuilt from these entries.
 func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event string) error {
 	detail, err := json.Marshal(a)
+	if err == nil && len(detail) > maxApproval {
+		// No card can show so much, so no button approves it; a start after a
+		// crash must find it no easier to approve than it was.
+		a.Args, a.Partial, a.Trace = strings.ToValidUTF8(a.Args[:min(len(a.Args), 4<<10)], ""), true, nil
+		detail, err = json.Marshal(a)
+	}
 	if err != nil {
 		return err
 	}
