@@ -42,7 +42,11 @@ Environment:
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c)
+			profiled, err := startProfile()
+			if err != nil {
+				return err
+			}
+			return errors.Join(serve(cmd.Context(), c), profiled())
 		},
 	}
 }

@@ -1,0 +1,32 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime/pprof"
+)
+
+// profileVar is for `make bench` only, and not in the help: a file that serve
+// writes a CPU profile of its whole run to.
+const profileVar = "COUNTERSIGN_CPU_PROFILE"
+
+// startProfile begins the profile, if one is asked for; the returned func ends
+// it.
+func startProfile() (stop func() error, err error) {
+	path := os.Getenv(profileVar)
+	if path == "" {
+		return func() error { return nil }, nil
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", profileVar, err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", profileVar, err), f.Close())
+	}
+	return func() error {
+		pprof.StopCPUProfile()
+		return f.Close()
+	}, nil
+}
