@@ -93,6 +93,8 @@ func (x *exchange) answerStream() error {
 		switch {
 		case errors.Is(err, io.EOF):
 			return x.endStream(events, "ok")
+		case err != nil && x.endless() && x.e.lifetime.Err() != nil:
+			return x.endStream(events, "stopped")
 		case err != nil && x.closed, err != nil && x.r.Method == http.MethodGet:
 			return x.endStream(events, "broken")
 		case err != nil:

@@ -124,7 +124,7 @@ func verdict(a approval.Approval) string {
 func (x *exchange) wait(ctx context.Context, a approval.Approval) (approval.Approval, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	defer x.e.waiting.add(x.waitKey(x.msg.ID), func() { cancel(errCancelled) })()
+	defer x.e.waiting.hold(x, func() { cancel(errCancelled) })()
 	stopped := context.AfterFunc(x.e.lifetime, func() { cancel(errStopping) })
 	defer stopped()
 
@@ -146,16 +146,15 @@ func (x *exchange) wait(ctx context.Context, a approval.Approval) (approval.Appr
 	for n := 1; ; {
 		select {
 		case r := <-decided:
-			if r.err == nil {
-				return r.a, nil
-			}
-			switch cause := context.Cause(ctx); {
+			switch cause := context.Cause(ctx); { // even if it was granted at the same moment: nobody waits for it any more
 			case errors.Is(cause, errStopping):
-				return a, refuse(kindPending, "the enforcer is restarting; approval %s stays pending: repeat the identical call", a.ID)
+				return a, refuse(kindPending, "the enforcer is restarting; approval %s stays: repeat the identical call", a.ID)
 			case ctx.Err() != nil:
 				return a, refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
+			case r.err != nil:
+				return a, refuse(kindUnavailable, "the approval's state cannot be read: %w", r.err)
 			}
-			return a, refuse(kindUnavailable, "the approval's state cannot be read: %w", r.err)
+			return r.a, nil
 		case <-hold.C:
 			return a, refuse(kindPending, "approval pending: %s has been asked (approval %s, until %s). Repeat the identical call to continue; it runs at most once",
 				approvers(a), a.ID, a.Expires.UTC().Format("15:04 MST"))

@@ -8,9 +8,10 @@ import (
 	"countersign/audit"
 )
 
-// Failed authentications are recorded, but must not let anyone fill the
-// journal: the first of a kind from a source is written at once, the rest are
-// counted and written together.
+// What is refused before anybody is known (a failed authentication, a foreign
+// Host) is recorded, but must not let anyone fill the journal: the first of a
+// kind from a source is written at once, the rest are counted and written
+// together, under the call id of the first.
 
 const (
 	authWindow  = 10 * time.Second
@@ -22,32 +23,37 @@ type authFailures struct {
 	m  map[authKey]*authCount
 }
 
-type authKey struct{ source, server, reason string }
+type authKey struct {
+	source, server, reason, status string
+	kind                           audit.Kind
+}
 
 type authCount struct {
 	n     int
 	since time.Time
+	call  string // the first one's id
 }
 
 func (a *authFailures) init() { a.m = map[authKey]*authCount{} }
 
-// add counts one failure; true means that it is the first, to be written now.
-func (a *authFailures) add(k authKey, now time.Time) bool {
+// add counts one failure. It returns the call id under which it is found in
+// the record; first means that it is to be written now.
+func (a *authFailures) add(k authKey, call string, now time.Time) (id string, first bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c, ok := a.m[k]; ok {
 		c.n++
-		return false
+		return c.call, false
 	}
 	if len(a.m) >= authSources {
-		k = authKey{source: "many", reason: "many"}
+		k = authKey{source: "many", reason: "many", status: k.status, kind: k.kind}
 		if c, ok := a.m[k]; ok {
 			c.n++
-			return false
+			return c.call, false
 		}
 	}
-	a.m[k] = &authCount{since: now}
-	return true
+	a.m[k] = &authCount{since: now, call: call}
+	return call, true
 }
 
 // due takes out the counts whose window is over.
@@ -64,19 +70,25 @@ func (a *authFailures) due(now time.Time, all bool) map[authKey]authCount {
 	return out
 }
 
-// authFailed records a failed authentication. Nothing was served, so a record
-// that cannot be written changes nothing for the caller.
-func (e *Enforcer) authFailed(x *exchange, ref *refusal) {
+// unknown records what was refused before the caller was known. Nothing was
+// served, so a record that cannot be written changes nothing for the caller.
+func (e *Enforcer) unknown(x *exchange, ref *refusal) {
+	// Texts of any length and content are the caller's to send: clipped first,
+	// so that a flood costs little, and masked.
 	reason, _ := e.Mask.Text(clip(ref.Error(), 300))
 	server, _ := e.Mask.Text(clip(x.server, 64))
-	e.metrics.ended(x, "unauthenticated")
-	k := authKey{x.source, server, reason}
-	if !e.auth.add(k, e.Now()) {
+	k := authKey{source: x.source, server: server, reason: reason, status: ref.kind.status(), kind: audit.KindRefused}
+	if ref.kind == kindUnauthenticated {
+		k.kind = audit.KindAuthFailed
+	}
+	e.metrics.ended(x, k.status)
+	var first bool
+	if x.id, first = e.auth.add(k, x.id, e.Now()); !first {
 		return
 	}
-	en := audit.Entry{Kind: audit.KindAuthFailed, Call: x.id, Server: server, Status: "unauthenticated", Reason: reason}
+	en := audit.Entry{Kind: k.kind, Call: x.id, Server: server, Status: k.status, Reason: reason}
 	if err := e.event(x.r.Context(), en, map[string]any{"source": x.source}); err != nil {
-		e.Log.Error("a failed authentication could not be recorded", "err", err)
+		e.Log.Error("a refusal of somebody unknown could not be recorded", "err", err)
 	}
 }
 
@@ -86,9 +98,9 @@ func (e *Enforcer) flushAuthFailures(ctx context.Context) {
 		if c.n == 0 {
 			continue
 		}
-		en := audit.Entry{Kind: audit.KindAuthFailed, Server: k.server, Status: "unauthenticated", Reason: k.reason}
+		en := audit.Entry{Kind: k.kind, Call: c.call, Server: k.server, Status: k.status, Reason: k.reason}
 		if err := e.event(ctx, en, map[string]any{"source": k.source, "more": c.n, "since": c.since.UTC().Format(time.RFC3339)}); err != nil {
-			e.Log.Error("failed authentications could not be recorded", "err", err, "count", c.n)
+			e.Log.Error("refusals of somebody unknown could not be recorded", "err", err, "count", c.n)
 		}
 	}
 }

@@ -15,8 +15,7 @@ import (
 )
 
 // door refuses what must not be looked at any further: a foreign Host or
-// Origin (DNS rebinding), an enforcer that is stopping, a policy that is not
-// in force.
+// Origin (DNS rebinding), a method that MCP does not have.
 func (x *exchange) door(ctx context.Context) error {
 	x.source = x.e.source(x.r)
 	if !strings.EqualFold(x.r.Host, x.e.public.Host) {
@@ -33,6 +32,12 @@ func (x *exchange) door(ctx context.Context) error {
 	default:
 		return refuse(kindMethod, "method %s is not served on an MCP endpoint", x.r.Method)
 	}
+	return nil
+}
+
+// admit refuses everyone while the enforcer is stopping, or no policy is in
+// force: once the caller is known, so that the record says who was refused.
+func (x *exchange) admit(ctx context.Context) error {
 	if x.e.closing.Load() {
 		return refuse(kindUnavailable, "the enforcer is stopping: try again in a moment")
 	}
@@ -106,6 +111,10 @@ func (x *exchange) read(ctx context.Context) error {
 		}
 		if x.msg.Modern() {
 			x.session = "" // the stateless era has no sessions
+		}
+		if x.msg.Kind == wire.Request { // until it is over, the client's cancellation finds it
+			key := x.waitKey(x.msg.ID)
+			x.cleanup = append(x.cleanup, x.e.waiting.add(key, x))
 		}
 	}
 	if x.session != "" && !x.e.session.owned(x.session, x.server, x.ownerKey()) {

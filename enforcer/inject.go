@@ -65,7 +65,13 @@ func (x *exchange) splice(in rules.Inject) error {
 // not a cancellation, by clientGrace; in the stateless era closing the stream
 // is one.
 func (x *exchange) upstreamContext(ctx context.Context) context.Context {
-	if x.r.Method != http.MethodPost || x.msg == nil || x.msg.Modern() {
+	if x.endless() {
+		out, cancel := context.WithCancel(ctx)
+		stopped := context.AfterFunc(x.e.lifetime, cancel)
+		x.cleanup = append(x.cleanup, func() { stopped(); cancel() })
+		return out
+	}
+	if x.r.Method != http.MethodPost || x.msg.Modern() {
 		return ctx
 	}
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -75,6 +81,12 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	})
 	x.cleanup = append(x.cleanup, func() { left(); cancel() })
 	return out
+}
+
+// endless tells whether the exchange is a stream that ends when somebody ends
+// it: a stop of the enforcer does not wait for it.
+func (x *exchange) endless() bool {
+	return x.r.Method == http.MethodGet || x.msg != nil && x.msg.Method == "subscriptions/listen"
 }
 
 // close gives back what the exchange holds: a per-call credential is revoked,

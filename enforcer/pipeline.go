@@ -3,6 +3,7 @@ package enforcer
 import (
 	"context"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"countersign/audit"
@@ -41,6 +42,8 @@ type exchange struct {
 	reply    *upstream.Reply
 	cleanup  []func()
 
+	cancelled atomic.Bool // by the client, in a notification
+
 	spent     bool   // the approval is used up by this call
 	intended  bool   // the intent is in the record: an outcome must follow
 	forwarded bool   // the upstream may have run it
@@ -53,8 +56,9 @@ type exchange struct {
 // exchange with a *refusal; every refusal is recorded by the caller.
 func (x *exchange) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		x.door,       // host, origin, drain, policy fresh
+		x.door,       // host, origin, HTTP method
 		x.identify,   // bearer token → subject and client
+		x.admit,      // not stopping, policy in force and fresh
 		x.read,       // body, one strict parse, mirrored headers, session owner
 		x.decide,     // the policy's decision
 		x.approve,    // a person's, where policy asks; decided again, spent once
@@ -134,6 +138,9 @@ func (x *exchange) forward(ctx context.Context) error {
 	up, ok := x.force.upstreams[x.server]
 	if !ok {
 		return refuse(kindUnavailable, "server %q is not in the policy", x.server)
+	}
+	if x.cancelled.Load() || ctx.Err() != nil { // while the credential was minted, say
+		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
 	}
 	x.forwarded = true
 	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{

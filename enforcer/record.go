@@ -23,8 +23,8 @@ func (x *exchange) intend(ctx context.Context) error {
 	if x.msg != nil && x.msg.Method == "notifications/cancelled" {
 		x.e.waiting.cancel(x.waitKey(x.msg.CancelledID))
 	}
-	if err := ctx.Err(); err != nil {
-		return refuse(kindCancelled, "cancelled by the client before it was forwarded")
+	if x.cancelled.Load() || ctx.Err() != nil {
+		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
 	}
 	if err := x.append(x.entry(audit.KindIntent)); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so nothing is forwarded: %w", err)

@@ -77,9 +77,13 @@ func (x *exchange) refuse(err error) {
 		ref = &refusal{kind: kindUnavailable, cause: err}
 	}
 	reason, _ := x.e.Mask.Text(ref.Error())
-	if ref.kind == kindUnauthenticated {
-		x.e.authFailed(x, ref)
-		x.challenge(ref)
+	if x.caller.Subject.Sub == "" {
+		x.e.unknown(x, ref)
+		if ref.kind == kindUnauthenticated {
+			x.challenge(ref)
+		} else {
+			x.tell(ref, reason)
+		}
 		return
 	}
 	if rerr := x.recordEnd(ref.kind.status(), reason); rerr != nil {
@@ -140,12 +144,12 @@ func (x *exchange) challenge(ref *refusal) {
 	var ierr *identity.Error
 	if errors.As(ref.cause, &ierr) && ierr.Status() == http.StatusServiceUnavailable {
 		x.w.Header().Set("Retry-After", "5")
-		x.out.message(http.StatusServiceUnavailable, wire.ErrorReply(nil, codeInternal, "the token cannot be checked now: try again", nil))
+		x.out.message(http.StatusServiceUnavailable, wire.ErrorReply(nil, codeInternal, "the token cannot be checked now: try again (countersign record "+x.id+")", nil))
 		return
 	}
 	meta := x.e.public.Scheme + "://" + x.e.public.Host + "/.well-known/oauth-protected-resource" + x.r.URL.Path
 	x.w.Header().Set("WWW-Authenticate", identity.Challenge(meta, ref.cause))
-	x.out.message(http.StatusUnauthorized, wire.ErrorReply(nil, codeRefused, "unauthorized: a valid bearer token for this resource is needed", nil))
+	x.out.message(http.StatusUnauthorized, wire.ErrorReply(nil, codeRefused, "unauthorized: a valid bearer token for this resource is needed (countersign record "+x.id+")", nil))
 }
 
 // upstreamFailed says in the agent's words what became of the upstream.

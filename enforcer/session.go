@@ -93,32 +93,57 @@ func (e *Enforcer) endIdle(ctx context.Context) {
 	}
 }
 
-// inflight are the calls that wait for a person, so that the client's
-// cancellation finds them.
+// inflight are the calls under way, so that the client's cancellation finds
+// them.
 type inflight struct {
-	mu sync.Mutex
-	m  map[string]func()
+	mu    sync.Mutex
+	m     map[string]*exchange
+	holds map[*exchange]func() // those that wait for a person, and how to wake them
 }
 
-func (w *inflight) init() { w.m = map[string]func(){} }
+func (w *inflight) init() { w.m, w.holds = map[string]*exchange{}, map[*exchange]func(){} }
 
-// add registers a waiting call; the returned func takes it out again.
-func (w *inflight) add(key string, cancel func()) func() {
+// add registers a call; the returned func takes it out again. Of two with one
+// id, which no client may send, the newer is found.
+func (w *inflight) add(key string, x *exchange) func() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.m[key] = cancel
+	w.m[key] = x
 	return func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
-		delete(w.m, key)
+		if w.m[key] == x {
+			delete(w.m, key)
+		}
 	}
 }
 
+// hold has wake called when x is cancelled, until the returned func is called.
+func (w *inflight) hold(x *exchange, wake func()) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if x.cancelled.Load() {
+		wake()
+	}
+	w.holds[x] = wake
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.holds, x)
+	}
+}
+
+// cancel keeps a call from starting, if it has not been forwarded yet. One that
+// has is the upstream's to end, which gets the notification too.
 func (w *inflight) cancel(key string) {
 	w.mu.Lock()
-	cancel := w.m[key]
-	w.mu.Unlock()
-	if cancel != nil {
-		cancel()
+	defer w.mu.Unlock()
+	x := w.m[key]
+	if x == nil {
+		return
+	}
+	x.cancelled.Store(true)
+	if wake := w.holds[x]; wake != nil {
+		wake()
 	}
 }
