@@ -62,13 +62,12 @@ func demo(ctx context.Context, interactive, keep bool) (err error) {
 	defer func() { err = errors.Join(err, product.stop()) }()
 
 	t := &teller{stage: s, out: newPrinter(os.Stdout), product: product}
-	if interactive {
-		page, err := servePage(s)
-		if err != nil {
+	if interactive || keep { // with --keep, the page answers your own client's calls
+		if t.page, err = servePage(s); err != nil {
 			return err
 		}
-		defer page.close()
-		t.page = page
+		defer t.page.close()
+		t.pressing = interactive
 	}
 	began := time.Now()
 	if err := t.story(ctx); err != nil {

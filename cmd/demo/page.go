@@ -83,7 +83,13 @@ func (p *page) newest() (slack.Card, bool) {
 	return cards[len(cards)-1], true
 }
 
-func (p *page) show(w http.ResponseWriter, r *http.Request) { p.render(w, "") }
+func (p *page) show(w http.ResponseWriter, r *http.Request) {
+	note := ""
+	if r.URL.RawQuery == "sent" {
+		note = "Sent. The terminal shows what happened; the card says it too, once it is updated."
+	}
+	p.render(w, note)
+}
 
 func (p *page) render(w http.ResponseWriter, note string) {
 	data := struct {
@@ -124,5 +130,5 @@ func (p *page) press(w http.ResponseWriter, r *http.Request) {
 		p.render(w, "It was not accepted: "+err.Error())
 		return
 	}
-	p.render(w, "Sent. The terminal shows what happened.")
+	http.Redirect(w, r, "/?sent", http.StatusSeeOther) // so that a reload does not press again
 }

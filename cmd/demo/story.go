@@ -21,14 +21,15 @@ import (
 // teller tells the story: it makes the agent's calls, and reads back what
 // happened.
 type teller struct {
-	stage   *stage.Stage
-	product *product
-	out     *printer
-	page    *page // where a person presses, if one does
-	agent   *mcp.ClientSession
-	policy  *rules.Policy
-	journal *journal
-	step    int
+	stage    *stage.Stage
+	product  *product
+	out      *printer
+	page     *page // where a person presses, if one does
+	pressing bool  // a person presses in the story, too
+	agent    *mcp.ClientSession
+	policy   *rules.Policy
+	journal  *journal
+	step     int
 }
 
 // story is the six scenes.
@@ -116,9 +117,18 @@ type called struct {
 // call makes one call of the agent and reads its entries back.
 func (t *teller) call(ctx context.Context, tool, sql string) (c called, err error) {
 	mark, began := t.journal.end(), time.Now()
-	c.result, err = t.agent.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
-	if err != nil {
-		return c, err
+	for {
+		c.result, err = t.agent.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
+		if err != nil {
+			return c, err
+		}
+		if !pending(c.result) {
+			break
+		}
+		// A person took longer than the caller is held: an agent that repeats
+		// the identical call attaches to the same approval.
+		mark = t.journal.end()
+		t.out.aside("still pending; the agent repeats the identical call")
 	}
 	c.took = time.Since(began)
 	for _, part := range c.result.Content {
@@ -141,6 +151,16 @@ func (t *teller) call(ctx context.Context, tool, sql string) (c called, err erro
 	}
 	c.end, err = of(audit.KindOutcome, audit.KindRefused)
 	return c, err
+}
+
+// pending tells whether the answer is that a person has yet to decide.
+func pending(r *mcp.CallToolResult) bool {
+	for _, part := range r.Content {
+		if text, ok := part.(*mcp.TextContent); ok && r.IsError && strings.HasPrefix(text.Text, "approval pending") {
+			return true
+		}
+	}
+	return false
 }
 
 func (c called) ms() string { return duration(time.Duration(c.end.Millis * float64(time.Millisecond))) }
@@ -403,7 +423,7 @@ func (t *teller) decide(ctx context.Context, what, why string) <-chan error {
 	}
 	done := make(chan error, 1)
 	go func() {
-		wait, cancel := context.WithTimeout(ctx, time.Minute)
+		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		card, err := t.stage.Slack.AwaitCard(wait, stage.Channel, func(c slack.Card) bool { return !seen[c.TS] })
 		if err != nil {
@@ -411,7 +431,7 @@ func (t *teller) decide(ctx context.Context, what, why string) <-chan error {
 			return
 		}
 		t.out.detail("%s", strings.TrimRight(slack.Render(card, min(t.out.width-10, 78)), "\n"))
-		if t.page != nil {
+		if t.pressing {
 			t.out.detail("%s", t.out.paint(bold, "your turn: "+t.page.url+"  (the story wants you to "+what+")"))
 			done <- t.page.pressed(ctx)
 			return
