@@ -24,6 +24,16 @@ import (
 //	journal/<incarnation>/meta.json         enforcer, incarnation, start
 //	journal/<incarnation>/<first>.jsonl     entries from <first> (20 digits) on, a line each
 //	journal/<incarnation>/published.json    how far the publisher came (see mark)
+//
+// Entries that were written and made durable together, a group, begin with
+// groupMark, before the first one's line: white space to whoever reads JSON.
+// Where a mark stands, everything before it was durable. The room that a file
+// keeps ahead of its entries reads as zeroes, which no entry contains.
+const (
+	groupMark = ' '
+	groupHead = ` {"seq":` // in no line, but at a group's beginning: lines hold no white space between tokens, and no bare quotation mark in strings
+)
+
 const (
 	journalDir = "journal"
 	metaFile   = "meta.json"
@@ -181,8 +191,38 @@ type cursor struct {
 	r     *bufio.Reader
 }
 
+// errRoom: there is no entry here yet, but room for one.
+var errRoom = fmt.Errorf("audit: room, not written yet: %w", io.EOF)
+
+// lineBuffer holds a line, its mark and its line feed.
+const lineBuffer = MaxLine + 2
+
+// readLine returns a line without its mark and line feed, and how many bytes
+// it takes in the file. Errors: io.EOF, errRoom, and io.ErrUnexpectedEOF if the
+// line ends with the file or with room.
+func readLine(r *bufio.Reader) ([]byte, int64, error) {
+	if head, err := r.Peek(1); err != nil {
+		return nil, 0, err
+	} else if head[0] == 0 {
+		return nil, 0, errRoom
+	}
+	b, err := r.ReadSlice('\n')
+	if err == io.EOF || bytes.IndexByte(b, 0) >= 0 {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, 0, err
+	}
+	n := int64(len(b))
+	if b[0] == groupMark {
+		b = b[1:]
+	}
+	return b[:len(b)-1], n, nil
+}
+
 // next returns the next line without its line feed, good until the next call;
-// io.EOF at the end, io.ErrUnexpectedEOF if the end has no line feed.
+// io.EOF at the end, errRoom where room begins, io.ErrUnexpectedEOF if the end
+// has no line feed.
 func (c *cursor) next() ([]byte, error) {
 	for {
 		if c.f == nil {
@@ -193,18 +233,15 @@ func (c *cursor) next() ([]byte, error) {
 			if _, err := f.Seek(c.off, io.SeekStart); err != nil {
 				return nil, errors.Join(fmt.Errorf("audit: %w", err), f.Close())
 			}
-			c.f, c.r = f, bufio.NewReaderSize(f, MaxLine+1)
+			c.f, c.r = f, bufio.NewReaderSize(f, lineBuffer)
 		}
-		b, err := c.r.ReadSlice('\n')
+		b, n, err := readLine(c.r)
 		switch {
 		case err == nil:
 			c.seq++
-			c.off += int64(len(b))
-			return b[:len(b)-1], nil
-		case err != io.EOF || len(b) > 0:
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
-			}
+			c.off += n
+			return b, nil
+		case err != io.EOF:
 			return nil, err
 		}
 		// The end of this file; does another go on?
@@ -233,23 +270,21 @@ func (c *cursor) close() error {
 }
 
 // ReadEntries reads lines, decoding each strictly; the number of an entry must
-// follow the one before. It ends after the first error, io.ErrUnexpectedEOF
-// if the last line has no line feed.
+// follow the one before. It reads a file of a journal, too, and ends where room
+// begins. It ends after the first error, io.ErrUnexpectedEOF if the last line
+// has no line feed.
 func ReadEntries(r io.Reader) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		br := bufio.NewReaderSize(r, MaxLine+1)
+		br := bufio.NewReaderSize(r, lineBuffer)
 		var want uint64
 		for n := 0; ; n++ {
-			b, err := br.ReadSlice('\n')
-			if err == io.EOF && len(b) == 0 {
+			b, _, err := readLine(br)
+			if errors.Is(err, io.EOF) {
 				return
-			}
-			if err == io.EOF {
-				err = io.ErrUnexpectedEOF
 			}
 			var e Entry
 			if err == nil {
-				e, err = Decode(bytes.TrimSuffix(b, []byte("\n")))
+				e, err = Decode(b)
 			}
 			if err == nil && n > 0 && e.Seq != want {
 				err = fmt.Errorf("%w: number %d where %d belongs", ErrEntry, e.Seq, want)

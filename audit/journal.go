@@ -127,7 +127,7 @@ func Open(cfg Config) (*Journal, error) {
 	j := &Journal{
 		inc: inc, cfg: cfg, last: last,
 		wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), stopped: make(chan struct{}),
-		pool: newPool(),
+		pool: newPool(nil),
 	}
 	if err := j.rotate(0); err != nil {
 		return nil, err
@@ -143,7 +143,10 @@ func Open(cfg Config) (*Journal, error) {
 	return j, nil
 }
 
-func newPool() *pool { return &pool{done: make(chan struct{})} }
+// newPool is an empty pool; buf may be an earlier one's.
+func newPool(buf []byte) *pool {
+	return &pool{buf: append(buf[:0], groupMark), done: make(chan struct{})}
+}
 
 // Append records an entry and returns it, with Seq and Time set, when it is
 // durable. Errors: ErrEntry (this entry cannot be recorded), ErrFull,
@@ -226,10 +229,11 @@ func (j *Journal) add(e *Entry, body []byte) (*pool, error) {
 // releases all who wait for it. While it syncs, the next pool fills.
 func (j *Journal) write() {
 	defer close(j.stopped)
+	var spare []byte // of the pool before: nobody reads it any more
 	for range j.wake {
 		j.mu.Lock()
 		p, failed, closed := j.pool, j.err, j.closed
-		j.pool = newPool()
+		j.pool, spare = newPool(spare), nil
 		first := j.seq - p.n
 		j.mu.Unlock()
 
@@ -237,6 +241,7 @@ func (j *Journal) write() {
 			if p.err = failed; p.err == nil {
 				p.err = j.flush(p, first)
 			}
+			spare, p.buf = p.buf, nil
 			close(p.done)
 			// Those just released often come back at once; let them join the
 			// next group, or two half groups take turns, a sync each.
@@ -378,13 +383,13 @@ func (j *Journal) Prune(before time.Time) error {
 	return j.inc.prune(pushed, before)
 }
 
-// createFile opens a file to append to, which must not exist.
+// createFile opens a file to write to, which must not exist.
 func createFile(path string) (File, error) {
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+	f, err := openData(path)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	return dataFile{f}, nil
+	return f, nil
 }
 
 // syncDir makes the names in a directory durable.

@@ -20,7 +20,7 @@ type Past struct {
 	Incarnation string
 	Start       time.Time
 	Entries     uint64 // whole entries
-	Torn        int64  // bytes after them, of a write that a crash cut short: nobody was told that it succeeded
+	Torn        int64  // bytes after them, of a write that a crash cut short: nobody was told that it succeeded (room does not count)
 
 	inc        *incarnation
 	mark       mark
@@ -156,18 +156,19 @@ func (p *Past) scan(firsts []uint64) error {
 	}
 }
 
-// torn decides what an unreadable line is: the remains of the last write,
+// torn decides what an unreadable line is: the remains of the last group,
 // which nobody was told of, or damage to what was durable. A write cut short
-// leaves part of itself, or zeroes, at the very end: nothing whole after it.
+// leaves any part of its group, and zeroes for the rest: not always from the
+// beginning, since the disk takes pages in the order that it likes. But a line
+// that is there in full and does not read, with whole entries after it, was
+// not cut; and a group was only begun once the one before it was durable.
 func (p *Past) torn(firsts []uint64, cause error) error {
 	last := firsts[len(firsts)-1]
 	b, err := os.ReadFile(p.inc.segmentPath(last))
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	good := p.bytes // find where the bad line begins in the last file
-	whole := false
-	off := int64(0)
+	off := int64(0) // find where the bad line begins in the last file
 	for seq := last; seq < p.Entries; seq++ {
 		n := bytes.IndexByte(b[off:], '\n')
 		if n < 0 {
@@ -175,20 +176,23 @@ func (p *Past) torn(firsts []uint64, cause error) error {
 		}
 		off += int64(n) + 1
 	}
-	rest := b[off:]
-	for first := true; len(rest) > 0; first = false {
-		l, after, _ := bytes.Cut(rest, []byte("\n"))
-		if !first {
+	rest := bytes.TrimRight(b[off:], "\x00")
+	bad, after, _ := bytes.Cut(rest, []byte("\n"))
+	damaged := last > p.Entries
+	if len(rest) > 0 {
+		damaged = damaged || bytes.Contains(rest[1:], []byte(groupHead))
+	}
+	if bytes.IndexByte(bad, 0) < 0 {
+		for l := range bytes.SplitSeq(after, []byte("\n")) {
 			_, err := Decode(l)
-			whole = whole || err == nil
+			damaged = damaged || err == nil
 		}
-		rest = after
 	}
-	if whole || last > p.Entries {
+	if damaged {
 		return fmt.Errorf("%w: %s: entry %d, after %d good bytes, does not read, and whole entries follow it (%w); move the directory away to start without it, and keep it",
-			ErrDamaged, p.inc.dir, p.Entries, good, cause)
+			ErrDamaged, p.inc.dir, p.Entries, p.bytes, cause)
 	}
-	p.Torn = int64(len(b)) - off
+	p.Torn = int64(len(rest))
 	return nil
 }
 

@@ -4,4 +4,6 @@ package audit
 
 import "os"
 
-type dataFile struct{ *os.File }
+func openData(path string) (File, error) {
+	return os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
+}

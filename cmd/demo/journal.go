@@ -1,12 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"countersign/audit"
@@ -39,11 +40,10 @@ func (j *journal) all() ([]audit.Entry, error) {
 		if err != nil {
 			return nil, err
 		}
-		for line := range strings.Lines(string(b)) {
-			if !strings.HasSuffix(line, "\n") {
+		for e, err := range audit.ReadEntries(bytes.NewReader(b)) {
+			if errors.Is(err, io.ErrUnexpectedEOF) {
 				break
 			}
-			e, err := audit.Decode([]byte(strings.TrimSuffix(line, "\n")))
 			if err != nil {
 				return nil, err
 			}

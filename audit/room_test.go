@@ -1,0 +1,159 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"strings"
+	"testing"
+)
+
+// groups builds a file by hand: entries from 0 on, so many in each group.
+func groups(t *testing.T, sizes ...int) (file []byte, starts []int) {
+	t.Helper()
+	seq := uint64(0)
+	for _, n := range sizes {
+		starts = append(starts, len(file))
+		file = append(file, groupMark)
+		for range n {
+			b, err := Entry{Seq: seq, Kind: KindIntent, Time: noon, Reason: strings.Repeat("r", 100+int(seq*37%500))}.Encode()
+			if err != nil {
+				t.Fatal(err)
+			}
+			file = append(append(file, b...), '\n')
+			seq++
+		}
+	}
+	return file, starts
+}
+
+// closed makes a state directory whose journal has these bytes.
+func closed(t *testing.T) (dir string, put func([]byte)) {
+	t.Helper()
+	dir = t.TempDir()
+	j := openJournal(t, Config{Dir: dir})
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return dir, func(b []byte) {
+		if err := os.WriteFile(j.inc.segmentPath(0), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// A power cut leaves of the last group whichever pages the disk had taken.
+// What was acknowledged before it is there, and nothing stands in the way of
+// the next start.
+func TestAnyPagesOfTheLastGroupMayBeLost(t *testing.T) {
+	dir, put := closed(t)
+	whole, starts := groups(t, 1, 3, 40)
+	last := starts[2]
+	const block = 512
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for try := range 300 {
+		b := append(bytes.Clone(whole), make([]byte, roomAfter)...)
+		for at := last; at < len(whole); at = at/block*block + block {
+			if rnd.IntN(4) < 1+try%3 {
+				clear(b[at:min(len(whole), at/block*block+block)])
+			}
+		}
+		put(b)
+		p := onlyPast(t, dir)
+		n := uint64(0)
+		for e, err := range p.Read() {
+			if err != nil || e.Seq != n {
+				t.Fatalf("try %d: entry %d: %v", try, n, err)
+			}
+			n++
+		}
+		good := bytes.Count(b[:bytes.IndexByte(b, 0)], []byte("\n"))
+		left := len(bytes.TrimRight(b, "\x00")) - (bytes.LastIndexByte(b[:bytes.IndexByte(b, 0)], '\n') + 1)
+		if p.Entries != uint64(good) || n != p.Entries || n < 4 || p.Torn != int64(max(0, left)) {
+			t.Fatalf("try %d: %d entries, %d read, of %d; torn %d of %d", try, p.Entries, n, good, p.Torn, left)
+		}
+	}
+}
+
+const roomAfter = 5000
+
+// What was acknowledged and is not there any more is damage, whatever it
+// looks like: a group after it proves that it was durable.
+func TestLostPagesBeforeTheLastGroupAreDamage(t *testing.T) {
+	dir, put := closed(t)
+	whole, starts := groups(t, 1, 20, 20)
+	flip := func(b []byte) { b[bytes.IndexByte(b, '{')] ^= 4 }
+	for name, spoil := range map[string]func(b []byte){
+		"pages":              func(b []byte) { clear(b[starts[1]+1000 : starts[1]+2000]) },
+		"a whole group":      func(b []byte) { clear(b[starts[1]:starts[2]]) },
+		"its last line feed": func(b []byte) { b[starts[2]-1] = 0 },
+		"a bit":              func(b []byte) { flip(b[starts[1]+1000:]) },
+		// Of the last group it is not known; but no write cut short makes this.
+		"a bit of the last group": func(b []byte) { flip(b[starts[2]+1000:]) },
+	} {
+		b := append(bytes.Clone(whole), make([]byte, roomAfter)...)
+		spoil(b)
+		put(b)
+		if ps, err := Previous(dir); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v, %v", name, ps, err)
+		}
+	}
+}
+
+// While it is written a file may have room; closed or followed by another, it
+// holds lines and nothing else.
+func TestRoomIsGivenBack(t *testing.T) {
+	j := openJournal(t, Config{SegmentBytes: 500})
+	for range 20 {
+		add(t, j, Entry{Kind: KindIntent, Reason: "some reason or other"})
+	}
+	firsts, err := j.inc.segments()
+	if err != nil || len(firsts) < 3 {
+		t.Fatalf("%d files, %v", len(firsts), err)
+	}
+	lines := func(first uint64) int {
+		b, err := os.ReadFile(j.inc.segmentPath(first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bytes.IndexByte(b, 0) >= 0 || !bytes.HasSuffix(b, []byte("\n")) {
+			t.Errorf("file %d has %d bytes, not all of them lines", first, len(b))
+		}
+		n := 0
+		for _, err := range ReadEntries(bytes.NewReader(b)) {
+			if err != nil {
+				t.Error(err)
+			}
+			n++
+		}
+		return n
+	}
+	last := len(firsts) - 1
+	for i, first := range firsts[:last] {
+		if n := lines(first); uint64(n) != firsts[i+1]-first {
+			t.Errorf("file %d: %d entries", first, n)
+		}
+	}
+	// The file being written reads as far as it is written.
+	f, err := os.Open(j.inc.segmentPath(firsts[last]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	n := 0
+	for _, err := range ReadEntries(f) {
+		if err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Error(err)
+		}
+		n++
+	}
+	if uint64(n) != 21-firsts[last] {
+		t.Errorf("%d entries in the last file", n)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lines(firsts[last])
+}
