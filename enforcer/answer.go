@@ -77,6 +77,10 @@ func (x *exchange) answerJSON() error {
 	if m.Kind != wire.Response {
 		return refuse(kindBlocked, "the upstream server's answer is blocked: not a JSON-RPC response")
 	}
+	// An error may be without an id: of a message that the server could not read.
+	if x.msg != nil && x.msg.Kind == wire.Request && m.ID != nil && !sameID(m.ID, x.msg.ID) {
+		return refuse(kindBlocked, "the upstream server's answer is blocked: it is not the answer to this request")
+	}
 	if err := x.recordEnd(outcome(m), ""); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}
@@ -149,7 +153,7 @@ func (x *exchange) event(ev wire.Event) error {
 // recordResponse makes a response's outcome durable: this exchange's own, or,
 // on a resumed stream, one of an earlier exchange.
 func (x *exchange) recordResponse(m *wire.Message) error {
-	if x.msg != nil && bytes.Equal(m.ID, x.msg.ID) {
+	if x.msg != nil && sameID(m.ID, x.msg.ID) {
 		return x.recordEnd(outcome(m), "")
 	}
 	en := x.entry(audit.KindOutcome)
@@ -263,6 +267,16 @@ func (x *exchange) endStream(events int, status string) error {
 		status = "undelivered" // the stream ended without the response; a resumed one may bring it
 	}
 	return x.recordEnd(status, "")
+}
+
+// sameID compares ids as they are meant: a server may spell a string with other
+// escapes than its client did.
+func sameID(a, b []byte) bool {
+	if bytes.Equal(a, b) {
+		return true
+	}
+	var s, t string
+	return len(a) > 0 && len(b) > 0 && a[0] == '"' && b[0] == '"' && json.Unmarshal(a, &s) == nil && json.Unmarshal(b, &t) == nil && s == t
 }
 
 // outcome is the word for a response in the record.

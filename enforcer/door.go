@@ -35,8 +35,9 @@ func (x *exchange) door(ctx context.Context) error {
 	return nil
 }
 
-// admit refuses everyone while the enforcer is stopping, or no policy is in
-// force: once the caller is known, so that the record says who was refused.
+// admit refuses everyone while the enforcer is stopping, or the policy is not
+// in force any more: once the caller and the question are known, so that the
+// record says who was refused what, and the answer goes to the question.
 func (x *exchange) admit(ctx context.Context) error {
 	if x.e.closing.Load() {
 		return refuse(kindUnavailable, "the enforcer is stopping: try again in a moment")
@@ -98,6 +99,9 @@ func (x *exchange) identify(ctx context.Context) error {
 // read takes the body in, bounded, and scans it once, strictly. What rules,
 // digest, record and upstream see is this one parse.
 func (x *exchange) read(ctx context.Context) error {
+	if x.force = x.e.force.Load(); x.force == nil {
+		return refuse(kindUnavailable, "no policy is in force: see /readyz")
+	}
 	if _, ok := x.force.upstreams[x.server]; !ok {
 		return refuse(kindNoServer, "no server named %q", x.server)
 	}

@@ -58,8 +58,8 @@ func (x *exchange) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
 		x.door,       // host, origin, HTTP method
 		x.identify,   // bearer token → subject and client
-		x.admit,      // not stopping, policy in force and fresh
 		x.read,       // body, one strict parse, mirrored headers, session owner
+		x.admit,      // not stopping, policy still in force
 		x.decide,     // the policy's decision
 		x.approve,    // a person's, where policy asks; decided again, spent once
 		x.intend,     // the intent, durable

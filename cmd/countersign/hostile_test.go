@@ -210,7 +210,9 @@ func TestFloodFromOutside(t *testing.T) {
 		}
 	}
 	unknown := func() (n, more int) {
-		for _, en := range p.entries(func(en audit.Entry) bool { return en.Sub == "" && (en.Kind == audit.KindAuthFailed || en.Kind == audit.KindRefused) }) {
+		for _, en := range p.entries(func(en audit.Entry) bool {
+			return en.Sub == "" && (en.Kind == audit.KindAuthFailed || en.Kind == audit.KindRefused)
+		}) {
 			if !records[en.Call] {
 				t.Errorf("entry of call %q, which nobody was told of", en.Call)
 			}

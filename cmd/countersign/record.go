@@ -136,7 +136,9 @@ func (r *record) publish(ctx context.Context) error {
 
 // ready fails when calls are, or soon will be, refused for want of room.
 func (r *record) ready(context.Context) error {
-	if s := r.journal.State(); s.Err != nil || s.Bytes >= s.MaxBytes {
+	// The journal takes no intent into its last sixteenth; one is a few
+	// thousand bytes at most.
+	if s := r.journal.State(); s.Err != nil || s.Bytes+4096 >= s.MaxBytes-s.MaxBytes/16 {
 		return errors.New(s.Alert)
 	}
 	return nil

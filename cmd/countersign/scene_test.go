@@ -286,7 +286,7 @@ func (p *program) journal() []audit.Entry {
 		if err != nil {
 			p.t.Fatal(err)
 		}
-		for en, err := range audit.ReadEntries(bytes.NewReader(b)) {
+		for en, err := range audit.ReadEntries(bytes.NewReader(bytes.TrimRight(b, "\x00"))) {
 			if errors.Is(err, io.ErrUnexpectedEOF) {
 				break // being written just now
 			}

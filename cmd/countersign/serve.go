@@ -9,9 +9,11 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -56,6 +58,9 @@ Environment:
 func serve(ctx context.Context, c config) (err error) {
 	var down teardown
 	defer func() { err = errors.Join(err, down.run(ctx, c.ShutdownGrace)) }()
+	// A file at its limit (ulimit -f) is an error of the write, as a full disk
+	// is, and no death of the process.
+	signal.Ignore(syscall.SIGXFSZ)
 
 	masker, log, err := newMask(c)
 	if err != nil {
