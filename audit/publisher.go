@@ -37,7 +37,7 @@ type Store interface {
 }
 
 const (
-	minBatch      = 256     // entries that do not wait for the window
+	minBatch      = 4096    // entries that do not wait for the window; a commit costs the same files whatever it holds
 	maxBatch      = 8192    // entries of one commit
 	maxBatchBytes = 4 << 20 // of their lines
 	defaultWindow = 10 * time.Second
@@ -202,6 +202,9 @@ func (p *Publisher) forked(format string, args ...any) error {
 	return p.fail(fmt.Errorf("%w: %s", ErrForked, fmt.Sprintf(format, args...)))
 }
 
+// commitAll commits what is durable now; what comes in meanwhile waits for its
+// own turn, or a busy enforcer would never be done, with a commit for each
+// handful of entries.
 func (p *Publisher) commitAll(ctx context.Context) error {
 	if p.fatal != nil {
 		return p.fatal
@@ -212,7 +215,7 @@ func (p *Publisher) commitAll(ctx context.Context) error {
 		}
 		p.known = true
 	}
-	for p.at.size < p.end() {
+	for until := p.end(); p.at.size < until; {
 		if err := p.commit(ctx); err != nil {
 			p.known = false // it may have happened: look at the branch first
 			return err

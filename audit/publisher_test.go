@@ -373,9 +373,17 @@ func TestRun(t *testing.T) {
 		t.Errorf("at start %+v", c)
 	}
 	// A full batch is committed without waiting for the window.
-	for range minBatch {
-		add(t, j, Entry{Kind: KindIntent})
+	var wg sync.WaitGroup
+	for range 64 { // so that they share syncs
+		wg.Go(func() {
+			for range minBatch / 64 {
+				if _, err := j.Append(t.Context(), Entry{Kind: KindIntent}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
 	}
+	wg.Wait()
 	if c := <-told; c.Size < minBatch {
 		t.Errorf("%+v", c)
 	}
