@@ -241,8 +241,8 @@ func imageTarget(name string) shown {
 func TestTheReadmesCommands(t *testing.T) {
 	st := newStage(t)
 	p := serving(t, st, nil)
-	call(t, p.client("customers", p.token("alice", "support")), "query", "SELECT name, plan FROM customers LIMIT 3")
 	c := p.client("customers", p.token("alice", "support"))
+	call(t, c, "query", "SELECT name, api_key FROM customers LIMIT 3")
 	call(t, c, "query", "SELECT * FROM staff")
 	pressed := press(t, st, func(card slack.Card) error {
 		return st.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob)
@@ -265,7 +265,7 @@ func TestTheReadmesCommands(t *testing.T) {
 	}
 	help := shown{says: "COUNTERSIGN_PUBLIC_URL (required)"}
 	s.page("README.md", map[string]shown{
-		"make demo": target("demo"), "make test": target("test"), "make build": target("build"), "make image": target("image BUILDER=docker"),
+		"make demo": target("demo"), "make test": target("test"), "make build": target("build"),
 		"make demo ARGS=--interactive":                       target("demo ARGS=--interactive"),
 		"make demo ARGS=--keep":                              target("demo ARGS=--keep"),
 		"docker build --target countersign -t countersign .": imageTarget("countersign"),
@@ -541,7 +541,7 @@ func kubernetes(t *testing.T) (c cluster) {
 							ReadOnlyRootFilesystem bool `yaml:"readOnlyRootFilesystem"`
 						} `yaml:"securityContext"`
 						VolumeMounts []struct {
-							Name, MountPath string `yaml:"mountPath"`
+							MountPath string `yaml:"mountPath"`
 						} `yaml:"volumeMounts"`
 					}
 				}
