@@ -98,7 +98,7 @@ func TestCallBody(t *testing.T) {
 
 // fast is a turn of n calls of one latency each.
 func fast(n int, each time.Duration) turn {
-	t := turn{took: time.Second, warm: 1}
+	t := turn{took: time.Second, warm: 1, cpu: time.Duration(n+1) * 50 * time.Microsecond}
 	for range n {
 		t.latency = append(t.latency, each)
 	}
@@ -115,13 +115,13 @@ func TestTable(t *testing.T) {
 	r.add(cell{64, "json", "countersign"}, fast(850, 601*time.Microsecond))
 	const want = `calls of 200 bytes, 1 rounds of 1s each; calls/s and ratios are medians of the rounds
 
-  clients  answers          way  calls/s     p50     p99  of bare  of direct
-        1     json       direct     1000   90 µs   90 µs     2.00       1.00
-        1     json         bare      500  200 µs  200 µs     1.00       0.50
-        1     json  countersign      400  601 µs  601 µs     0.80       0.40
-       64     json       direct     2000   90 µs   90 µs     2.00       1.00
-       64     json         bare     1000  200 µs  200 µs     1.00       0.50
-       64     json  countersign      850  601 µs  601 µs     0.85       0.42
+  clients  answers          way  calls/s     p50     p99  CPU/call  of bare  of direct
+        1     json       direct     1000   90 µs   90 µs     50 µs     2.00       1.00
+        1     json         bare      500  200 µs  200 µs     50 µs     1.00       0.50
+        1     json  countersign      400  601 µs  601 µs     50 µs     0.80       0.40
+       64     json       direct     2000   90 µs   90 µs     50 µs     2.00       1.00
+       64     json         bare     1000  200 µs  200 µs     50 µs     1.00       0.50
+       64     json  countersign      850  601 µs  601 µs     50 µs     0.85       0.42
 
 write and fdatasync on this disk, alone: p50 100 µs, p99 100 µs
 targets: 1 client p50 ≤ bare + 2 × fdatasync + 200 µs = 600 µs: missed with 601 µs; 64 clients ≥ 0.8 × bare: met with 0.85 (then 0.9: missed)

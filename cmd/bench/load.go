@@ -27,9 +27,13 @@ type turn struct {
 	took    time.Duration
 	warm    int // calls before the clock started: they are in the record too
 	latency []time.Duration
+	cpu     time.Duration // that the process between took, warming up included
 }
 
 func (t turn) rate() float64 { return float64(len(t.latency)) / t.took.Seconds() }
+
+// calls is how many there were, those before the clock started included.
+func (t turn) calls() int { return t.warm + len(t.latency) }
 
 // callBytes is the size of one call.
 const callBytes = 200

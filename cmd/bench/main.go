@@ -107,10 +107,12 @@ func (s *scene) measure(ctx context.Context, o options) (*results, error) {
 		for _, clients := range o.clients {
 			for _, kind := range kinds {
 				for _, way := range ways {
+					before := s.cpu(way)
 					t, err := load(ctx, s.target(way, kind), clients, o.duration)
 					if err != nil {
 						return nil, fmt.Errorf("%s, %s answers, %d clients: %w", way, kind, clients, err)
 					}
+					t.cpu = s.cpu(way) - before
 					r.add(cell{clients, kind, way}, t)
 				}
 			}

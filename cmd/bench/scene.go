@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -31,7 +32,8 @@ type scene struct {
 	bases   map[string]string // URL by way
 	clients map[string]*http.Client
 	token   string
-	parts   []*part // the product last
+	parts   []*part          // the product last
+	between map[string]*part // by way
 }
 
 // part is a process of the scene.
@@ -44,7 +46,7 @@ type part struct {
 
 // setScene starts server, proxy and product, and waits until all answer.
 func setScene(ctx context.Context, o options, dir string) (s *scene, err error) {
-	s = &scene{dir: dir, bases: map[string]string{}, clients: map[string]*http.Client{}}
+	s = &scene{dir: dir, bases: map[string]string{}, clients: map[string]*http.Client{}, between: map[string]*part{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -62,7 +64,7 @@ func setScene(ctx context.Context, o options, dir string) (s *scene, err error) 
 	if err != nil {
 		return s, err
 	}
-	s.bases["bare"] = "http://" + bare
+	s.bases["bare"], s.between["bare"] = "http://"+bare, s.parts[len(s.parts)-1]
 	if s.stage, err = stage.Set(dir); err != nil {
 		return s, err
 	}
@@ -159,8 +161,37 @@ func (s *scene) startProduct(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
+	s.between["countersign"] = p
 	go func() { p.done <- cmd.Wait() }()
 	return s.awaitReady(ctx, p)
+}
+
+// cpu is the CPU time that the process between has taken so far, user and
+// system: fields 14 and 15 of proc_pid_stat(5), in hundredths of a second.
+// Zero where there is none, or no /proc.
+func (s *scene) cpu(way string) time.Duration {
+	p := s.between[way]
+	if p == nil {
+		return 0
+	}
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0
+	}
+	_, after, _ := bytes.Cut(b, []byte(") ")) // the name may hold spaces
+	fields := strings.Fields(string(after))
+	if len(fields) < 13 {
+		return 0
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return 0
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * 10 * time.Millisecond
 }
 
 func (s *scene) awaitReady(ctx context.Context, p *part) error {

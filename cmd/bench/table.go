@@ -48,7 +48,7 @@ func (r *results) calls(way string) (n int) {
 	for c, turns := range r.turns {
 		for _, t := range turns {
 			if c.way == way {
-				n += len(t.latency) + t.warm
+				n += t.calls()
 			}
 		}
 	}
@@ -85,6 +85,17 @@ func (r *results) latency(c cell, p float64) time.Duration {
 	return percentile(all, p)
 }
 
+// cpu is what a call costs the process between, which is the figure that other
+// programs on the machine disturb least.
+func (r *results) cpu(c cell) (each time.Duration) {
+	n := 0
+	for _, t := range r.turns[c] {
+		each += t.cpu
+		n += t.calls()
+	}
+	return each / time.Duration(max(1, n))
+}
+
 func median(v []float64) float64 {
 	if len(v) == 0 {
 		return 0
@@ -99,10 +110,10 @@ func (r *results) String() string {
 	fmt.Fprintf(&b, "calls of %d bytes, %d rounds of %s each; calls/s and ratios are medians of the rounds\n\n", callBytes, r.rounds, r.duration)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")+"\t") }
-	line("clients", "answers", "way", "calls/s", "p50", "p99", "of bare", "of direct")
+	line("clients", "answers", "way", "calls/s", "p50", "p99", "CPU/call", "of bare", "of direct")
 	for _, c := range r.order {
 		line(fmt.Sprint(c.clients), c.kind, c.way, fmt.Sprintf("%.0f", r.rate(c)), micros(r.latency(c, 50)), micros(r.latency(c, 99)),
-			fmt.Sprintf("%.2f", r.share(c, "bare")), fmt.Sprintf("%.2f", r.share(c, "direct")))
+			micros(r.cpu(c)), fmt.Sprintf("%.2f", r.share(c, "bare")), fmt.Sprintf("%.2f", r.share(c, "direct")))
 	}
 	if err := w.Flush(); err != nil {
 		return err.Error() // a strings.Builder does not fail
