@@ -50,7 +50,7 @@ func TestBadPolicyCommit(t *testing.T) {
 			amend(t, s, nil, map[string]string{"rules/probe.yaml": open})
 			return amend(t, s, s.Dana, map[string]string{"servers/note.md": "", "rules/probe.yaml": open + "\n"})
 		}},
-		{"with a typo", "rules/probe.yaml:8:", func() string {
+		{"with a typo", "rules/probe.yaml:9:", func() string {
 			return amend(t, s, s.Dana, map[string]string{"rules/probe.yaml": open + "- { id: typo, server: probe, tool: echo, efect: allow }\n"})
 		}},
 		{"with a failing case", "tests/probe.yaml", func() string {

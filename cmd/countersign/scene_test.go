@@ -132,6 +132,7 @@ const probeRules = `
 - { id: probe-leak, server: probe, tool: leak, effect: allow, credential: probe-db }
 - { id: probe-once, server: probe, tool: once, effect: allow, credential: probe-call }
 - { id: probe-risky, server: probe, tool: risky, effect: approve, reason: Risky things need a DBA, approval: { approvers: dba } }
+- { id: probe-spend, server: probe, tool: spend, effect: approve, reason: Spending needs a DBA, approval: { approvers: dba }, credential: probe-call }
 - { id: probe-hasty, server: probe, tool: hasty, effect: approve, reason: Hasty things need a DBA soon, approval: { approvers: dba, expires: 10s } }
 `
 
