@@ -93,7 +93,7 @@ func (x *exchange) answerStream() error {
 	var events int
 	last := x.e.Now()
 	for {
-		ev, err := x.reply.Next()
+		ev, err := x.next()
 		switch {
 		case errors.Is(err, io.EOF):
 			return x.endStream(events, "ok")
@@ -117,6 +117,43 @@ func (x *exchange) answerStream() error {
 				return refuse(kindUnavailable, "the record cannot be written, so the stream ends: %w", err)
 			}
 		}
+	}
+}
+
+// headersAfter is how long a stream's status and headers wait to travel with
+// its first event, which spares a packet for each of the many short ones.
+const headersAfter = 100 * time.Millisecond
+
+// next is the stream's next event. Where the first one takes its time the
+// client is told at once that a stream has begun: some clients wait for that
+// before they do anything else, and some give up without it.
+func (x *exchange) next() (wire.Event, error) {
+	if x.out.begun {
+		return x.reply.Next()
+	}
+	if x.r.Method == http.MethodGet {
+		x.out.flush()
+		return x.reply.Next()
+	}
+	type result struct {
+		ev  wire.Event
+		err error
+	}
+	first := make(chan result, 1)
+	go func() {
+		ev, err := x.reply.Next()
+		first <- result{ev, err}
+	}()
+	late := time.NewTimer(headersAfter)
+	defer late.Stop()
+	select {
+	case r := <-first:
+		x.out.begun = true
+		return r.ev, r.err
+	case <-late.C:
+		x.out.flush()
+		r := <-first
+		return r.ev, r.err
 	}
 }
 
@@ -184,7 +221,7 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	}
 	reply, err := x.force.upstreams[x.server].Send(context.WithoutCancel(x.r.Context()), &upstream.Request{
 		Verb: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
-		Body: answer, Message: parsed, Session: x.session, Holder: x.holder(), Inject: x.inject,
+		Body: answer, Message: parsed, Session: x.session, Holder: x.ownerKey(), Inject: x.inject,
 	})
 	if err != nil {
 		x.e.Log.Warn("the upstream could not be told that its request was refused", "server", x.server, "method", m.Method, "err", err)

@@ -16,7 +16,8 @@ type outlet struct {
 	w      http.ResponseWriter
 	r      *http.Request
 	stream bool
-	sent   bool // status and headers are out
+	sent   bool // status and headers are fixed
+	begun  bool // and on their way, with the first bytes or ahead of them
 	gone   bool // a write failed: the client has left
 	bytes  int64
 }
@@ -57,7 +58,16 @@ func (o *outlet) header(status int, contentType string) {
 	o.w.WriteHeader(status)
 }
 
+// flush sends the headers ahead of anything that may follow.
+func (o *outlet) flush() {
+	o.begun = true
+	if !o.gone {
+		o.gone = http.NewResponseController(o.w).Flush() != nil
+	}
+}
+
 func (o *outlet) write(b []byte) {
+	o.begun = true
 	if o.gone {
 		return
 	}

@@ -145,7 +145,7 @@ func (x *exchange) forward(ctx context.Context) error {
 	x.forwarded = true
 	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{
 		Verb: x.r.Method, Header: forwardHeader(x.r.Header, x.msg), Body: x.body, Message: x.msg,
-		Session: x.session, Holder: x.holder(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
+		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 	})
 	if err != nil {
 		failed := upstreamFailed(err)
