@@ -214,7 +214,9 @@ func (p *program) client(server, token string) *mcp.ClientSession {
 // call calls a tool with one sql argument and returns the text of its result.
 func call(t *testing.T, s *mcp.ClientSession, tool, sql string) (text string, isError bool) {
 	t.Helper()
-	res, err := s.CallTool(t.Context(), &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	res, err := s.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
 	if err != nil {
 		t.Fatalf("%s %q: %v", tool, sql, err)
 	}
