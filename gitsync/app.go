@@ -44,6 +44,11 @@ func newApp(appID, installationID int64, keyPEM []byte, apiURL string, client *h
 		return a
 	}
 	if a.api, a.err = url.Parse(strings.TrimSuffix(apiURL, "/") + "/"); a.err != nil {
+		a.err = errors.New("the URL of the GitHub API cannot be parsed")
+		return a
+	}
+	if a.api.User != nil {
+		a.err = fmt.Errorf("the URL of the GitHub API at %s carries a user or a token: the app's key is all it takes", a.api.Host)
 		return a
 	}
 	if a.api.Scheme != "https" && (a.api.Scheme != "http" || !loopback(a.api.Hostname())) {

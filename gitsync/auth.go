@@ -50,14 +50,9 @@ func newRemote(raw string, auth Auth) (*remote, error) {
 	if raw == "" {
 		return nil, errors.New("no URL given for the Git repository")
 	}
-	if u, err := url.Parse(raw); err == nil && u.User != nil {
-		if _, has := u.User.Password(); has {
-			return nil, fmt.Errorf("the URL of %s carries a password: give it as a token instead, where it is not logged", u.Redacted())
-		}
-	}
-	ep, err := transport.NewEndpoint(raw)
+	ep, err := endpoint(raw)
 	if err != nil {
-		return nil, fmt.Errorf("the Git URL cannot be parsed: %w", err)
+		return nil, err
 	}
 	r := &remote{url: raw, ep: ep, auth: auth, turn: make(chan struct{}, 1)}
 	switch ep.Protocol {
@@ -84,6 +79,49 @@ func newRemote(raw string, auth Auth) (*remote, error) {
 		return nil, fmt.Errorf("%s: Git over %q is not supported: use https, ssh or file", raw, ep.Protocol)
 	}
 	return r, nil
+}
+
+// endpoint parses the URL of a Git repository. No error shows the URL before it
+// is known that there is no secret in it, and HTTP takes no user at all: a
+// token alone is often written as the user's name.
+func endpoint(raw string) (*transport.Endpoint, error) {
+	ep, err := transport.NewEndpoint(raw)
+	if err != nil {
+		return nil, errors.New("the URL of the Git repository cannot be parsed; it is not shown, since it may hold a token (which belongs into …_GIT_TOKEN)")
+	}
+	web := ep.Protocol == "http" || ep.Protocol == "https"
+	scheme, rest, _ := strings.Cut(raw, ":")
+	switch s := strings.ToLower(scheme); {
+	case web && (ep.User != "" || ep.Password != "" || hasUser(raw)):
+		return nil, fmt.Errorf("the URL of the Git repository at %s carries a user or a token, and URLs are logged: put the token in …_GIT_TOKEN, and take it out of the URL", ep.Host)
+	case !web && (s == "http" || s == "https") && !strings.HasPrefix(rest, "/"), web && ep.Host == "":
+		return nil, fmt.Errorf("the URL of the Git repository has no host after %q: it is %s://host/path", scheme+":", s)
+	case ep.Password != "" || ep.Protocol == "ssh" && strings.Contains(ep.User, ":"):
+		return nil, fmt.Errorf("the URL of the Git repository at %s carries a password: it has no use there, and URLs are logged", ep.Host)
+	}
+	return ep, nil
+}
+
+// hasUser finds an empty user, too.
+func hasUser(raw string) bool {
+	u, err := url.Parse(raw)
+	return err != nil || u.User != nil
+}
+
+// Host is the host that a repository's URL leads to, in lower case, with the
+// port where it is not the protocol's own; "" for a file, and for what cannot
+// be parsed. It is for comparing: a credential that one host gave out is for
+// that host alone.
+func Host(raw string) string {
+	ep, err := endpoint(raw)
+	if err != nil || ep.Protocol == "file" {
+		return ""
+	}
+	host := strings.ToLower(ep.Host)
+	if ep.Port == 0 || ep.Port == map[string]int{"http": 80, "https": 443, "ssh": 22}[ep.Protocol] {
+		return host
+	}
+	return fmt.Sprintf("%s:%d", host, ep.Port)
 }
 
 func loopback(host string) bool {
