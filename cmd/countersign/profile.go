@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"runtime/pprof"
 )
 
@@ -29,4 +30,14 @@ func startProfile() (stop func() error, err error) {
 		pprof.StopCPUProfile()
 		return f.Close()
 	}, nil
+}
+
+// tuneGC lets the heap grow to three times what is live before it is
+// collected, where the environment (GOGC) does not say otherwise. Little is
+// live, once the policy is loaded, and each call leaves garbage: collecting it
+// at twice takes an eighth of the CPU time of a busy enforcer.
+func tuneGC() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(200)
+	}
 }

@@ -144,6 +144,7 @@ func serve(ctx context.Context, c config) (err error) {
 		// First the gate, which answers what it refuses; then the listener.
 		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx))
 	})
+	tuneGC()
 	log.Info("countersign serves", "url", c.PublicURL, "listen", listener.Addr().String(), "incarnation", record.journal.Incarnation(), "version", version)
 	select {
 	case <-ctx.Done():
