@@ -24,6 +24,7 @@ import (
 //	journal/<incarnation>/meta.json         enforcer, incarnation, start
 //	journal/<incarnation>/<first>.jsonl     entries from <first> (20 digits) on, a line each
 //	journal/<incarnation>/published.json    how far the publisher came (see mark)
+//	pruned                                  an incarnation's directory, on its way out
 //
 // Entries that were written and made durable together, a group, begin with
 // groupMark, before the first one's line: white space to whoever reads JSON.
@@ -36,6 +37,7 @@ const (
 
 const (
 	journalDir = "journal"
+	prunedDir  = "pruned"
 	metaFile   = "meta.json"
 	markFile   = "published.json"
 	segmentExt = ".jsonl"

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -23,6 +24,7 @@ type Past struct {
 	Torn        int64  // bytes after them, of a write that a crash cut short: nobody was told that it succeeded (room does not count)
 
 	inc        *incarnation
+	mu         sync.Mutex // over mark, which a Publisher writes
 	mark       mark
 	bytes      int64 // of the entries, from the first ever
 	last       time.Time
@@ -206,7 +208,17 @@ func (p *Past) Checkpoint() string {
 }
 
 // Published tells whether every entry has reached the remote.
-func (p *Past) Published() bool { return p.mark.Entries == p.Entries }
+func (p *Past) Published() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mark.Entries == p.Entries
+}
+
+func (p *Past) published(m mark) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mark = m
+}
 
 // Read gives the entries that are still on this disk, oldest first.
 func (p *Past) Read() iter.Seq2[Entry, error] {
@@ -255,19 +267,30 @@ func (i *incarnation) read(end func() uint64) iter.Seq2[Entry, error] {
 	}
 }
 
-// Prune removes earlier incarnations of which everything is published, but
-// for the newest keep, and for those that wrote an entry at or after before
-// (a live approval may need them). It returns those that remain.
+// Prune removes the oldest of the earlier incarnations (all of them, oldest
+// first, as Previous gives them), and returns those that remain. It stops at
+// the first that is not wholly published, that wrote an entry at or after
+// before (a live approval may need it), or that is one of the newest keep: what
+// remains is always the end of the record, so that an entry that closes a call
+// never goes before the one that opened it.
+//
+// It may run while Publishers do.
 func Prune(all []*Past, keep int, before time.Time) ([]*Past, error) {
-	var stay []*Past
-	for i, p := range all {
-		if i >= len(all)-keep || !p.Published() || !p.last.Before(before) {
-			stay = append(stay, p)
-			continue
+	for len(all) > max(keep, 0) && all[0].Published() && all[0].last.Before(before) {
+		// In one step, as Previous sees it: half a journal looks like damage.
+		dir := all[0].inc.dir
+		gone := filepath.Join(filepath.Dir(filepath.Dir(dir)), prunedDir)
+		err := os.RemoveAll(gone) // of a removal that was cut short
+		if err == nil {
+			err = os.Rename(dir, gone)
 		}
-		if err := os.RemoveAll(p.inc.dir); err != nil {
-			return nil, fmt.Errorf("audit: %w", err)
+		if err == nil {
+			err = os.RemoveAll(gone)
 		}
+		if err != nil {
+			return all, fmt.Errorf("audit: %w", err)
+		}
+		all = all[1:]
 	}
-	return stay, nil
+	return all, nil
 }

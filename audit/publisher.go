@@ -137,7 +137,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 	} else {
 		past := cfg.Past
 		p.inc, p.end = past.inc, func() uint64 { return past.Entries }
-		p.pushed = func(m mark) { past.mark = m }
+		p.pushed = past.published
 	}
 	return p, nil
 }

@@ -333,6 +333,9 @@ func TestNextIncarnationNamesTheLast(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "pruned", "of-a-prune-that-was-cut-short"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	stay, err := Prune(past, 3, c.Now().Add(time.Hour))
 	if err != nil || len(stay) != 3 {
 		t.Errorf("%d stay, %v", len(stay), err)
@@ -343,9 +346,15 @@ func TestNextIncarnationNamesTheLast(t *testing.T) {
 	if stay, err = Prune(stay, 0, noon); err != nil || len(stay) != 3 {
 		t.Errorf("%d stay of those young enough to be needed, %v", len(stay), err)
 	}
-	stay[0].mark.Entries--
-	if stay, err = Prune(stay, 0, c.Now().Add(time.Hour)); err != nil || len(stay) != 1 {
-		t.Errorf("%d stay, one is unpublished, %v", len(stay), err)
+	// Only from the oldest on: behind one that stays, all do.
+	stay[1].mark.Entries--
+	if stay, err = Prune(stay, 0, c.Now().Add(time.Hour)); err != nil || len(stay) != 2 || stay[0].Published() || !stay[1].Published() {
+		t.Errorf("%d stay, the first is unpublished, %v", len(stay), err)
+	}
+	for _, p := range stay {
+		if _, err := os.Stat(p.inc.dir); err != nil {
+			t.Error(err)
+		}
 	}
 }
 
@@ -455,9 +464,15 @@ func TestSummary(t *testing.T) {
 		return json.RawMessage(`{"event":"decided","approval":{"State":"approved","Votes":[` + strings.TrimPrefix(b.String(), ",") + `]}}`)
 	}
 	for want, got := range map[string]string{
-		"1 entry":                                          s(glance{Kind: KindStart}),
-		"2 entries":                                        s(glance{Kind: KindStart}, glance{Kind: KindPolicy}),
-		"1 call · 1 blocked · policy abcdef0":              s(glance{Kind: KindOutcome, Status: StatusBlocked, Policy: "abcdef0123"}),
+		"1 entry":                             s(glance{Kind: KindStart}),
+		"2 entries":                           s(glance{Kind: KindStart}, glance{Kind: KindPolicy}),
+		"1 call · 1 blocked · policy abcdef0": s(glance{Kind: KindOutcome, Status: StatusBlocked, Policy: "abcdef0123"}),
+		"5 entries · policy abcdef0": s(glance{Kind: KindPolicy, Status: "accepted", Policy: "abcdef0123"}, glance{Kind: KindPolicy, Status: "rejected", Policy: "bad"},
+			glance{Kind: KindApproval, Policy: "old"}, glance{Kind: KindRecovered, Policy: "old"}, glance{Kind: KindCredential, Policy: "old"}),
+		"1 entry · policy 1":                               s(glance{Kind: KindIntent, Policy: "1"}),
+		"1 call · policy 2":                                s(glance{Kind: KindRefused, Policy: "2"}),
+		"1 entry · policy 3":                               s(glance{Kind: KindPolicy, Status: "reset", Policy: "3"}),
+		"1 entry · policy 4":                               s(glance{Kind: KindPolicy, Status: "resumed", Policy: "4"}),
 		"1 entry · 1 approved by bob, dana":                s(glance{Kind: KindApproval, Detail: votes("bob", "dana")}),
 		"1 entry · 1 approved by 4 people":                 s(glance{Kind: KindApproval, Detail: votes("a", "b", "c", "d")}),
 		"1 entry · 1 rejected by an approver":              s(glance{Kind: KindApproval, Detail: json.RawMessage(`{"state":"denied"}`)}),

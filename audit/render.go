@@ -36,7 +36,7 @@ type summary struct {
 
 func (s *summary) count(g glance) {
 	s.entries++
-	if g.Policy != "" {
+	if g.Policy != "" && inForce(g) {
 		s.policy = g.Policy
 	}
 	switch g.Kind {
@@ -67,6 +67,19 @@ func (s *summary) count(g glance) {
 			s.rejections++
 		}
 	}
+}
+
+// inForce tells whether the entry's policy is one that decided something, or
+// that was put in force; others name one that was rejected, or that an earlier
+// run or an old approval had.
+func inForce(g glance) bool {
+	switch g.Kind {
+	case KindIntent, KindOutcome, KindRefused:
+		return true
+	case KindPolicy:
+		return g.Status == "accepted" || g.Status == "reset" || g.Status == "resumed"
+	}
+	return false
 }
 
 // approvalOf reads the state and the approving people from the detail of an
