@@ -61,18 +61,7 @@ func (r *Repo) writeObject(kind plumbing.ObjectType, data []byte) (plumbing.Hash
 			return h, errors.Join(err, rerr)
 		}
 	}
-	o := r.st.NewEncodedObject()
-	o.SetType(kind)
-	w, err := o.Writer()
-	if err != nil {
-		return h, err
-	}
-	_, err = w.Write(data)
-	if err = errors.Join(err, w.Close()); err != nil {
-		return h, err
-	}
-	_, err = r.st.SetEncodedObject(o)
-	return h, err
+	return h, r.writeLoose(kind, h, data)
 }
 
 // The modes that a tree entry may have (git's object.h).

@@ -11,7 +11,6 @@ import (
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
@@ -266,8 +265,7 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 	go func() {
 		// A reader of its own: a slow remote must not hold up Commit.
 		st := storageAt(r.dir)
-		// Window 0: no deltas. Entries differ, and a push must not cost CPU.
-		_, err := packfile.NewEncoder(wr, st, false).Encode(objects, 0)
+		err := writePack(wr, st, objects)
 		err = errors.Join(err, st.ObjectStorage.Close())
 		encoded <- errors.Join(err, wr.CloseWithError(err))
 	}()

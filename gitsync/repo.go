@@ -2,6 +2,7 @@ package gitsync
 
 import (
 	"bytes"
+	"compress/zlib"
 	"context"
 	"errors"
 	"fmt"
@@ -58,6 +59,7 @@ type Repo struct {
 	signer  ssh.Signer
 	who     string // "Name <email>"
 	mu      sync.Mutex
+	zip     *zlib.Writer // for writeLoose
 	dropped []string
 	temp    bool // dir is a temporary clone: Close removes it
 	tracked bool // a working copy: its branches are those that it tracks

@@ -1,0 +1,120 @@
+package gitsync
+
+import (
+	"bufio"
+	"bytes"
+	"compress/zlib"
+	"crypto/sha1"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/storer"
+)
+
+// What is written here is compressed at the fastest level, once for this disk
+// and once for the way: a busy enforcer's record must not take from its calls
+// what a few bytes less are worth. The host packs again as it likes.
+
+// writeLoose stores an object under its name: the zlib stream of
+// "<kind> <size>\0" and the content (gitrepository-layout(5), objects), moved
+// into its place as a whole. It does not sync: see Repo. r.mu is held.
+func (r *Repo) writeLoose(kind plumbing.ObjectType, h plumbing.Hash, data []byte) error {
+	var b bytes.Buffer
+	b.Grow(len(data)/4 + 128)
+	if r.zip == nil {
+		r.zip, _ = zlib.NewWriterLevel(&b, zlib.BestSpeed) // fails for other levels only
+	}
+	r.zip.Reset(&b)
+	fmt.Fprintf(r.zip, "%s %d\x00", kind, len(data)) // a buffer takes everything
+	if _, err := r.zip.Write(data); err != nil {
+		return err
+	}
+	if err := r.zip.Close(); err != nil {
+		return err
+	}
+	path := r.loose(h)
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
+		return err
+	}
+	tmp := filepath.Join(filepath.Dir(path), "tmp_obj_"+h.String())
+	err := os.WriteFile(tmp, b.Bytes(), 0o600)
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp))
+	}
+	return nil
+}
+
+// packKinds are the numbers of the kinds of objects in a pack.
+var packKinds = map[plumbing.ObjectType]byte{plumbing.CommitObject: 1, plumbing.TreeObject: 2, plumbing.BlobObject: 3}
+
+// writePack writes a pack (gitformat-pack(5), version 2) of whole objects: no
+// deltas, since entries differ.
+//
+//	"PACK", 4 bytes version, 4 bytes number of objects
+//	for each object:
+//	  kind in bits 4–6 of the first byte, size in bits 0–3 and then 7 bits a
+//	  byte, lowest first; bit 7 says that another byte follows
+//	  the zlib stream of the content
+//	SHA-1 of all that
+func writePack(out io.Writer, st storer.EncodedObjectStorer, objects []plumbing.Hash) error {
+	sum := sha1.New()
+	w := bufio.NewWriterSize(io.MultiWriter(out, sum), 64<<10)
+	head := binary.BigEndian.AppendUint32([]byte("PACK"), 2)
+	if _, err := w.Write(binary.BigEndian.AppendUint32(head, uint32(len(objects)))); err != nil {
+		return err
+	}
+	zip, err := zlib.NewWriterLevel(w, zlib.BestSpeed)
+	if err != nil {
+		return err
+	}
+	for _, h := range objects {
+		if err := packObject(w, zip, st, h); err != nil {
+			return fmt.Errorf("%s: %w", h, err)
+		}
+	}
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	_, err = out.Write(sum.Sum(nil))
+	return err
+}
+
+func packObject(w *bufio.Writer, zip *zlib.Writer, st storer.EncodedObjectStorer, h plumbing.Hash) error {
+	o, err := st.EncodedObject(plumbing.AnyObject, h)
+	if err != nil {
+		return err
+	}
+	kind, ok := packKinds[o.Type()]
+	if !ok {
+		return fmt.Errorf("a %s has no place in the record", o.Type())
+	}
+	size := uint64(o.Size())
+	b := kind<<4 | byte(size&15)
+	for size >>= 4; size > 0; size >>= 7 {
+		if err := w.WriteByte(b | 0x80); err != nil {
+			return err
+		}
+		b = byte(size & 0x7f)
+	}
+	if err := w.WriteByte(b); err != nil {
+		return err
+	}
+	rd, err := o.Reader()
+	if err != nil {
+		return err
+	}
+	zip.Reset(w)
+	n, err := io.Copy(zip, rd)
+	if err == nil && n != o.Size() {
+		err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, n, o.Size())
+	}
+	return errors.Join(err, rd.Close(), zip.Close())
+}
