@@ -112,8 +112,7 @@ func (u *probe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"ran %s"}]}}`, m.ID, m.Params.Name)
 }
 
-// probeStage is a stage whose policy knows the probe beside the customers: echo
-// runs, leak runs with a minted credential, risky needs a DBA.
+// probeStage is a stage whose policy is about the probe: echo runs, leak runs with a minted credential, risky needs a DBA.
 func probeStage(t *testing.T, u *probe, hold string) *stage.Stage {
 	t.Helper()
 	s := newStage(t)
@@ -123,6 +122,8 @@ func probeStage(t *testing.T, u *probe, hold string) *stage.Stage {
 			"  probe-db: { vault: database/creds/customers-ro, scope: holder, ttl: 60s, inject: { headers: { Authorization: \"{{basic username password}}\" } } }\n" +
 			"  probe-call: { vault: database/creds/customers-ro, scope: call, ttl: 60s, inject: { headers: { Authorization: \"{{basic username password}}\" } } }\n",
 		"rules/probe.yaml": probeRules,
+		// Without a rule that reads SQL the program starts in no time.
+		"rules/customers.yaml": "", "tests/customers.yaml": "",
 	})
 	return s
 }
