@@ -68,6 +68,7 @@ type Journal struct {
 	pushed  uint64    // entries published
 	freed   int64     // bytes published
 	ages    []age     // when what is unpublished was written, one a second
+	open    calls     // with an intent and, so far, no durable outcome
 	err     error     // set once: poisoned
 	closed  bool
 
@@ -80,6 +81,7 @@ type Journal struct {
 type pool struct {
 	buf  []byte
 	n    uint64
+	ends []string // calls that its entries close
 	done chan struct{}
 	err  error
 }
@@ -127,7 +129,7 @@ func Open(cfg Config) (*Journal, error) {
 	j := &Journal{
 		inc: inc, cfg: cfg, last: last,
 		wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), stopped: make(chan struct{}),
-		pool: newPool(nil),
+		pool: newPool(nil), open: calls{intents: map[string]uint64{}},
 	}
 	if err := j.rotate(0); err != nil {
 		return nil, err
@@ -213,6 +215,7 @@ func (j *Journal) add(e *Entry, body []byte) (*pool, error) {
 	p.buf = append(p.buf, '\n')
 	p.n++
 	j.seq++
+	j.open.note(e, p)
 	j.last = e.Time
 	j.bytes += int64(n) + 1
 	if k := len(j.ages); k == 0 || e.Time.Sub(j.ages[k-1].at) >= time.Second {
@@ -274,6 +277,9 @@ func (j *Journal) flush(p *pool, first uint64) error {
 	}
 	j.segment += int64(len(p.buf))
 	j.durable = first + p.n
+	for _, call := range p.ends { // not before: should this be lost, the intent must be there
+		delete(j.open.intents, call)
+	}
 	select {
 	case j.ready <- struct{}{}:
 	default:
@@ -372,15 +378,6 @@ func (j *Journal) published(entries uint64, bytes int64) {
 	if entries == j.seq {
 		j.ages = nil
 	}
-}
-
-// Prune deletes files of this journal whose entries are all published and
-// older than before. Without it, they stay.
-func (j *Journal) Prune(before time.Time) error {
-	j.mu.Lock()
-	pushed := j.pushed
-	j.mu.Unlock()
-	return j.inc.prune(pushed, before)
 }
 
 // createFile opens a file to write to, which must not exist.
