@@ -9,9 +9,11 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"countersign/enforcer/wire"
@@ -34,6 +36,7 @@ type httpUpstream struct {
 	cfg    HTTPConfig
 	url    string
 	client http.Client
+	tells  bool // the transport is net/http's, which tells when it has a connection
 
 	mu      sync.Mutex
 	closed  bool
@@ -79,6 +82,7 @@ func HTTP(cfg HTTPConfig) Upstream {
 			ForceAttemptHTTP2:  true,
 		}
 	}
+	_, u.tells = u.client.Transport.(*http.Transport)
 	u.client.Timeout = 0
 	u.client.Jar = nil
 	u.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -97,7 +101,7 @@ func (u *httpUpstream) Send(ctx context.Context, r *Request) (*Reply, error) {
 	done, err := u.enter(r, cancel)
 	if err != nil {
 		cancel(nil)
-		return nil, err
+		return nil, unsent{err}
 	}
 	reply, err := u.send(ctx, cancel, r)
 	if err != nil {
@@ -138,15 +142,23 @@ func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done f
 }
 
 func (u *httpUpstream) send(ctx context.Context, cancel context.CancelCauseFunc, r *Request) (*Reply, error) {
-	req, err := u.request(ctx, r)
+	// Before it has a connection the transport cannot write. (One that is not
+	// net/http's would not tell.)
+	var connected atomic.Bool
+	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
+	req, err := u.request(httptrace.WithClientTrace(ctx, trace), r)
 	if err != nil {
-		return nil, err
+		return nil, unsent{err}
 	}
 	timer := time.AfterFunc(u.cfg.Timeout, func() { cancel(errTimeout) })
 	resp, err := u.client.Do(req)
 	if err != nil {
 		timer.Stop()
-		return nil, u.failed(ctx, err)
+		err = u.failed(ctx, err)
+		if u.tells && !connected.Load() {
+			err = unsent{err}
+		}
+		return nil, err
 	}
 	reply, err := u.reply(ctx, r, resp, timer)
 	if err != nil {

@@ -117,7 +117,7 @@ func rawPeer(kind string) {
 			// The client's answer to what we asked: now answer it.
 			fmt.Printf(`{"jsonrpc":"2.0","id":5,"result":{"key":%q}}`+"\n", os.Getenv("KEY"))
 		case m.Method == "initialize":
-			if kind == "refuses" {
+			if kind == "refuses" || kind == "refuses "+os.Getenv("KEY") {
 				fmt.Printf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32602,"message":"no"}}`+"\n", m.ID)
 				continue
 			}

@@ -122,9 +122,11 @@ func (p *process) send(ctx context.Context, message []byte) error {
 		line[i] = c
 	}
 	line[len(message)] = '\n'
-	select {
-	case <-p.quit: // both may be ready: do not leave it to chance
+	select { // several may be ready: do not leave it to chance
+	case <-p.quit:
 		return p.why()
+	case <-ctx.Done():
+		return ctx.Err()
 	default:
 	}
 	select {
@@ -188,7 +190,9 @@ func (p *process) read(stdout *os.File) {
 		}
 		m, err := wire.Parse(line, wire.Limits{Bytes: max})
 		if err != nil {
-			p.kill(fmt.Errorf("%w: it wrote something to its standard output that is not one strict JSON-RPC message: %w", ErrNotMCP, err))
+			// The text only: as a *wire.Error it would pass for one about the
+			// caller's message.
+			p.kill(fmt.Errorf("%w: it wrote something to its standard output that is not one strict JSON-RPC message: %s", ErrNotMCP, err))
 			return
 		}
 		p.owner.route(p, m)

@@ -32,7 +32,7 @@ func (u *stdio) session(r *Request) (*session, error) {
 	defer u.mu.Unlock()
 	s := u.sessions[r.Session]
 	if s == nil || s.holder != r.Holder {
-		return nil, fmt.Errorf("%w: send initialize again", ErrSessionGone)
+		return nil, unsent{fmt.Errorf("%w: send initialize again", ErrSessionGone)}
 	}
 	return s, nil
 }
@@ -46,7 +46,7 @@ func (u *stdio) initialize(ctx context.Context, r *Request) (*Reply, error) {
 	}
 	p, err := u.spawn(ctx, s, slot{key: r.Inject.Key}, r.Inject)
 	if err != nil {
-		return nil, err
+		return nil, unsent{err}
 	}
 	u.mu.Lock()
 	u.sessions[s.id] = s
@@ -118,7 +118,7 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 	}
 	m, err := wire.Parse(s.opening, wire.Limits{Bytes: len(s.opening)})
 	if err != nil {
-		return fail(err)
+		return fail(errors.New(err.Error())) // not a *wire.Error: it is not about this message
 	}
 	u.mu.Lock()
 	c := u.enter(p, m)
@@ -199,7 +199,7 @@ func (u *stdio) listen(ctx context.Context, r *Request) (*Reply, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if s.over {
-		return nil, fmt.Errorf("%w: send initialize again", ErrSessionGone)
+		return nil, unsent{fmt.Errorf("%w: send initialize again", ErrSessionGone)}
 	}
 	if s.reader != nil {
 		close(s.reader)

@@ -88,7 +88,7 @@ func Stdio(cfg StdioConfig) Upstream {
 func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 	switch {
 	case len(u.cfg.Command) == 0:
-		return nil, fmt.Errorf("%w: the policy gives it no command", ErrDead)
+		return nil, unsent{fmt.Errorf("%w: the policy gives it no command", ErrDead)}
 	case r.Verb == http.MethodGet:
 		return u.listen(ctx, r)
 	case r.Verb == http.MethodDelete:
@@ -98,7 +98,7 @@ func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 		u.EndSession(r.Session)
 		return &Reply{Status: http.StatusNoContent, Header: http.Header{}}, nil
 	case r.Verb != http.MethodPost || r.Message == nil:
-		return nil, fmt.Errorf("an MCP server is not asked with %q", r.Verb)
+		return nil, unsent{fmt.Errorf("an MCP server is not asked with %q", r.Verb)}
 	}
 	switch {
 	case r.Message.Kind != wire.Request:
@@ -113,30 +113,30 @@ func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 		return u.retryOnce(func() (*Reply, error) {
 			p, err := u.member(ctx, s, r.Inject)
 			if err != nil {
-				return nil, err
+				return nil, unsent{err}
 			}
 			return u.ask(ctx, p, r)
 		})
 	case !r.Message.Modern():
-		return nil, &wire.Error{Code: wire.CodeInvalidRequest, Reason: "there is no session: send initialize first", ID: r.Message.ID}
+		return nil, unsent{&wire.Error{Code: wire.CodeInvalidRequest, Reason: "there is no session: send initialize first", ID: r.Message.ID}}
 	}
 	return u.retryOnce(func() (*Reply, error) {
 		p, c, err := u.modern(ctx, r)
 		if err != nil {
-			return nil, err
+			return nil, unsent{err}
 		}
 		return u.await(ctx, p, c, r, true)
 	})
 }
 
-// errNotSent marks a request of which the process saw nothing.
-var errNotSent = errors.New("the process ended before the request was sent")
+// errVanished marks a request whose process ended before it saw any of it.
+var errVanished = errors.New("the process ended before the request was sent")
 
 // retryOnce covers a process that ended between being chosen and being
 // written to: the request has not been sent, another process can take it.
 func (u *stdio) retryOnce(send func() (*Reply, error)) (*Reply, error) {
 	reply, err := send()
-	if errors.Is(err, errNotSent) {
+	if errors.Is(err, errVanished) {
 		reply, err = send()
 	}
 	return reply, err
@@ -196,7 +196,7 @@ func (u *stdio) modern(ctx context.Context, r *Request) (*process, *call, error)
 	defer u.mu.Unlock()
 	c := u.enter(p, r.Message)
 	if c == nil { // another call came first, with the same id
-		return nil, nil, fmt.Errorf("%w: %w", errNotSent, p.why())
+		return nil, nil, fmt.Errorf("%w: %w", errVanished, p.why())
 	}
 	return p, c, nil
 }
@@ -232,9 +232,9 @@ func (u *stdio) ask(ctx context.Context, p *process, r *Request) (*Reply, error)
 	u.mu.Unlock()
 	switch {
 	case c == nil && leaving:
-		return nil, fmt.Errorf("%w: %w", errNotSent, p.why())
+		return nil, unsent{fmt.Errorf("%w: %w", errVanished, p.why())}
 	case c == nil:
-		return nil, &wire.Error{Code: wire.CodeInvalidRequest, Reason: "the id belongs to a request that is still in flight", ID: r.Message.ID}
+		return nil, unsent{&wire.Error{Code: wire.CodeInvalidRequest, Reason: "the id belongs to a request that is still in flight", ID: r.Message.ID}}
 	}
 	return u.await(ctx, p, c, r, false)
 }
@@ -245,9 +245,9 @@ func (u *stdio) await(ctx context.Context, p *process, c *call, r *Request, mode
 	if err := p.send(ctx, r.Body); err != nil {
 		u.leave(p, c)
 		if ctx.Err() == nil {
-			err = fmt.Errorf("%w: %w", errNotSent, err)
+			err = fmt.Errorf("%w: %w", errVanished, err)
 		}
-		return nil, err
+		return nil, unsent{err}
 	}
 	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
 	l, err := c.mail.next(first, nil)

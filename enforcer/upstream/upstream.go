@@ -74,7 +74,9 @@ func (r *Reply) Close() error {
 
 // Upstream is one MCP server.
 type Upstream interface {
-	// Send makes one exchange. Cancelling ctx ends it, the stream included.
+	// Send makes one exchange. Cancelling ctx ends it, the stream included. An
+	// error is an ErrNotSent if the message certainly did not go out. A
+	// *wire.Error in it is about the message, never about what came back.
 	Send(ctx context.Context, r *Request) (*Reply, error)
 	// EndSession forgets what is kept for a legacy session.
 	EndSession(session string)
@@ -94,7 +96,18 @@ var (
 	ErrSessionGone = errors.New("the session has ended")
 	ErrBusy        = errors.New("too many processes of this MCP server are running")
 	ErrClosed      = errors.New("the upstream is closed")
+
+	// ErrNotSent is wrapped, beside the cause, by an error of Send exactly if
+	// it is certain that nothing of the message was sent: it did not run.
+	// Without it nobody knows.
+	ErrNotSent = errors.New("nothing was sent to the MCP server")
 )
+
+// unsent marks an error as that of an exchange of which nothing was sent. Its
+// text stays: the caller says what that means for the agent.
+type unsent struct{ error }
+
+func (e unsent) Unwrap() []error { return []error{e.error, ErrNotSent} }
 
 // StatusError is an answer that carries no message: an HTTP error without
 // JSON. It is an ErrNotMCP.
