@@ -179,18 +179,22 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 	s := probeStage(t, u, "2s")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
-	pending := func(arg string) slack.Card {
+	pending := func(t *testing.T, arg string) slack.Card {
 		t.Helper()
-		if a := p.ask("probe", alice, toolCall("risky", arg)); !a.failed || !strings.Contains(a.text, "approval pending") {
+		if a := p.in(t).ask("probe", alice, toolCall("risky", arg)); !a.failed || !strings.Contains(a.text, "approval pending") {
 			t.Fatalf("got %+v", a)
 		}
 		return awaitCard(t, s, arg)
 	}
-	change := func(files map[string]string) { t.Helper(); p.inForce(amend(t, s, s.Dana, files)) }
+	change := func(t *testing.T, files map[string]string) {
+		t.Helper()
+		p.in(t).inForce(amend(t, s, s.Dana, files))
+	}
 
 	t.Run("the approvers, before the press", func(t *testing.T) {
-		card := pending("first")
-		change(map[string]string{"approvers.yaml": approvers(t, s, "bob, alice")})
+		p := p.in(t)
+		card := pending(t, "first")
+		change(t, map[string]string{"approvers.yaml": approvers(t, s, "bob, alice")})
 		if err := approve(t, s, card, stage.SlackBob); err != nil {
 			t.Fatal(err)
 		}
@@ -205,15 +209,16 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 		if n := p.happened("risky", "asked"); n != asked+1 {
 			t.Errorf("asked %d times, want %d", n, asked+1)
 		}
-		change(map[string]string{"approvers.yaml": approvers(t, s, "bob")})
+		change(t, map[string]string{"approvers.yaml": approvers(t, s, "bob")})
 	})
 	t.Run("the rule, between the press and the call", func(t *testing.T) {
-		card := pending("second")
+		p := p.in(t)
+		card := pending(t, "second")
 		if err := approve(t, s, card, stage.SlackBob); err != nil {
 			t.Fatal(err)
 		}
 		p.awaitEvent("risky", "approved")
-		change(map[string]string{"rules/probe.yaml": probeRules + "- { id: no-more, server: probe, tool: risky, effect: deny, reason: Not today }\n"})
+		change(t, map[string]string{"rules/probe.yaml": probeRules + "- { id: no-more, server: probe, tool: risky, effect: deny, reason: Not today }\n"})
 		a := p.ask("probe", alice, toolCall("risky", "second"))
 		if !a.failed || !strings.Contains(a.text, "Not today") {
 			t.Errorf("got %+v", a)
@@ -223,18 +228,19 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 		if stricter == probeRules {
 			t.Fatal("the rule does not read as it did")
 		}
-		change(map[string]string{"rules/probe.yaml": stricter, "approvers.yaml": approvers(t, s, "bob, alice")})
+		change(t, map[string]string{"rules/probe.yaml": stricter, "approvers.yaml": approvers(t, s, "bob, alice")})
 		if a := p.ask("probe", alice, toolCall("risky", "second")); !a.failed || !strings.Contains(a.text, "approval pending") {
 			t.Errorf("under other rules: %+v", a)
 		}
 		if u.ran("risky") != 0 || p.happened("risky", "spent") != 0 {
 			t.Errorf("it ran %d times", u.ran("risky"))
 		}
-		change(map[string]string{"rules/probe.yaml": probeRules, "approvers.yaml": approvers(t, s, "bob")})
+		change(t, map[string]string{"rules/probe.yaml": probeRules, "approvers.yaml": approvers(t, s, "bob")})
 	})
 	t.Run("something else: the press counts", func(t *testing.T) {
-		card := pending("third")
-		change(map[string]string{"rules/probe.yaml": probeRules + "- { id: other, server: probe, tool: other, effect: allow }\n"})
+		p := p.in(t)
+		card := pending(t, "third")
+		change(t, map[string]string{"rules/probe.yaml": probeRules + "- { id: other, server: probe, tool: other, effect: allow }\n"})
 		if err := approve(t, s, card, stage.SlackBob); err != nil {
 			t.Fatal(err)
 		}
@@ -310,6 +316,7 @@ func TestCallerLeavesWhileWaiting(t *testing.T) {
 	const cancel = `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`
 
 	t.Run("a cancellation", func(t *testing.T) {
+		p := p.in(t)
 		waiting := p.asking(t.Context(), "probe", alice, toolCall("risky", "cancelled"))
 		card := awaitCard(t, s, "cancelled")
 		// Another caller's has no effect on it.
@@ -335,6 +342,7 @@ func TestCallerLeavesWhileWaiting(t *testing.T) {
 		p.await("the approval", func() bool { return p.happened("risky", "approved") == 1 })
 	})
 	t.Run("a disconnection", func(t *testing.T) {
+		p := p.in(t)
 		ctx, leave := context.WithCancel(t.Context())
 		waiting := p.asking(ctx, "probe", alice, toolCall("risky", "disconnected"))
 		card := awaitCard(t, s, "disconnected")

@@ -173,8 +173,7 @@ func TestHostileRequests(t *testing.T) {
 				t.Errorf("an upstream was contacted")
 				before = u.requests()
 			}
-			p := *p
-			p.t = t
+			p := p.in(t)
 			p.wants(a.record, r.kind, r.recorded)
 		})
 	}

@@ -64,8 +64,7 @@ func TestBadPolicyCommit(t *testing.T) {
 		}},
 	} {
 		t.Run(bad.name, func(t *testing.T) {
-			p := *p
-			p.t = t
+			p := p.in(t)
 			good := strings.TrimSpace(git(t, s.Policy.Dir, "rev-parse", main))
 			p.inForce(good)
 			commit := bad.push()
@@ -325,8 +324,7 @@ func TestUpstreamAnswersBadly(t *testing.T) {
 		{"too much", "", raw(200, "application/json", `{"jsonrpc":"2.0","id":ID,"result":{"x":"`+marker+strings.Repeat("x", 9<<20)+`"}}`), "the server's answer is too large", "blocked"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := *p
-			p.t = t
+			p := p.in(t)
 			u.answerWith(func(w http.ResponseWriter, _ *http.Request, id json.RawMessage, _, _ string) bool {
 				c.answer(w, id)
 				return true
@@ -424,8 +422,7 @@ func TestUpstreamLeaksItsCredential(t *testing.T) {
 		}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			p := *p
-			p.t = t
+			p := p.in(t)
 			var password string
 			u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, _, _ string) bool {
 				_, pw, ok := r.BasicAuth()

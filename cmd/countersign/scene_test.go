@@ -274,6 +274,13 @@ func toolCall(tool, arg string) string {
 	return fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":%q,"arguments":{"what":%q}}}`, tool, arg)
 }
 
+// in is the program as a subtest sees it.
+func (p *program) in(t *testing.T) *program {
+	q := *p
+	q.t = t
+	return &q
+}
+
 // journal reads every entry that is durable in the state directory, the
 // earlier runs' first. It asks the program nothing.
 func (p *program) journal() []audit.Entry {
