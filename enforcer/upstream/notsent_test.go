@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -109,8 +110,9 @@ func TestHTTPNotSent(t *testing.T) {
 	down := httptest.NewServer(nil)
 	url := down.URL
 	down.Close()
-	tls := httptest.NewTLSServer(nil) // its certificate is nobody's
-	tls.Config.ErrorLog = nil
+	tls := httptest.NewUnstartedServer(nil) // its certificate is nobody's
+	tls.Config.ErrorLog = log.New(io.Discard, "", 0)
+	tls.StartTLS()
 	t.Cleanup(tls.Close)
 	for name, cfg := range map[string]HTTPConfig{
 		"refused":     {URL: url},

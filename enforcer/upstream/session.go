@@ -38,13 +38,13 @@ func (u *stdio) session(r *Request) (*session, error) {
 }
 
 // initialize opens a session with a process of its own.
-func (u *stdio) initialize(ctx context.Context, r *Request) (*Reply, error) {
+func (u *stdio) initialize(ctx, first context.Context, r *Request) (*Reply, error) {
 	s := &session{
 		id: newSessionID(), holder: r.Holder, opening: bytes.Clone(r.Body),
 		procs: map[string]*process{}, starting: map[string]chan struct{}{}, asked: map[string]*process{},
 		mail: newMailbox(4 * u.cfg.MaxMessage),
 	}
-	p, err := u.spawn(ctx, s, slot{key: r.Inject.Key}, r.Inject)
+	p, err := u.spawn(first, s, slot{key: r.Inject.Key}, r.Inject)
 	if err != nil {
 		return nil, unsent{err}
 	}
@@ -52,7 +52,7 @@ func (u *stdio) initialize(ctx context.Context, r *Request) (*Reply, error) {
 	u.sessions[s.id] = s
 	s.procs[r.Inject.Key] = p
 	u.mu.Unlock()
-	reply, err := u.ask(ctx, p, r)
+	reply, err := u.ask(ctx, first, p, r)
 	if err != nil {
 		u.EndSession(s.id)
 		return nil, err
@@ -110,10 +110,10 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 		return nil, err
 	}
 	fail := func(err error) (*process, error) {
+		p.end(fmt.Errorf("%w: the session could not be opened again in it", ErrDead))
 		if ctx.Err() == nil {
 			err = fmt.Errorf("the session could not be opened again in a new process: %w", err)
 		}
-		p.end(err)
 		return nil, err
 	}
 	m, err := wire.Parse(s.opening, wire.Limits{Bytes: len(s.opening)})
@@ -132,12 +132,8 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 	if err := p.send(ctx, s.opening); err != nil {
 		return fail(err)
 	}
-	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
-	defer cancel()
-	l, err := c.mail.next(first, nil)
+	l, err := c.mail.next(ctx, nil)
 	switch {
-	case err != nil && context.Cause(first) == errTimeout:
-		return fail(fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout))
 	case err != nil:
 		return fail(err)
 	case l.code != 0:

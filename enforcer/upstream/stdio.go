@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,7 +25,7 @@ type StdioConfig struct {
 	// included. 32 if zero.
 	MaxProcesses int
 	MaxMessage   int               // bytes of one line; 8 MiB if zero
-	Timeout      time.Duration     // until the first message of an answer; 60 s if zero
+	Timeout      time.Duration     // until the first message of an answer, a start included; 60 s if zero
 	Stderr       func(line string) // not yet masked
 	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
 }
@@ -100,32 +101,48 @@ func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 	case r.Verb != http.MethodPost || r.Message == nil:
 		return nil, unsent{fmt.Errorf("an MCP server is not asked with %q", r.Verb)}
 	}
+	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
+	defer cancel()
+	reply, err := u.deliver(ctx, first, r)
+	if err != nil && ctx.Err() == nil && context.Cause(first) == errTimeout && errors.Is(err, context.DeadlineExceeded) {
+		late := fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout)
+		if errors.Is(err, ErrNotSent) {
+			return nil, unsent{fmt.Errorf("%w: it does not read its standard input, or did not start", late)}
+		}
+		return nil, late
+	}
+	return reply, err
+}
+
+// deliver sends a message. All that comes before the first message of its
+// answer is bounded by first.
+func (u *stdio) deliver(ctx, first context.Context, r *Request) (*Reply, error) {
 	switch {
 	case r.Message.Kind != wire.Request:
-		return u.tell(ctx, r)
+		return u.tell(first, r)
 	case r.Message.Method == "initialize" && !r.Message.Modern():
-		return u.initialize(ctx, r)
+		return u.initialize(ctx, first, r)
 	case r.Session != "":
 		s, err := u.session(r)
 		if err != nil {
 			return nil, err
 		}
 		return u.retryOnce(func() (*Reply, error) {
-			p, err := u.member(ctx, s, r.Inject)
+			p, err := u.member(first, s, r.Inject)
 			if err != nil {
 				return nil, unsent{err}
 			}
-			return u.ask(ctx, p, r)
+			return u.ask(ctx, first, p, r)
 		})
 	case !r.Message.Modern():
 		return nil, unsent{&wire.Error{Code: wire.CodeInvalidRequest, Reason: "there is no session: send initialize first", ID: r.Message.ID}}
 	}
 	return u.retryOnce(func() (*Reply, error) {
-		p, c, err := u.modern(ctx, r)
+		p, c, err := u.modern(first, r)
 		if err != nil {
 			return nil, unsent{err}
 		}
-		return u.await(ctx, p, c, r, true)
+		return u.await(ctx, first, p, c, r, true)
 	})
 }
 
@@ -164,12 +181,19 @@ func (u *stdio) tell(ctx context.Context, r *Request) (*Reply, error) {
 		}
 		u.mu.Unlock()
 	}
-	for _, p := range to {
-		// A process that is ending misses nothing: the one that replaces it is
-		// shown initialize and notifications/initialized again.
-		if err := p.send(ctx, r.Body); err != nil && ctx.Err() != nil {
-			return nil, err
+	errs := make([]error, len(to))
+	var sending sync.WaitGroup
+	for i, p := range to { // side by side: one that is deaf does not keep it from the others
+		sending.Go(func() { errs[i] = u.hand(ctx, p, r.Body, nil) })
+	}
+	sending.Wait()
+	// A process that is ending misses nothing: the one that replaces it is
+	// shown initialize and notifications/initialized again.
+	if ctx.Err() != nil && slices.Contains(errs, ctx.Err()) {
+		if slices.Contains(errs, nil) {
+			return nil, ctx.Err()
 		}
+		return nil, unsent{ctx.Err()}
 	}
 	return &Reply{Status: http.StatusAccepted, Header: http.Header{}}, nil
 }
@@ -225,7 +249,7 @@ func (u *stdio) enter(p *process, m *wire.Message) *call {
 }
 
 // ask sends a request of a session to one of its processes.
-func (u *stdio) ask(ctx context.Context, p *process, r *Request) (*Reply, error) {
+func (u *stdio) ask(ctx, first context.Context, p *process, r *Request) (*Reply, error) {
 	u.mu.Lock()
 	c := u.enter(p, r.Message)
 	leaving := p.leaving
@@ -236,28 +260,21 @@ func (u *stdio) ask(ctx context.Context, p *process, r *Request) (*Reply, error)
 	case c == nil:
 		return nil, unsent{&wire.Error{Code: wire.CodeInvalidRequest, Reason: "the id belongs to a request that is still in flight", ID: r.Message.ID}}
 	}
-	return u.await(ctx, p, c, r, false)
+	return u.await(ctx, first, p, c, r, false)
 }
 
 // await sends a registered request and waits for the first message: only then
 // is it known whether the answer is one response or a stream.
-func (u *stdio) await(ctx context.Context, p *process, c *call, r *Request, modern bool) (*Reply, error) {
-	if err := p.send(ctx, r.Body); err != nil {
-		u.leave(p, c)
-		if ctx.Err() == nil {
+func (u *stdio) await(ctx, first context.Context, p *process, c *call, r *Request, modern bool) (*Reply, error) {
+	if err := u.hand(first, p, r.Body, c); err != nil {
+		if first.Err() == nil {
 			err = fmt.Errorf("%w: %w", errVanished, err)
 		}
 		return nil, unsent{err}
 	}
-	first, cancel := context.WithTimeoutCause(ctx, u.cfg.Timeout, errTimeout)
 	l, err := c.mail.next(first, nil)
-	timedOut := context.Cause(first) == errTimeout
-	cancel()
 	if err != nil {
-		u.abandonCall(p, c, r.Message.ID, modern || timedOut)
-		if timedOut && ctx.Err() == nil {
-			err = fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout)
-		}
+		u.abandonCall(p, c, r.Message.ID, modern || context.Cause(first) == errTimeout)
 		return nil, err
 	}
 	reply := &Reply{Status: http.StatusOK, Header: http.Header{}}
@@ -337,12 +354,24 @@ func (u *stdio) abandonCall(p *process, c *call, id []byte, cancel bool) {
 	p.post(append(note, "}}"...))
 }
 
-func (u *stdio) leave(p *process, c *call) {
+// hand gives a message to a process, that of a call entered there or of none.
+// A process that did not take it in time is ended, unless it may be busy with
+// other calls.
+func (u *stdio) hand(ctx context.Context, p *process, message []byte, c *call) error {
+	err := p.send(ctx, message)
+	if err == nil {
+		return nil
+	}
 	u.mu.Lock()
-	defer u.mu.Unlock()
-	if p.calls[c.id] == c {
+	if c != nil && p.calls[c.id] == c {
 		delete(p.calls, c.id)
 	}
+	idle := len(p.calls) == 0
+	u.mu.Unlock()
+	if idle && context.Cause(ctx) == errTimeout {
+		p.end(fmt.Errorf("%w: it does not read its standard input", ErrDead))
+	}
+	return err
 }
 
 // idKey makes ids comparable: two spellings of one string are one id.
