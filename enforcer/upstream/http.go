@@ -226,7 +226,7 @@ func forwardable(name string) bool {
 
 func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Response, timer *time.Timer) (*Reply, error) {
 	if enc := resp.Header.Values("Content-Encoding"); len(enc) > 0 && !strings.EqualFold(strings.Join(enc, ","), "identity") || resp.Uncompressed {
-		return nil, fmt.Errorf("%w: content encoding %s, though identity was asked for", ErrEncoded, clean(strings.Join(enc, ",")))
+		return nil, fmt.Errorf("%w: content encoding %s, though identity was asked for", ErrEncoded, shown(strings.Join(enc, ",")))
 	}
 	reply := &Reply{Status: resp.StatusCode, Header: http.Header{}, close: resp.Body.Close}
 	for name, values := range resp.Header {
@@ -278,7 +278,7 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 	case n > 0 && resp.StatusCode == http.StatusAccepted && !isRequest(r):
 		return reply, nil // some servers say "Accepted"; it is not relayed
 	}
-	return nil, &StatusError{Status: resp.StatusCode, Type: clean(resp.Header.Get("Content-Type"))}
+	return nil, &StatusError{Status: resp.StatusCode, Type: shown(resp.Header.Get("Content-Type"))}
 }
 
 func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == wire.Request }
@@ -357,16 +357,16 @@ func (u *httpUpstream) failed(ctx context.Context, err error) error {
 	return fmt.Errorf("%w: the exchange over HTTP broke", ErrDead)
 }
 
-// clean makes a header's value safe to show: short, visible ASCII.
-func clean(v string) string {
-	v = strings.Map(func(r rune) rune {
-		if r < 0x20 || r > 0x7e {
-			return -1
-		}
-		return r
-	}, v)
+// shown is a header's value as an error may show it: all of it or nothing. The
+// mask comes after us, and would not know a secret of which a part is missing.
+func shown(v string) string {
 	if len(v) > 80 {
-		v = v[:80] + "…"
+		return "(left out: it has more than 80 bytes)"
+	}
+	for i := range len(v) {
+		if v[i] < 0x20 || v[i] > 0x7e {
+			return "(left out: it is not visible ASCII)"
+		}
 	}
 	return v
 }

@@ -129,6 +129,30 @@ func TestHTTPDown(t *testing.T) {
 	}
 }
 
+// The mask sees an error after us: a secret in it must be there whole, or not
+// at all, or half of it would pass.
+func TestHTTPShowsNoPartOfAHeader(t *testing.T) {
+	secret := "s3cr3t-" + strings.Repeat("0123456789", 9)
+	for name, tt := range map[string]struct {
+		header, value string
+		want          error
+	}{
+		"long type":               {"Content-Type", "text/" + secret, ErrNotMCP},
+		"long encoding":           {"Content-Encoding", secret, ErrEncoded},
+		"type with an odd byte":   {"Content-Type", "text/s3cr3t-01234\u00e956789", ErrNotMCP},
+		"encoding with odd bytes": {"Content-Encoding", "s3cr3t-01234\t56789", ErrEncoded},
+	} {
+		u := against(t, HTTPConfig{}, func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set(tt.header, tt.value)
+			fmt.Fprint(w, "x")
+		})
+		_, err := u.Send(t.Context(), request(ping))
+		if !errors.Is(err, tt.want) || strings.Contains(err.Error(), "s3cr3t") || !strings.Contains(err.Error(), "left out") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // What goes out, what stays behind: in both directions.
 func TestHTTPHeaders(t *testing.T) {
 	got := make(chan *http.Request, 1)

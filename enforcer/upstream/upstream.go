@@ -113,7 +113,7 @@ func (e unsent) Unwrap() []error { return []error{e.error, ErrNotSent} }
 // JSON. It is an ErrNotMCP.
 type StatusError struct {
 	Status int
-	Type   string // its content type, cut and cleaned
+	Type   string // its content type, or why that is left out
 }
 
 func (e *StatusError) Error() string {
