@@ -20,12 +20,6 @@ type glance struct {
 	Detail json.RawMessage `json:"detail"`
 }
 
-func look(line []byte) (glance, error) {
-	var g glance
-	err := json.Unmarshal(line, &g)
-	return g, err
-}
-
 // summary counts a batch for the first line of its commit's message.
 type summary struct {
 	entries, calls, denied, blocked int
