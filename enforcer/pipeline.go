@@ -126,7 +126,10 @@ func (x *exchange) credential(ctx context.Context) error {
 	lease, err := x.e.Credentials.Acquire(ctx, x.holder(), x.id, credential.Spec{
 		Name: spec.Name, Path: spec.Vault, PerCall: spec.PerCall, TTL: spec.TTL,
 	})
-	if err != nil {
+	switch {
+	case err != nil && ctx.Err() != nil:
+		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
+	case err != nil:
 		return refuse(kindUnavailable, "credential %q could not be had: %w", name, err)
 	}
 	x.lease, x.perCall = lease, spec.PerCall

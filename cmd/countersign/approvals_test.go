@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -368,4 +369,63 @@ func TestCallerLeavesWhileWaiting(t *testing.T) {
 		t.Errorf("spent %d", n)
 	}
 	verified(t, s)
+}
+
+// A call that is cancelled, or whose caller leaves, before it is forwarded
+// never starts, though its intent is in the record.
+func TestCallerLeavesWhileMinting(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "1s")
+	p := serving(t, s, nil)
+	alice := p.token("alice", "support")
+	for _, c := range []struct {
+		name  string
+		leave func(t *testing.T, disconnect func())
+		words string
+	}{
+		{"a cancellation", func(t *testing.T, _ func()) {
+			if a := p.in(t).ask("probe", alice, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`); a.status != http.StatusAccepted {
+				t.Errorf("got %+v", a)
+			}
+		}, "cancelled by the client before it was forwarded; nothing ran"},
+		{"a disconnection", func(_ *testing.T, disconnect func()) { disconnect() }, "no answer"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := p.in(t)
+			arrived, release := make(chan struct{}, 1), make(chan struct{})
+			free := sync.OnceFunc(func() { close(release) })
+			t.Cleanup(free)
+			s.Vault.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+				if strings.HasSuffix(r.URL.Path, "database/creds/customers-ro") {
+					arrived <- struct{}{}
+					<-release
+				}
+				return false
+			})
+			ended := func() []audit.Entry {
+				return p.entries(func(en audit.Entry) bool {
+					return en.Kind == audit.KindOutcome && en.Tool == "once" && en.Status == audit.StatusCancelled
+				})
+			}
+			before := len(ended())
+			ctx, disconnect := context.WithCancel(t.Context())
+			defer disconnect()
+			waiting := p.asking(ctx, "probe", alice, toolCall("once", "minting"))
+			<-arrived
+			c.leave(t, disconnect)
+			if c.name == "a disconnection" { // seen by the program before the credential comes
+				p.await("the end", func() bool { return len(ended()) == before+1 })
+			}
+			free()
+			if a := <-waiting; !strings.Contains(a.text, c.words) {
+				t.Errorf("got %+v", a)
+			}
+			p.await("the end", func() bool { return len(ended()) == before+1 })
+			p.await("the credential's end", func() bool { return len(s.Vault.Leases()) == 0 })
+			if u.ran("once") != 0 {
+				t.Error("it ran")
+			}
+		})
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -170,8 +171,12 @@ func (r *record) close() error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, r.journal.Close())
-	if r.current != nil {
-		if err := r.current.Flush(ctx); err != nil {
+	// The earlier runs first: this one's first entry says that they are there.
+	for _, p := range append(slices.Clone(r.past), r.current) {
+		if p == nil {
+			continue // never got so far
+		}
+		if err := p.Flush(ctx); err != nil {
 			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
 		}
 	}
