@@ -71,6 +71,10 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	down.add(lock.Close)
+	key, err := digestKey(c.StateDir)
+	if err != nil {
+		return err
+	}
 	record, err := openRecord(ctx, c, log)
 	if err != nil {
 		return err
@@ -81,6 +85,11 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	down.add(approvals.close)
+	if c.NATSURL != "" {
+		if key, err = approvals.sharedKey(ctx, key); err != nil {
+			return fmt.Errorf("COUNTERSIGN_NATS_URL: %w", err)
+		}
+	}
 	policy := &policyFollower{config: c, log: log}
 	vault, err := openVault(ctx, c, masker, record.journal, policy.leaseEnded, log)
 	if err != nil {
@@ -92,10 +101,6 @@ func serve(ctx context.Context, c config) (err error) {
 	verifier, err := identity.New(identity.Config{
 		Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
 	})
-	if err != nil {
-		return err
-	}
-	key, err := digestKey(c.StateDir)
 	if err != nil {
 		return err
 	}

@@ -67,7 +67,9 @@ type Update struct {
 
 // Connect reaches an external NATS cluster and keeps reconnecting for as long
 // as the Store is open. New buckets are kept on that many replicas (3 or 5 in
-// a cluster; 0 counts as 1). The first connection must succeed.
+// a cluster; 0 counts as 1), except where the server says that it stands
+// alone: there is one then, and a lost disk loses the bucket. The first
+// connection must succeed.
 func Connect(url string, replicas int, opts ...nats.Option) (*Store, error) {
 	opts = append([]nats.Option{
 		nats.Name("countersign"),
@@ -114,11 +116,16 @@ func (s *Store) Bucket(ctx context.Context, name string) (*Bucket, error) {
 	return &Bucket{name: name, kv: bucket}, nil
 }
 
+// standsAlone is NATS' error JSStreamReplicasNotSupportedErr: "replicas > 1 not
+// supported in non-clustered mode". A cluster that has too few servers up gives
+// another, and gets no bucket.
+const standsAlone jetstream.ErrorCode = 10074
+
 // create makes the stream that JetStream's key-value layer expects (NATS
 // ADR-8), except that reads go to the leader: AllowDirect would let any
 // replica answer, with what it knew a moment ago.
 func (s *Store) create(ctx context.Context, name string) error {
-	_, err := s.js.CreateStream(ctx, jetstream.StreamConfig{
+	config := jetstream.StreamConfig{
 		Name:              "KV_" + name,
 		Subjects:          []string{"$KV." + name + ".>"},
 		MaxMsgsPerSubject: 1,
@@ -135,7 +142,13 @@ func (s *Store) create(ctx context.Context, name string) error {
 		// Lets a deletion's marker expire; keys never do.
 		AllowMsgTTL:            true,
 		SubjectDeleteMarkerTTL: tombstone,
-	})
+	}
+	_, err := s.js.CreateStream(ctx, config)
+	var said *jetstream.APIError
+	if errors.As(err, &said) && said.ErrorCode == standsAlone {
+		config.Replicas = 1
+		_, err = s.js.CreateStream(ctx, config)
+	}
 	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
 		return nil // another replica was first
 	}
