@@ -39,7 +39,7 @@ type httpUpstream struct {
 	tells  bool // the transport is net/http's, which tells when it has a connection
 
 	mu      sync.Mutex
-	closed  bool
+	traffic traffic
 	running map[int]*exchange
 	nextID  int
 	wait    sync.WaitGroup
@@ -61,7 +61,7 @@ func HTTP(cfg HTTPConfig) Upstream {
 	if cfg.MaxMessage <= 0 {
 		cfg.MaxMessage = defaultMessage
 	}
-	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}}
+	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}, traffic: traffic{calm: calm}}
 	if cfg.Client != nil {
 		u.client = *cfg.Client
 	}
@@ -101,7 +101,7 @@ func (u *httpUpstream) Send(ctx context.Context, r *Request) (*Reply, error) {
 	done, err := u.enter(r, cancel)
 	if err != nil {
 		cancel(nil)
-		return nil, unsent{err}
+		return nil, err
 	}
 	reply, err := u.send(ctx, cancel, r)
 	if err != nil {
@@ -126,8 +126,9 @@ func (u *httpUpstream) Send(ctx context.Context, r *Request) (*Reply, error) {
 func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done func(), err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if u.closed {
-		return nil, ErrClosed
+	leave, err := u.traffic.enter(&u.mu, r)
+	if err != nil {
+		return nil, err
 	}
 	id := u.nextID
 	u.nextID++
@@ -137,6 +138,7 @@ func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done f
 		u.mu.Lock()
 		delete(u.running, id)
 		u.mu.Unlock()
+		leave()
 		u.wait.Done()
 	}, nil
 }
@@ -391,10 +393,16 @@ func (u *httpUpstream) EndKey(key string) {
 	u.end(errKeyEnded, func(e *exchange) bool { return key != "" && e.key == key })
 }
 
+// Retire waits for the replies to be closed, and cancels what is left.
+func (u *httpUpstream) Retire(ctx context.Context) error {
+	u.traffic.settle(ctx, &u.mu, func() bool { return false })
+	return u.Close()
+}
+
 // Close cancels every exchange and waits until their replies are closed.
 func (u *httpUpstream) Close() error {
 	u.mu.Lock()
-	u.closed = true
+	u.traffic.closed = true
 	for _, e := range u.running {
 		e.cancel(errShutDown)
 	}

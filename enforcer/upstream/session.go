@@ -269,11 +269,26 @@ func (u *stdio) EndKey(key string) {
 	}
 }
 
+// Retire waits until no process has a call in flight, one that its caller gave
+// up in a legacy session included: there that does not cancel it.
+func (u *stdio) Retire(ctx context.Context) error {
+	u.traffic.settle(ctx, &u.mu, func() bool {
+		for p := range u.procs {
+			for _, c := range p.calls {
+				if !c.listen {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	return u.Close()
+}
+
 // Close ends all processes and returns when the last is gone.
 func (u *stdio) Close() error {
 	u.mu.Lock()
-	first := !u.closed
-	u.closed = true
+	u.traffic.closed = true
 	var ending []*process
 	for p := range u.procs {
 		ending = append(ending, p)
@@ -290,9 +305,7 @@ func (u *stdio) Close() error {
 		u.EndSession(id)
 	}
 	u.wait.Wait()
-	if first {
-		u.spawner.stop()
-	}
+	u.stop.Do(u.spawner.stop)
 	return nil
 }
 
@@ -302,7 +315,7 @@ func (u *stdio) Close() error {
 func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection) (*process, error) {
 	for {
 		u.mu.Lock()
-		if u.closed {
+		if u.traffic.closed {
 			u.mu.Unlock()
 			return nil, ErrClosed
 		}
@@ -341,7 +354,7 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 		return nil, err
 	}
 	u.mu.Lock()
-	over := u.closed
+	over := u.traffic.closed
 	if !p.ended {
 		u.procs[p] = struct{}{}
 	}

@@ -43,13 +43,14 @@ type stdio struct {
 	spawner *spawner
 
 	mu       sync.Mutex
-	closed   bool
+	traffic  traffic
 	count    int // processes that run or are being started
 	clock    uint64
 	procs    map[*process]struct{}
 	sessions map[string]*session
 	wait     sync.WaitGroup
 	freed    chan struct{} // closed and replaced when a process has ended
+	stop     sync.Once
 }
 
 // slot is what a modern process belongs to; of a legacy one only the key counts.
@@ -81,12 +82,19 @@ func Stdio(cfg StdioConfig) Upstream {
 		cfg.Grace = 5 * time.Second
 	}
 	return &stdio{
-		cfg: cfg, spawner: newSpawner(),
+		cfg: cfg, spawner: newSpawner(), traffic: traffic{calm: calm},
 		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
 	}
 }
 
 func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
+	u.mu.Lock()
+	leave, err := u.traffic.enter(&u.mu, r)
+	u.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	defer leave() // what is still to be answered then, is in flight in its process
 	switch {
 	case len(u.cfg.Command) == 0:
 		return nil, unsent{fmt.Errorf("%w: the policy gives it no command", ErrDead)}

@@ -82,7 +82,13 @@ type Upstream interface {
 	EndSession(session string)
 	// EndKey ends what still holds the values of a lease, before it is revoked.
 	EndKey(key string)
-	// Close ends everything and returns when it has ended.
+	// Retire closes an upstream that another took the place of, without cutting
+	// off what runs: exchanges are still taken and carried out, until for two
+	// seconds none has run, or until ctx ends. Streams that only listen (GET,
+	// subscriptions/listen) do not hold it up. Leases still have to be ended here
+	// meanwhile.
+	Retire(ctx context.Context) error
+	// Close ends everything, what runs included, and returns when it has ended.
 	Close() error
 }
 
