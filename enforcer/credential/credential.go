@@ -3,9 +3,11 @@
 // It promises:
 //
 //   - Every run mints under a Vault token of its own, whose accessor is on disk
-//     (file and directory synced) before the first mint. The next Open revokes
-//     the tokens of earlier runs, and waits for their leases to be gone, before
-//     it returns.
+//     (file and directory synced) before the first mint, as is that of the
+//     login below it. The next Open revokes the tokens and logins of earlier
+//     runs, and waits for their leases to be gone, before it returns; those of
+//     another Vault than the configured one it does not take for gone, and
+//     refuses.
 //   - Every lease hangs under a token of its own below the run's, whose TTL is
 //     the cap (Spec.TTL): Vault itself ends the lease then, whatever becomes of
 //     this process, and so it does with a lease whose answer got lost.
@@ -49,6 +51,7 @@ var (
 	ErrRefused     = errors.New("refused by Vault")
 	ErrNoLease     = errors.New("it has no lease, and would outlive the call: use a dynamic secret")
 	ErrClosed      = errors.New("credentials are shutting down")
+	ErrElsewhere   = errors.New("tokens of an earlier run are at another Vault than the configured one")
 )
 
 // Config of a Minter. All but Now and Log are required.
@@ -87,6 +90,7 @@ const (
 	defaultTTL   = time.Hour
 	mintLimit    = 30 * time.Second
 	requestLimit = 15 * time.Second
+	logoutLimit  = 5 * time.Second
 )
 
 // Lease is one use of a minted secret. Release it.
@@ -106,7 +110,8 @@ type Lease struct {
 type LeaseInfo struct {
 	Key, Name, Holder, Username string
 	Expires                     time.Time
-	Uses                        int // calls in flight
+	Uses                        int       // calls in flight
+	LastUsed                    time.Time // when a call last took it or gave it back
 }
 
 // Minter mints, renews and revokes. It is safe for concurrent use.
@@ -117,6 +122,7 @@ type Minter struct {
 	work sync.WaitGroup // what runs in the background; added to with mu held and closed false
 
 	replacing sync.Mutex // held while a new run token is made
+	next      *session   // a login that no run uses yet; see fresh
 
 	mu     sync.Mutex
 	closed bool
@@ -180,6 +186,11 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 	}
 	m := &Minter{cfg: cfg, shared: map[string]*entry{}, all: map[string]*entry{}}
 	if err := m.retry(ctx, func() error { return m.start(ctx) }); err != nil {
+		if m.next != nil {
+			if lerr := m.logout(ctx, m.next); lerr != nil {
+				err = fmt.Errorf("%w (and the login is left to the next start: %w)", err, lerr)
+			}
+		}
 		return nil, fmt.Errorf("credential: %w", err)
 	}
 	m.life, m.quit = context.WithCancel(context.Background())
@@ -231,12 +242,13 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 			if !e.minted || m.cfg.Now().Before(e.freshUntil()) {
 				e.uses++
 				e.used = true
+				e.lastUsed = m.cfg.Now()
 				return e, nil
 			}
 			m.retire(e) // too little time left: calls in flight keep it, new ones get another
 		}
 	}
-	e := &entry{key: "l_" + strings.ToLower(rand.Text()), share: share, holder: holder, call: call, spec: s, ready: make(chan struct{}), uses: 1, used: true}
+	e := &entry{key: "l_" + strings.ToLower(rand.Text()), share: share, holder: holder, call: call, spec: s, ready: make(chan struct{}), uses: 1, used: true, lastUsed: m.cfg.Now()}
 	m.all[e.key] = e
 	if share != "" {
 		m.shared[share] = e
@@ -259,20 +271,40 @@ func (m *Minter) Release(ctx context.Context, l *Lease) error {
 
 // EndHolder ends the holder's leases: now, or with the last call in flight.
 func (m *Minter) EndHolder(ctx context.Context, holder string) {
+	m.EndWhere(ctx, func(l LeaseInfo) bool { return l.Holder == holder })
+}
+
+// EndWhere ends the leases that match: now, or with the last call in flight.
+// Those for one call end with it anyway. Match is asked about leases that are
+// still being minted, too: they have no Username and Expires yet.
+func (m *Minter) EndWhere(ctx context.Context, match func(LeaseInfo) bool) {
+	m.mu.Lock()
+	infos := map[*entry]LeaseInfo{}
+	for _, e := range m.all {
+		if !e.spec.PerCall {
+			infos[e] = e.info()
+		}
+	}
+	m.mu.Unlock()
+	for e, info := range infos { // without the lock: match is another's
+		if !match(info) {
+			delete(infos, e)
+		}
+	}
 	m.mu.Lock()
 	var now []*entry
-	for _, e := range m.all {
-		if e.holder == holder && !e.spec.PerCall {
-			m.unshare(e)
-			if m.mayEnd(e) {
-				now = append(now, e)
-			}
+	for e := range infos {
+		m.unshare(e)
+		if !m.closed && m.mayEnd(e) {
+			m.work.Add(1) // so that Close waits
+			now = append(now, e)
 		}
 	}
 	m.mu.Unlock()
 	for _, err := range m.endAll(ctx, now) {
 		m.cfg.Log.Warn("a holder's credential was not revoked at once; it is repeated", "err", err)
 	}
+	m.work.Add(-len(now))
 }
 
 // Leases lists the live leases, sorted by Key.
@@ -282,7 +314,7 @@ func (m *Minter) Leases() []LeaseInfo {
 	var out []LeaseInfo
 	for _, e := range m.all {
 		if e.minted {
-			out = append(out, LeaseInfo{e.key, e.spec.Name, e.holder, e.username, e.until(), e.uses})
+			out = append(out, e.info())
 		}
 	}
 	slices.SortFunc(out, func(a, b LeaseInfo) int { return strings.Compare(a.Key, b.Key) })

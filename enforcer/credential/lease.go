@@ -24,7 +24,7 @@ type entry struct {
 	ready                    chan struct{} // closed when the mint is over
 	err                      error         // of the mint
 
-	run       *run
+	run       *run     // guarded by Minter.mu
 	token     *session // the lease's own
 	leaseID   string
 	username  string
@@ -33,16 +33,17 @@ type entry struct {
 	made      time.Time
 	span      time.Duration // of the lease, as minted
 
-	minted  bool // usable
-	uses    int  // calls in flight
-	used    bool // since the last renewal
-	last    bool // no more calls: end with the last one in flight
-	ending  bool // somebody revokes it
-	failed  bool // to revoke it failed before, and is on record
-	expires time.Time
-	end     time.Time // the cap
-	timer   *time.Timer
-	masks   []uint64
+	minted   bool // usable
+	uses     int  // calls in flight
+	used     bool // since the last renewal
+	lastUsed time.Time
+	last     bool // no more calls: end with the last one in flight
+	ending   bool // somebody revokes it
+	failed   bool // to revoke it failed before, and is on record
+	expires  time.Time
+	end      time.Time // the cap
+	timer    *time.Timer
+	masks    []uint64
 
 	rendering sync.Mutex
 	rendered  map[string]string
@@ -54,6 +55,15 @@ func (e *entry) until() time.Time {
 		return e.expires
 	}
 	return e.end
+}
+
+// info describes the entry. Called with mu held.
+func (e *entry) info() LeaseInfo {
+	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Uses: e.uses, LastUsed: e.lastUsed}
+	if e.minted {
+		l.Username, l.Expires = e.username, e.until()
+	}
+	return l
 }
 
 // freshUntil leaves a call that starts just before it some time to run.
@@ -92,12 +102,12 @@ func (m *Minter) mint(e *entry) {
 
 func (m *Minter) fill(ctx context.Context, e *entry) error {
 	e.made = m.cfg.Now()
-	e.run = m.current()
-	token, err := m.child(ctx, e.run.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
-	if errors.Is(err, ErrForbidden) && !m.alive(ctx, e.run) {
+	r := m.under(e)
+	token, err := m.child(ctx, r.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
+	if errors.Is(err, ErrForbidden) && !m.alive(ctx, r) {
 		// The run's token was revoked behind our back, or expired while Vault was away.
-		if e.run, err = m.replace(ctx, e.run); err == nil {
-			token, err = m.child(ctx, e.run.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
+		if _, err = m.replace(ctx, r); err == nil {
+			token, err = m.child(ctx, m.under(e).token, "countersign-lease", e.spec.TTL, e.spec.TTL)
 		}
 	}
 	if err != nil {
@@ -122,7 +132,7 @@ func (m *Minter) fill(ctx context.Context, e *entry) error {
 	e.renewable = secret.Renewable
 	e.span = time.Duration(secret.LeaseDuration) * time.Second
 	e.expires = e.made.Add(e.span)
-	if err := os.WriteFile(m.leasePath(e), []byte(e.leaseID+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(m.leasePath(e), m.note(e.leaseID), 0o600); err != nil {
 		return err
 	}
 	if err := m.hide(e, secret); err != nil {
@@ -132,6 +142,15 @@ func (m *Minter) fill(ctx context.Context, e *entry) error {
 		return fmt.Errorf("record the mint: %w", err)
 	}
 	return nil
+}
+
+// under has the entry minted under the run of the moment, which from then on is
+// not ended before the entry.
+func (m *Minter) under(e *entry) *run {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	e.run = m.run
+	return m.run
 }
 
 // hide makes every string of the secret known to the mask, except the user's
@@ -274,6 +293,7 @@ func (m *Minter) mayEnd(e *entry) bool {
 func (m *Minter) drop(ctx context.Context, e *entry) error {
 	m.mu.Lock()
 	e.uses--
+	e.lastUsed = m.cfg.Now()
 	end := !m.closed && m.mayEnd(e)
 	if end {
 		m.work.Add(1) // so that Close waits

@@ -6,37 +6,20 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
+	"slices"
 	"time"
 )
-
-// runTTL is how long a run's token lives when nobody renews it: the longest
-// that leases outlast a machine that never comes back.
-const runTTL = 10 * time.Minute
 
 // run is a token of ours under which leases are minted. A process has one at a
 // time, and a new one when the login below it comes to its end.
 type run struct {
 	login *session
 	token *session
-	file  string
 }
-
-// The directory holds two kinds of files, each with one line:
-//
-//	run-<random>    the accessor of a run's token; synced, with the directory,
-//	                before anything is minted under it
-//	lease-<key>     Vault's id of a live lease; not synced: it only saves the
-//	                next start from trusting Vault to be quick (see recover)
-const (
-	runFile   = "run-"
-	leaseFile = "lease-"
-)
 
 // start is Open's work: log in, end what earlier runs left, begin a new one.
 func (m *Minter) start(ctx context.Context) error {
-	login, err := m.login(ctx)
+	login, err := m.fresh(ctx)
 	if err != nil {
 		return err
 	}
@@ -47,12 +30,41 @@ func (m *Minter) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.next = nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.run = r
 	return nil
 }
 
+// fresh is the login to begin a run with. One that came to nothing serves the
+// next attempt: it is a token that can do all that the run's can. Called with
+// replacing held, or while nobody else is there.
+func (m *Minter) fresh(ctx context.Context) (*session, error) {
+	if m.next != nil {
+		known, err := m.known(ctx, m.next)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			return m.next, nil
+		}
+		if err := m.gone(m.next); err != nil {
+			return nil, err
+		}
+		m.next = nil
+	}
+	login, err := m.login(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m.next = login
+	return login, nil
+}
+
+// login gets a token from Vault, and writes its accessor down. Should the
+// process die in between, a token is left that nobody used; it expires by
+// itself.
 func (m *Minter) login(ctx context.Context) (*session, error) {
 	client, err := m.client()
 	if err != nil {
@@ -63,82 +75,79 @@ func (m *Minter) login(ctx context.Context) (*session, error) {
 	if err != nil {
 		return nil, m.problem("log in to Vault", err)
 	}
-	return m.session(secret, at)
+	s, err := m.session(secret, at)
+	if err != nil || m.static() {
+		return s, err // a token that the operator made is not ours to end
+	}
+	if s.accessor == "" {
+		return nil, errors.Join(fmt.Errorf("log in to Vault: %w: the token has no accessor, as a batch token; runs need a service token", ErrRefused), m.logout(ctx, s))
+	}
+	if s.file, err = m.keepAccessor(loginFile, s.accessor); err != nil {
+		return nil, errors.Join(fmt.Errorf("keep the login's accessor: %w", err), m.logout(ctx, s))
+	}
+	return s, nil
 }
 
-// recover revokes the tokens of earlier runs. Vault then ends their leases in
-// its own time; those that are on file are waited for.
-func (m *Minter) recover(ctx context.Context, login *session) error {
-	files, err := os.ReadDir(m.cfg.Dir)
+// logout ends a login, and with it all tokens below. One that is gone is fine.
+func (m *Minter) logout(ctx context.Context, s *session) error {
+	if m.static() {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutLimit)
+	defer cancel()
+	err := m.problem("log out of Vault at auth/token/revoke-self", s.client.Auth().Token().RevokeSelfWithContext(ctx, ""))
+	if errors.Is(err, ErrForbidden) {
+		if known, kerr := m.known(ctx, s); kerr == nil && !known {
+			err = nil
+		}
+	}
 	if err != nil {
 		return err
 	}
-	for _, kind := range []string{runFile, leaseFile} {
-		for _, f := range files {
-			if !strings.HasPrefix(f.Name(), kind) {
-				continue
-			}
-			path := filepath.Join(m.cfg.Dir, f.Name())
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			id := strings.TrimSpace(string(data))
-			switch {
-			case id == "": // the crash came between making the file and writing it: nothing was minted
-			case kind == runFile:
-				err = m.revokeAccessor(ctx, login, id)
-				if err == nil {
-					err = m.cfg.Record(ctx, Event{Action: "recover", Key: strings.TrimPrefix(f.Name(), kind)})
-				}
-			default:
-				err = m.revokeLease(ctx, login, id)
-				if errors.Is(err, ErrForbidden) {
-					m.cfg.Log.Warn("a lease of an earlier run was left to Vault, whose policy should allow sys/leases/revoke", "err", err)
-					err = nil // its token is gone, and Vault ends it by itself
-				}
-				if err == nil {
-					err = m.cfg.Record(ctx, Event{Action: "recover", Key: strings.TrimPrefix(f.Name(), kind)})
-				}
-			}
-			if err != nil {
-				return fmt.Errorf("end what an earlier run left (%s): %w", f.Name(), err)
-			}
-			if err := os.Remove(path); err != nil {
-				return err
-			}
-		}
+	return m.gone(s)
+}
+
+// gone takes note that a session's token has ended.
+func (m *Minter) gone(s *session) error {
+	m.cfg.Mask.Retire(s.maskID)
+	if s.file == "" {
+		return nil
 	}
-	return syncDir(m.cfg.Dir)
+	if err := os.Remove(s.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// known asks whether Vault still knows a session's token.
+func (m *Minter) known(ctx context.Context, s *session) (bool, error) {
+	_, err := s.client.Auth().Token().LookupSelfWithContext(ctx)
+	err = m.problem("look a token up at auth/token/lookup-self", err)
+	if errors.Is(err, ErrForbidden) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // begin makes a run's token. Should the process die before its accessor is on
-// disk, a token is left that nothing was minted under; it expires by itself.
+// disk, a token is left that nothing was minted under; it ends with its login.
 func (m *Minter) begin(ctx context.Context, login *session) (*run, error) {
 	token, err := m.child(ctx, login, "countersign-run", runTTL, 0)
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(m.cfg.Dir, runFile+"*")
-	if err != nil {
-		return nil, err
-	}
-	_, err = f.WriteString(token.accessor + "\n")
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = syncDir(m.cfg.Dir)
-	}
-	if err != nil {
+	if token.file, err = m.keepAccessor(runFile, token.accessor); err != nil {
 		return nil, errors.Join(fmt.Errorf("keep the run's accessor: %w", err), m.revokeAccessor(ctx, login, token.accessor))
 	}
-	return &run{login, token, f.Name()}, nil
+	return &run{login, token}, nil
 }
 
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
+// end revokes a run's token.
+func (r *run) end(ctx context.Context, m *Minter, by *session) error {
+	if err := m.revokeAccessor(ctx, by, r.token.accessor); err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	return m.gone(r.token)
 }
 
 func (m *Minter) current() *run {
@@ -155,7 +164,7 @@ func (m *Minter) replace(ctx context.Context, old *run) (*run, error) {
 	if now := m.current(); now != old {
 		return now, nil // somebody else did
 	}
-	login, err := m.login(ctx)
+	login, err := m.fresh(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -163,6 +172,7 @@ func (m *Minter) replace(ctx context.Context, old *run) (*run, error) {
 	if err != nil {
 		return nil, err
 	}
+	m.next = nil
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.run = next
@@ -206,6 +216,40 @@ func (m *Minter) keep() {
 			continue
 		}
 		failures = 0
+		m.settle(m.life)
+	}
+}
+
+// settle ends replaced runs, and their logins, that no lease hangs under any
+// more. What cannot be ended now is tried again later.
+func (m *Minter) settle(ctx context.Context) {
+	m.mu.Lock()
+	by := m.run.login
+	used := map[*run]bool{}
+	for _, e := range m.all {
+		used[e.run] = true
+	}
+	var idle []*run
+	for _, r := range m.olds {
+		if !used[r] {
+			idle = append(idle, r)
+		}
+	}
+	m.mu.Unlock()
+	for _, r := range idle {
+		ctx, cancel := context.WithTimeout(ctx, requestLimit)
+		err := r.end(ctx, m, by)
+		if err == nil {
+			err = m.logout(ctx, r.login)
+		}
+		cancel()
+		if err != nil {
+			m.cfg.Log.Warn("an earlier login to Vault could not be ended; trying again", "err", err)
+			continue
+		}
+		m.mu.Lock()
+		m.olds = slices.DeleteFunc(m.olds, func(old *run) bool { return old == r })
+		m.mu.Unlock()
 	}
 }
 
@@ -252,39 +296,43 @@ func (m *Minter) static() bool {
 
 // alive asks whether Vault still knows the run's token.
 func (m *Minter) alive(ctx context.Context, r *run) bool {
-	_, err := r.token.client.Auth().Token().LookupSelfWithContext(ctx)
-	return !errors.Is(m.problem("", err), ErrForbidden)
+	known, err := m.known(ctx, r.token)
+	return known || err != nil
 }
 
-// finish revokes the tokens of all runs, and the login if it was ours alone.
+// finish revokes the tokens of all runs, and their logins if those were ours
+// alone.
 func (m *Minter) finish(ctx context.Context) error {
 	m.mu.Lock()
 	runs := append([]*run{m.run}, m.olds...)
 	m.mu.Unlock()
-	login := m.run.login
+	by := m.run.login
 	var errs []error
 	for _, r := range runs {
-		err := m.revokeAccessor(ctx, login, r.token.accessor)
+		err := r.end(ctx, m, by)
 		if errors.Is(err, ErrForbidden) { // the login ended first: once more with another
-			if again, lerr := m.login(ctx); lerr == nil {
-				login, err = again, m.revokeAccessor(ctx, again, r.token.accessor)
+			if again, lerr := m.fresh(ctx); lerr == nil {
+				by, err = again, r.end(ctx, m, again)
 			}
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("credential: close: left to the next start: %w", err))
+		}
+	}
+	logins := []*session{m.next}
+	for _, r := range runs {
+		logins = append(logins, r.login)
+	}
+	for _, s := range logins {
+		if s == nil {
 			continue
 		}
-		if err := os.Remove(r.file); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("credential: close: %w", err))
+		if err := m.logout(ctx, s); err != nil {
+			errs = append(errs, fmt.Errorf("credential: close: left to the next start: %w", err))
 		}
 	}
 	if err := syncDir(m.cfg.Dir); err != nil {
 		errs = append(errs, fmt.Errorf("credential: close: %w", err))
-	}
-	if !m.static() && len(errs) == 0 {
-		if err := login.client.Auth().Token().RevokeSelfWithContext(ctx, ""); err != nil {
-			errs = append(errs, fmt.Errorf("credential: close: %w", m.problem("log out of Vault", err)))
-		}
 	}
 	return errors.Join(errs...)
 }

@@ -432,7 +432,7 @@ func suite(t *testing.T, build func(*testing.T) world) {
 		b := open(t, w, dir) // nobody closed the first
 		works(t, u1, p1, false)
 		works(t, u2, p2, false)
-		b.want("recover", "recover", "recover") // the run's token and two leases
+		b.want("recover", "recover", "recover", "recover") // the run's token, its login and two leases
 		if _, err := dead.Acquire(t.Context(), "h2", "c_1", perCall); err != nil {
 			t.Error(err) // it is not dead after all, and gets a token of its own again
 		}
@@ -496,7 +496,7 @@ func suite(t *testing.T, build func(*testing.T) world) {
 		if err == nil {
 			t.Error("closed, with a lease left and Vault away")
 		}
-		if files := left(t, dir); len(files) != 2 {
+		if files := left(t, dir); len(files) != 3 {
 			t.Errorf("the next start finds %v", files)
 		}
 		for _, f := range left(t, dir) {

@@ -23,6 +23,7 @@ type session struct {
 	ttl       time.Duration // at first
 	expires   time.Time     // zero: never
 	maskID    uint64
+	file      string // where its accessor is written down; "" if it is not
 }
 
 // session makes a client for a token that Vault just gave, asked for at at.
@@ -101,12 +102,18 @@ func (m *Minter) renew(ctx context.Context, s *session) error {
 
 // revokeAccessor revokes a token and all below it; one that is gone is fine.
 func (m *Minter) revokeAccessor(ctx context.Context, by *session, accessor string) error {
-	err := by.client.Auth().Token().RevokeAccessorWithContext(ctx, accessor)
+	_, err := m.revokeKnown(ctx, by, accessor)
+	return err
+}
+
+// revokeKnown also tells whether Vault knew the token.
+func (m *Minter) revokeKnown(ctx context.Context, by *session, accessor string) (known bool, err error) {
+	err = by.client.Auth().Token().RevokeAccessorWithContext(ctx, accessor)
 	var answer *api.ResponseError
 	if errors.As(err, &answer) && strings.Contains(strings.Join(answer.Errors, " "), "invalid accessor") {
-		return nil
+		return false, nil
 	}
-	return m.problem("revoke a token at auth/token/revoke-accessor", err)
+	return err == nil, m.problem("revoke a token at auth/token/revoke-accessor", err)
 }
 
 // revokeLease returns when the secret is gone, not when Vault means to see to
