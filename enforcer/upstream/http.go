@@ -33,8 +33,9 @@ type HTTPConfig struct {
 }
 
 type httpUpstream struct {
-	cfg    HTTPConfig
-	url    string
+	cfg HTTPConfig
+	url string
+	limits
 	client http.Client
 	tells  bool // the transport is net/http's, which tells when it has a connection
 
@@ -58,10 +59,8 @@ func HTTP(cfg HTTPConfig) Upstream {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 60 * time.Second
 	}
-	if cfg.MaxMessage <= 0 {
-		cfg.MaxMessage = defaultMessage
-	}
 	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}, traffic: traffic{calm: calm}}
+	u.SetLimits(cfg.MaxMessage)
 	if cfg.Client != nil {
 		u.client = *cfg.Client
 	}
@@ -255,7 +254,7 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 	case kind == "text/event-stream" && resp.StatusCode < 300:
 		timer.Stop()
 		reply.stream = true
-		events := wire.NewEventReader(resp.Body, u.cfg.MaxMessage)
+		events := wire.NewEventReader(resp.Body, u.max())
 		reply.next = func() (wire.Event, error) {
 			e, err := events.Next()
 			if err != nil && err != io.EOF {
@@ -288,8 +287,9 @@ func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == w
 // whole reads a JSON body. The bound on waiting covers it, because a body that
 // is one message has nothing to wait for once it has begun.
 func (u *httpUpstream) whole(ctx context.Context, reply *Reply, resp *http.Response, timer *time.Timer) error {
-	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrTooLarge, u.cfg.MaxMessage)
-	if resp.ContentLength > int64(u.cfg.MaxMessage) {
+	max := u.max()
+	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
+	if resp.ContentLength > int64(max) {
 		return tooLarge
 	}
 	size := 512
@@ -297,12 +297,12 @@ func (u *httpUpstream) whole(ctx context.Context, reply *Reply, resp *http.Respo
 		size = int(resp.ContentLength) + bytes.MinRead
 	}
 	buf := bytes.NewBuffer(make([]byte, 0, size))
-	n, err := buf.ReadFrom(io.LimitReader(resp.Body, int64(u.cfg.MaxMessage)+1))
+	n, err := buf.ReadFrom(io.LimitReader(resp.Body, int64(max)+1))
 	timer.Stop()
 	if err != nil {
 		return u.failed(ctx, err)
 	}
-	if n > int64(u.cfg.MaxMessage) {
+	if n > int64(max) {
 		return tooLarge
 	}
 	body, given := buf.Bytes(), n == 0
@@ -331,7 +331,7 @@ func returnable(name string) bool {
 // user or a key) and without the server's bytes.
 func (u *httpUpstream) failed(ctx context.Context, err error) error {
 	if errors.Is(err, wire.ErrEventTooLarge) {
-		return fmt.Errorf("%w: more than %d bytes in one event", ErrTooLarge, u.cfg.MaxMessage)
+		return fmt.Errorf("%w: one event has more bytes than the policy's limit", ErrTooLarge)
 	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errTimeout):

@@ -23,12 +23,12 @@ type mailbox struct {
 	mu    sync.Mutex
 	queue []letter
 	bytes int
-	max   int
+	max   func() int
 	err   error // after the queue
 	ready chan struct{}
 }
 
-func newMailbox(max int) *mailbox {
+func newMailbox(max func() int) *mailbox {
 	return &mailbox{max: max, ready: make(chan struct{}, 1)}
 }
 
@@ -47,8 +47,8 @@ func (m *mailbox) put(l letter) {
 	if m.err != nil {
 		return
 	}
-	if m.bytes += len(l.line); m.bytes > m.max {
-		m.err = fmt.Errorf("%w: more than %d bytes wait to be read", ErrTooLarge, m.max)
+	if m.bytes += len(l.line); m.bytes > m.max() {
+		m.err = fmt.Errorf("%w: more than %d bytes wait to be read", ErrTooLarge, m.max())
 	} else {
 		m.queue = append(m.queue, l)
 		if l.final {

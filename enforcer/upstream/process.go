@@ -172,10 +172,10 @@ func (p *process) write() {
 // read gives each line of stdout to the router, until something that is not a
 // message comes: from there on nothing can be believed.
 func (p *process) read(stdout *os.File) {
-	max := p.owner.cfg.MaxMessage
 	r := bufio.NewReaderSize(stdout, 64<<10)
 	for {
-		line, err := readLine(r, max)
+		line, err := readLine(r, p.owner.max)
+		max := p.owner.max()
 		switch {
 		case errors.Is(err, errLongLine):
 			p.kill(fmt.Errorf("%w: it wrote a line of more than %d bytes", ErrTooLarge, max))
@@ -203,11 +203,11 @@ var errLongLine = errors.New("line too long")
 
 // readLine returns the next line without its end. Bytes after the last line
 // end are a message that was cut off: they are not returned.
-func readLine(r *bufio.Reader, max int) ([]byte, error) {
+func readLine(r *bufio.Reader, max func() int) ([]byte, error) {
 	var line []byte
 	for {
 		part, err := r.ReadSlice('\n')
-		if len(line)+len(part) > max+2 {
+		if len(line)+len(part) > max()+2 {
 			return nil, errLongLine
 		}
 		line = append(line, part...)

@@ -80,7 +80,8 @@ func checkRetirement(t *testing.T, u Upstream, long *Request, begun, finish func
 	go func() { retired <- u.Retire(t.Context()) }()
 	select {
 	case err := <-retired:
-		t.Errorf("retired with a call in flight: %v", err)
+		finish()
+		t.Fatalf("retired with a call in flight: %v", err)
 	case <-time.After(200 * time.Millisecond): // many times the calm
 	}
 	if _, err := answer(t, u, late); err != nil {

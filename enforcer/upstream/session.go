@@ -42,7 +42,7 @@ func (u *stdio) initialize(ctx, first context.Context, r *Request) (*Reply, erro
 	s := &session{
 		id: newSessionID(), holder: r.Holder, opening: bytes.Clone(r.Body),
 		procs: map[string]*process{}, starting: map[string]chan struct{}{}, asked: map[string]*process{},
-		mail: newMailbox(4 * u.cfg.MaxMessage),
+		mail: newMailbox(u.waiting),
 	}
 	p, err := u.spawn(first, s, slot{key: r.Inject.Key}, r.Inject)
 	if err != nil {
@@ -201,7 +201,7 @@ func (u *stdio) listen(ctx context.Context, r *Request) (*Reply, error) {
 		close(s.reader)
 	}
 	if s.mail.failed() {
-		s.mail = newMailbox(4 * u.cfg.MaxMessage)
+		s.mail = newMailbox(u.waiting)
 	}
 	mine, mail := make(chan struct{}), s.mail
 	s.reader = mine

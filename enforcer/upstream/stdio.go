@@ -39,6 +39,7 @@ type StdioConfig struct {
 // and serves its calls side by side, as long as their ids and progress tokens
 // differ.
 type stdio struct {
+	limits
 	cfg     StdioConfig
 	spawner *spawner
 
@@ -72,19 +73,18 @@ func Stdio(cfg StdioConfig) Upstream {
 	if cfg.MaxProcesses <= 0 {
 		cfg.MaxProcesses = 32
 	}
-	if cfg.MaxMessage <= 0 {
-		cfg.MaxMessage = defaultMessage
-	}
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 60 * time.Second
 	}
 	if cfg.Grace <= 0 {
 		cfg.Grace = 5 * time.Second
 	}
-	return &stdio{
+	u := &stdio{
 		cfg: cfg, spawner: newSpawner(), traffic: traffic{calm: calm},
 		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
 	}
+	u.SetLimits(cfg.MaxMessage)
+	return u
 }
 
 func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
@@ -249,7 +249,7 @@ func (u *stdio) enter(p *process, m *wire.Message) *call {
 	c := &call{
 		id: id, token: token, order: u.clock,
 		listen: m.Method == "subscriptions/listen",
-		mail:   newMailbox(4 * u.cfg.MaxMessage),
+		mail:   newMailbox(u.waiting),
 	}
 	p.calls[id] = c
 	p.used = u.clock

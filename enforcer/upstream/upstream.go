@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"sync/atomic"
 
 	"countersign/enforcer/wire"
 )
@@ -88,6 +89,9 @@ type Upstream interface {
 	// subscriptions/listen) do not hold it up. Leases still have to be ended here
 	// meanwhile.
 	Retire(ctx context.Context) error
+	// SetLimits changes the bound on one message, at once for a spawned server,
+	// and for the next exchange with one on HTTP. 8 MiB if not positive.
+	SetLimits(maxMessage int)
 	// Close ends everything, what runs included, and returns when it has ended.
 	Close() error
 }
@@ -133,3 +137,18 @@ func (e *StatusError) Error() string {
 func (e *StatusError) Unwrap() error { return ErrNotMCP }
 
 const defaultMessage = 8 << 20
+
+// limits is the bound on one message.
+type limits struct{ message atomic.Int64 }
+
+func (l *limits) SetLimits(maxMessage int) {
+	if maxMessage <= 0 {
+		maxMessage = defaultMessage
+	}
+	l.message.Store(int64(maxMessage))
+}
+
+func (l *limits) max() int { return int(l.message.Load()) }
+
+// waiting bounds what waits for one reader.
+func (l *limits) waiting() int { return 4 * l.max() }
