@@ -169,6 +169,17 @@ func TestKillLeavesNoLogin(t *testing.T) {
 	}
 }
 
+// A role without Vault's default policy may not revoke itself by that name.
+func TestLogoutWithoutDefaultPolicy(t *testing.T) {
+	simulate(t, nil, func(t *testing.T, s *sim) {
+		s.v.Policy("default", "auth/token/lookup-self", "auth/token/renew-self")
+		s.close()
+		s.tokens()
+		s.files()
+		s.open()
+	})
+}
+
 // The operator's own token is not ours to end.
 func TestStaticLoginIsNotEnded(t *testing.T) {
 	alone(t, func(t *testing.T, s *sim) {
@@ -234,16 +245,24 @@ func TestReplacedLoginsAreEnded(t *testing.T) {
 	})
 }
 
-// A lease in use keeps the run that it was minted under, and the login below.
+// A lease in use keeps the run that it was minted under, and the login below,
+// for as long as that run's token lives.
 func TestReplacedRunOfALeaseStays(t *testing.T) {
 	simulate(t, nil, func(t *testing.T, s *sim) {
-		pass(22*time.Hour + 30*time.Minute) // logins last for 24 h
+		pass(23 * time.Hour) // logins last for 24 h
 		l, user, password := s.acquire("h1", credential.Spec{Name: "app", Path: creds, PerCall: true, TTL: 50 * time.Minute})
-		for range 45 {
+		for s.v.Hits("auth/approle/login") < 2 {
 			pass(time.Minute)
 			s.works(user, password, true)
 		}
+		for range 4 { // the login is looked after every 3 minutes
+			pass(time.Minute)
+			s.works(user, password, true)
+		}
+		s.tokens("approle", "approle", "token-countersign-lease", "token-countersign-run", "token-countersign-run")
 		s.release(l)
+		pass(time.Hour)
+		s.tokens("approle", "token-countersign-run")
 	})
 }
 

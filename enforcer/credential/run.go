@@ -49,7 +49,7 @@ func (m *Minter) fresh(ctx context.Context) (*session, error) {
 		if known {
 			return m.next, nil
 		}
-		if err := m.gone(m.next); err != nil {
+		if err := m.logout(ctx, m.next); err != nil {
 			return nil, err
 		}
 		m.next = nil
@@ -96,6 +96,9 @@ func (m *Minter) logout(ctx context.Context, s *session) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), logoutLimit)
 	defer cancel()
 	err := m.problem("log out of Vault at auth/token/revoke-self", s.client.Auth().Token().RevokeSelfWithContext(ctx, ""))
+	if errors.Is(err, ErrForbidden) && s.accessor != "" { // a role without the default policy
+		err = m.revokeAccessor(ctx, s, s.accessor)
+	}
 	if errors.Is(err, ErrForbidden) {
 		if known, kerr := m.known(ctx, s); kerr == nil && !known {
 			err = nil
@@ -137,7 +140,7 @@ func (m *Minter) begin(ctx context.Context, login *session) (*run, error) {
 		return nil, err
 	}
 	if token.file, err = m.keepAccessor(runFile, token.accessor); err != nil {
-		return nil, errors.Join(fmt.Errorf("keep the run's accessor: %w", err), m.revokeAccessor(ctx, login, token.accessor))
+		return nil, errors.Join(fmt.Errorf("keep the run's accessor: %w", err), (&run{login, token}).end(ctx, m, login))
 	}
 	return &run{login, token}, nil
 }
