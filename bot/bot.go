@@ -67,6 +67,7 @@ type Bot struct {
 	team     string // from TeamID, or auth.test
 	botID    string
 	authErr  error                       // why Slack does not take our token
+	deaf     error                       // why presses do not reach us over Socket Mode
 	cardErrs map[string]map[string]error // by approval and set
 	tending  map[place]chan struct{}     // cards being brought up to date
 	turns    map[string]time.Time        // by channel: when the next message may go
@@ -122,16 +123,17 @@ func sleep(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// CardError tells why an approval cannot be put before its approvers: Slack
-// refused the token, the channel or the card. It is nil while all is well, or
-// while Slack is merely slow, busy or away. The approval stays pending.
+// CardError tells why an approval cannot be put before its approvers, or they
+// cannot answer: Slack refused a token, the channel or the card. It is nil
+// while all is well, or while Slack is merely slow, busy or away. The approval
+// stays pending.
 func (b *Bot) CardError(id string) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.authErr != nil {
 		return b.authErr
 	}
-	var errs []error
+	errs := []error{b.deaf}
 	for _, err := range b.cardErrs[id] {
 		errs = append(errs, err)
 	}

@@ -415,8 +415,41 @@ func TestSocketMode(t *testing.T) {
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("RunSocket: %v", err)
 	}
-	if err := b.RunSocket(t.Context(), "xapp-wrong"); err == nil || !strings.Contains(err.Error(), "invalid_auth") {
-		t.Errorf("with a wrong token: %v", err)
+}
+
+// A refused app-level token stops nothing: approvals wait, whoever asked is
+// told why, and when Slack takes the token the press counts.
+func TestSocketTokenRefused(t *testing.T) {
+	// Of some refusals Slack's library says that they are for good, the others it
+	// repeats, ever more slowly.
+	for code, times := range map[string]int{"invalid_auth": 20, "token_revoked": 20, "missing_scope": 3} {
+		t.Run(code, func(t *testing.T) {
+			w := newWorld(t)
+			b, _ := w.start()
+			w.slack.DeliverTo("")
+			a := w.ask(w.request("sql: 1"))
+			c := w.card(a.ID, "needs 1")
+			for range times {
+				w.slack.Fail("apps.connections.open", code)
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			ended := make(chan error, 1)
+			go func() { ended <- b.RunSocket(ctx, w.slack.AppToken()) }()
+			w.await("the reason", func() bool { // known a moment after Slack's answer: by the next one
+				err := b.CardError(a.ID)
+				return err != nil && strings.Contains(err.Error(), "cannot be answered") && strings.Contains(err.Error(), code)
+			})
+			w.await("a connection", func() bool { return w.slack.Sockets() == 1 })
+			w.press(c, approve, "U0BOB")
+			w.card(a.ID, "approved by bob")
+			if err := b.CardError(a.ID); err != nil {
+				t.Errorf("all is well, but: %v", err)
+			}
+			cancel()
+			if err := <-ended; !errors.Is(err, context.Canceled) {
+				t.Errorf("RunSocket: %v", err)
+			}
+		})
 	}
 }
 
