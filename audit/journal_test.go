@@ -563,7 +563,7 @@ func BenchmarkAppend(b *testing.B) {
 			for range writers {
 				wg.Go(func() {
 					for range work {
-						if _, err := j.Append(b.Context(), e); err != nil {
+						if _, err := j.Append(context.WithoutCancel(b.Context()), e); err != nil {
 							b.Error(err)
 						}
 					}
