@@ -48,6 +48,8 @@ func (r *remote) explain(what string, err error) error {
 	case errors.Is(err, transport.ErrAuthenticationRequired), errors.Is(err, transport.ErrAuthorizationFailed),
 		strings.Contains(err.Error(), "unable to authenticate"):
 		return fmt.Errorf("%s %s: %w: %w", what, r.url, ErrAuth, err)
+	case strings.Contains(err.Error(), "knownhosts: key mismatch"), strings.Contains(err.Error(), "no common algorithm for host key"):
+		return fmt.Errorf("%s %s: the host key is not the one in the known hosts: this is another machine, or somebody stands in between; if the host's key was changed on purpose, put the new one there: %w", what, r.url, err)
 	}
 	return fmt.Errorf("%s %s: %w", what, r.url, err)
 }

@@ -22,7 +22,7 @@ type policyFollower struct {
 	log    *slog.Logger
 	gate   *enforcer.Enforcer
 	source *gitsync.Source
-	told   func(commit, rejected string) // of each change, for check runs; may be nil
+	told   func(commit, signer string, rejected error) // of each change, for check runs; may be nil
 }
 
 // open begins with the policy accepted last, from disk, and fetches. Without
@@ -52,10 +52,10 @@ func (f *policyFollower) open(ctx context.Context, gate *enforcer.Enforcer) erro
 			err = f.install(ctx, snap, p, "resumed")
 		}
 		if err != nil {
-			f.reject(ctx, snap.Commit, "accepted before, but it does not load any more: "+err.Error())
+			f.reject(ctx, snap.Commit, fmt.Errorf("accepted before, but it does not load any more: %w", err))
 		}
 	case !errors.Is(err, gitsync.ErrNone):
-		f.reject(ctx, "", err.Error())
+		f.reject(ctx, "", err)
 	}
 	f.poll(ctx)
 	return nil
@@ -101,12 +101,15 @@ func (f *policyFollower) poll(ctx context.Context) {
 		f.gate.Confirm(began)
 		f.gate.Rejected("")
 	case errors.As(err, &rejected):
-		f.reject(ctx, rejected.Commit, rejected.Reason)
+		f.reject(ctx, rejected.Commit, errors.New(rejected.Reason))
 	case err != nil:
 		f.log.Warn("the policy repository cannot be reached; the last policy stays, as long as its maximum age allows", "err", err)
+		if f.current() == nil { // /readyz has to say why there is none
+			f.gate.Rejected("the policy repository cannot be reached: " + err.Error())
+		}
 	default:
 		if err := f.take(ctx, snap); err != nil {
-			f.reject(ctx, snap.Commit, err.Error())
+			f.reject(ctx, snap.Commit, err)
 		}
 	}
 }
@@ -151,14 +154,15 @@ func (f *policyFollower) install(ctx context.Context, snap *gitsync.Snapshot, p 
 	f.gate.Rejected("")
 	f.log.Info("policy in force", "commit", snap.Commit, "subject", snap.Subject, "signer", snap.Signer, "how", status)
 	if f.told != nil {
-		f.told(snap.Commit, "")
+		f.told(snap.Commit, snap.Signer, nil)
 	}
 	return nil
 }
 
 // reject says loudly, once for each reason, that the newest policy is not in
 // force.
-func (f *policyFollower) reject(ctx context.Context, commit, reason string) {
+func (f *policyFollower) reject(ctx context.Context, commit string, why error) {
+	reason := why.Error()
 	if !f.gate.Rejected(strings.TrimSpace(commit + " " + reason)) {
 		return
 	}
@@ -167,7 +171,7 @@ func (f *policyFollower) reject(ctx context.Context, commit, reason string) {
 		f.log.Error("the rejection could not be recorded", "err", err)
 	}
 	if f.told != nil && commit != "" {
-		f.told(commit, reason)
+		f.told(commit, "", why)
 	}
 }
 

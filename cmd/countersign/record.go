@@ -108,7 +108,7 @@ func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 	pc.Rejected = func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }
 	pc.Writers, pc.Rand, pc.Now, pc.Log = r.writers, rand.Float64, time.Now, r.log
 	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
-		if pushed && r.anchor != nil {
+		if pushed && pc.Journal != nil && r.anchor != nil {
 			r.anchor(signed)
 		}
 	}

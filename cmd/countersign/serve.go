@@ -119,6 +119,11 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	record.metrics(gate.Registry())
+	checks, err := newChecks(c, c.githubToken(), log)
+	if err != nil {
+		return err
+	}
+	policy.told, record.anchor = checks.told, checks.checkpoint
 	if err := policy.open(ctx, gate); err != nil {
 		return err
 	}
@@ -138,6 +143,7 @@ func serve(ctx context.Context, c config) (err error) {
 	work("record", record.publish)
 	work("slack", chat.run)
 	work("approvals", approvals.expire)
+	work("checks", checks.run)
 	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
 	server, listener, err := listen(c, gate, chat)
