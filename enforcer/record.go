@@ -100,9 +100,9 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 		en.Method, _ = x.e.Mask.Text(clip(x.msg.Method, 128))
 		en.Tool, _ = x.e.Mask.Text(clip(x.msg.Name, 128))
 	}
-	args, rest := x.maskedParams()
-	en.Args = clip(args, previewBytes)
-	if kind == audit.KindIntent || kind == audit.KindRefused {
+	if kind == audit.KindIntent || kind == audit.KindRefused { // the others close what stands there
+		args, rest := x.maskedParams()
+		en.Args = clip(args, previewBytes)
 		en.Detail = x.facts(rest)
 	}
 	return en
