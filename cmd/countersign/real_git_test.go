@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"countersign/fixtures/github"
 	"countersign/fixtures/githost"
+	"countersign/fixtures/github"
 	"countersign/fixtures/stage"
 )
 
