@@ -12,8 +12,8 @@
 //     All other checks are those of package approval, at the moment of the
 //     press.
 //   - What Slack sends is acknowledged before it is worked on, and may come
-//     late, twice, or to two bots: there is one outcome, and who pressed is
-//     told privately why a press did not count.
+//     late, twice, or to two bots: there is one outcome. A press that did not
+//     count is reported, to be recorded; who pressed is told privately why.
 //   - One card per approval and approver set, over restarts and among several
 //     bots: the right to post it is claimed in the store first, and a post
 //     whose answer was lost is looked for before it is repeated. (Without the
@@ -50,6 +50,14 @@ type Config struct {
 	TeamID        string // the workspace that presses are taken from; empty: the token's own
 	PublicURL     string // where people reach the approval page; empty: there is none
 
+	// Refused is told of each press that Slack vouches for and that did not
+	// count, before the presser is: v.Slack says which Slack user pressed, and
+	// v.Issuer, v.Sub and v.Person who that is, if the policy knows. The
+	// approval is "" if there is none such. A user's presses that follow each
+	// other within a second are told together: why is then a *Repeated. Texts
+	// in v and why are not masked. Nil: nobody is told.
+	Refused func(ctx context.Context, approvalID string, v approval.Vote, why error)
+
 	Now   func() time.Time
 	Sleep func(context.Context, time.Duration) error // nil: by the wall clock
 	Log   *slog.Logger                               // nil: silent
@@ -73,6 +81,7 @@ type Bot struct {
 	turns    map[string]time.Time        // by channel: when the next message may go
 	closed   map[string]time.Time        // by channel: until when Slack asked for silence
 	seen     map[string]time.Time        // payload hashes, against double delivery
+	refusals map[presser]*refusals       // of users whose refused presses were reported just now
 }
 
 // place is one card: an approval in front of a set.
@@ -95,9 +104,16 @@ func New(c Config) *Bot {
 	name := make([]byte, 8)
 	_, _ = rand.Read(name) // crypto/rand.Read never fails
 	b := &Bot{Config: c, name: hex.EncodeToString(name), slots: make(chan struct{}, maxJobs), team: c.TeamID,
-		cardErrs: map[string]map[string]error{}, tending: map[place]chan struct{}{}, turns: map[string]time.Time{}, closed: map[string]time.Time{}, seen: map[string]time.Time{}}
+		cardErrs: map[string]map[string]error{}, tending: map[place]chan struct{}{}, turns: map[string]time.Time{}, closed: map[string]time.Time{}, seen: map[string]time.Time{}, refusals: map[presser]*refusals{}}
 	b.idle = sync.NewCond(&b.mu)
 	return b
+}
+
+// finished ends a job. The caller holds mu.
+func (b *Bot) finished() {
+	if b.jobs--; b.jobs == 0 {
+		b.idle.Broadcast()
+	}
 }
 
 // drain waits until nothing is being worked on.

@@ -375,7 +375,8 @@ func TestPressesRefused(t *testing.T) {
 		setup  func(w *world, a approval.Approval)
 		told   string // to the presser
 		logged string
-		status int // of the HTTP answer, when it is no 200
+		status int  // of the HTTP answer, when it is no 200
+		lost   bool // it belongs to no approval
 	}{
 		{name: "requester approves own request", user: "U0ALICE", action: approve, told: "your own request"},
 		{name: "requester denies own request", user: "U0ALICE", action: deny, told: "your own request"},
@@ -387,16 +388,16 @@ func TestPressesRefused(t *testing.T) {
 				p["user"].(map[string]any)["name"] = "bob"
 				p["user"].(map[string]any)["email"] = "bob@example.com"
 			}}},
-		{name: "another workspace", user: "U0BOB", action: approve, logged: "not from ours",
+		{name: "another workspace", lost: true, user: "U0BOB", action: approve, logged: "not from ours",
 			how: slack.Delivery{Edit: func(p map[string]any) { p["team"].(map[string]any)["id"] = "T0OTHER" }}},
-		{name: "button value of nothing", user: "U0BOB", action: approve, how: forge("ap_none.0123456789abcdef"), told: "does not belong"},
-		{name: "button value with a key in it", user: "U0BOB", action: approve, how: forge("../live.x"), told: "does not belong"},
+		{name: "button value of nothing", lost: true, user: "U0BOB", action: approve, how: forge("ap_none.0123456789abcdef"), told: "does not belong"},
+		{name: "button value with a key in it", lost: true, user: "U0BOB", action: approve, how: forge("../live.x"), told: "does not belong"},
 		{name: "button value with another digest", user: "U0BOB", action: approve, told: "does not belong",
 			how: slack.Delivery{Edit: func(p map[string]any) {
 				act := p["actions"].([]any)[0].(map[string]any)
 				act["value"] = act["value"].(string)[:len(act["value"].(string))-4] + "0000"
 			}}},
-		{name: "unknown action", user: "U0BOB", action: approve, logged: "unknown action",
+		{name: "unknown action", lost: true, user: "U0BOB", action: approve, logged: "unknown action",
 			how: slack.Delivery{Edit: func(p map[string]any) { p["actions"].([]any)[0].(map[string]any)["action_id"] = "approve_all" }}},
 		{name: "not signed", user: "U0BOB", action: approve, how: slack.Delivery{Unsigned: true}, status: 401},
 		{name: "signed by another", user: "U0BOB", action: approve, how: slack.Delivery{Secret: "guess"}, status: 401},
@@ -421,7 +422,8 @@ func TestPressesRefused(t *testing.T) {
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			w := newWorld(t)
-			_, stop := w.start()
+			var reports reported
+			_, stop := w.start(reports.to)
 			a := w.ask(w.request("sql: DROP TABLE t"))
 			c := w.card(a.ID, "needs 1")
 			if test.setup != nil {
@@ -443,6 +445,14 @@ func TestPressesRefused(t *testing.T) {
 			stop() // what was accepted is finished
 			if test.logged != "" && !w.log.has(test.logged) {
 				t.Errorf("the log does not say %q: %s", test.logged, w.log.String())
+			}
+			switch {
+			case test.status != 0 && len(reports.all) != 0:
+				t.Errorf("Slack did not vouch for it, but it was reported: %+v", reports.all)
+			case test.status == 0 && !test.lost && (len(reports.all) != 1 || reports.all[0].id != a.ID):
+				t.Errorf("not reported for its approval: %+v", reports.all)
+			case test.status == 0 && (len(reports.all) != 1 || reports.all[0].v.Slack.User != test.user || reports.all[0].v.Via != approval.ViaSlack):
+				t.Errorf("reported: %+v", reports.all)
 			}
 			for _, v := range w.state(a.ID).Votes {
 				if v.Approve {

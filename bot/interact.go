@@ -120,9 +120,7 @@ func (b *Bot) accept(raw []byte) bool {
 			<-b.slots
 			b.mu.Lock()
 			defer b.mu.Unlock()
-			if b.jobs--; b.jobs == 0 {
-				b.idle.Broadcast()
-			}
+			b.finished()
 		}()
 		ctx, cancel := context.WithTimeout(context.Background(), jobLimit)
 		defer cancel()
@@ -146,27 +144,30 @@ type press struct {
 const actionReason = "countersign_reason"
 
 // read takes a payload apart. Every error is a payload that our own cards do
-// not make.
+// not make; the press has a proof even so, if Slack says who pressed.
 func (b *Bot) read(raw []byte) (press, error) {
 	var in slack.InteractionCallback
 	if err := json.Unmarshal(raw, &in); err != nil {
 		return press{}, fmt.Errorf("unreadable payload: %w", err)
 	}
-	b.mu.Lock()
-	team := b.team
-	b.mu.Unlock()
-	if team == "" || in.Team.ID != team {
-		return press{}, fmt.Errorf("the interaction is from team %q, not from ours", in.Team.ID)
+	if in.User.ID == "" {
+		return press{}, errors.New("the payload does not say who pressed")
 	}
 	// Over Slack Connect, the person's team is not the workspace's: the pair
 	// that policy links is (team, user) of the person.
-	if in.User.TeamID == "" || in.User.ID == "" {
-		return press{}, errors.New("the payload does not say who pressed")
-	}
 	hash := sha256.Sum256(raw)
 	p := press{team: in.User.TeamID, user: in.User.ID, channel: in.Channel.ID, trigger: in.TriggerID, responseURL: in.ResponseURL,
 		proof: &approval.SlackProof{Team: in.User.TeamID, User: in.User.ID, Channel: in.Channel.ID, MessageTS: in.Container.MessageTs,
 			PayloadHash: "sha256:" + hex.EncodeToString(hash[:])}}
+	b.mu.Lock()
+	team := b.team
+	b.mu.Unlock()
+	if team == "" || in.Team.ID != team {
+		return p, fmt.Errorf("the interaction is from team %q, not from ours", in.Team.ID)
+	}
+	if p.team == "" {
+		return p, errors.New("the payload does not say which team's user pressed")
+	}
 	switch in.Type {
 	case slack.InteractionTypeBlockActions:
 		if len(in.ActionCallback.BlockActions) != 1 {
@@ -197,17 +198,23 @@ func (b *Bot) read(raw []byte) (press, error) {
 // interact does what one interaction asks for.
 func (b *Bot) interact(ctx context.Context, raw []byte) {
 	p, err := b.read(raw)
-	if err != nil {
-		b.Log.WarnContext(ctx, "slack: interaction ignored", "error", err)
-		return
-	}
-	if b.delivered(p.proof.PayloadHash) {
+	if p.proof != nil && b.delivered(p.proof.PayloadHash) {
 		b.Log.InfoContext(ctx, "slack: the same interaction came again", "user", p.user)
 		return
 	}
-	a, err := b.act(ctx, p)
+	if err != nil {
+		b.Log.WarnContext(ctx, "slack: interaction ignored", "error", err)
+		if p.proof != nil {
+			b.report(ctx, "", p.vote(b.Now()), err)
+		}
+		return
+	}
+	a, v, err := b.act(ctx, p)
 	if err == nil {
 		return
+	}
+	if !errors.Is(err, errModal) { // a dialog that did not open decided nothing
+		b.report(ctx, a.ID, v, err)
 	}
 	b.Log.WarnContext(ctx, "slack: a press was refused", "approval", a.ID, "action", p.action, "team", p.team, "user", p.user, "error", err)
 	b.tell(ctx, p, words(err, a))
@@ -219,46 +226,60 @@ var (
 	errModal    = errors.New("the dialog could not be opened")
 )
 
-func (b *Bot) act(ctx context.Context, p press) (approval.Approval, error) {
+// vote is what a press says, as long as nobody knows who pressed.
+func (p press) vote(now time.Time) approval.Vote {
+	return approval.Vote{Via: approval.ViaSlack, Slack: p.proof, Approve: p.action == actionApprove, Reason: strings.TrimSpace(p.reason), At: now.UTC()}
+}
+
+// act does what a press asks for. It returns the vote also if it does not count.
+func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vote, error) {
+	v := p.vote(b.Now())
 	id, _, _ := strings.Cut(p.ballot, ".")
+	policy := b.Policy()
+	if policy != nil {
+		if person, known := policy.PersonBySlack(p.team, p.user); known {
+			v.Person, v.Issuer, v.Sub = person.Name, person.Issuer, person.Sub
+		}
+	}
 	a, err := b.Book.Get(ctx, id)
 	if err != nil {
-		return approval.Approval{}, err
+		return approval.Approval{}, v, err
 	}
 	if !hmac.Equal([]byte(ballot(a)), []byte(p.ballot)) {
-		return a, errForged
+		return a, v, errForged
 	}
-	policy := b.Policy()
 	if policy == nil {
-		return a, errEarly
+		return a, v, errEarly
 	}
 	if p.action == actionDetails {
-		return a, b.openDetails(ctx, a, p)
+		return a, v, b.openDetails(ctx, a, p)
 	}
-	person, known := policy.PersonBySlack(p.team, p.user)
-	if !known {
-		return a, errStranger
+	if v.Person == "" {
+		return a, v, errStranger
 	}
-	v := approval.Vote{Issuer: person.Issuer, Sub: person.Sub, Via: approval.ViaSlack, Slack: p.proof,
-		Approve: p.action == actionApprove, Reason: strings.TrimSpace(p.reason)}
 	switch p.action {
 	case actionDeny:
-		v.Reason = "-" // asked for next
-		if err := b.Book.Check(a, v, policy); err != nil {
-			return a, err
+		first := v
+		first.Reason = "-" // asked for next
+		if err := b.Book.Check(a, first, policy); err != nil {
+			return a, v, err
 		}
-		return a, b.openReason(ctx, a, p)
+		return a, v, b.openReason(ctx, a, p)
 	case actionApprove:
 		// The card that the presser saw had this button only if the request
 		// could be seen in full; a forged press comes without having seen it.
 		for _, ask := range a.Asks {
 			set, _ := policy.ApproverSet(ask.Approvers)
 			if a.State == approval.Pending && !draw(a, set, policy).approvable {
-				return a, approval.ErrPartial
+				return a, v, approval.ErrPartial
 			}
 		}
 	}
-	return b.Book.Vote(ctx, a.ID, v, policy)
+	voted, err := b.Book.Vote(ctx, a.ID, v, policy)
+	if voted.ID == "" {
+		voted = a
+	}
+	return voted, v, err
 }
 
 // delivered tells whether the same payload came before. It spares the presser
