@@ -5,8 +5,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -23,36 +25,77 @@ const segmentEvery = 10 * time.Second
 // strictly, masked, and filtered; a response's outcome is durable before the
 // response leaves.
 func (x *exchange) answer(ctx context.Context) error {
-	if err := x.replyHeaders(); err != nil {
+	pass, err := x.replyHeaders()
+	if err != nil {
 		return err
 	}
+	x.pass = pass
 	if !x.reply.Stream() {
 		return x.answerJSON()
 	}
 	return x.answerStream()
 }
 
-// replyHeaders passes on the few headers that belong to the protocol.
-func (x *exchange) replyHeaders() error {
+// replyHeaders are the few headers of the reply that belong to the protocol.
+// They go out with the answer, not with a refusal of it.
+func (x *exchange) replyHeaders() (http.Header, error) {
+	pass := http.Header{}
 	for _, k := range []string{"Mcp-Session-Id", "Mcp-Protocol-Version", "Cache-Control", "Retry-After"} {
 		for _, v := range x.reply.Header.Values(k) {
 			if clean, r := x.e.Mask.Text(v); clean != v {
 				x.note(r)
-				return refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its header %s", k)
+				return nil, refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its header %s", k)
 			}
-			x.w.Header().Add(k, v)
+			pass.Add(k, v)
 		}
 	}
-	if s := x.reply.Session; s != "" && x.session == "" {
-		if !x.e.session.bind(s, x.server, x.ownerKey()) {
-			return refuse(kindUnavailable, "too many sessions are open")
+	if s := x.reply.Session; s != "" {
+		if x.session != "" && s != x.session {
+			return nil, refuse(kindBlocked, "the upstream server's answer is blocked: it names another session than the request")
 		}
-		x.w.Header().Set("Mcp-Session-Id", s)
+		if clean, _ := x.e.Mask.Text(s); clean != s {
+			return nil, refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its session id")
+		}
+		pass.Set("Mcp-Session-Id", s)
 	}
 	if x.r.Method == http.MethodDelete && x.reply.Status < 300 {
 		x.e.session.end(x.session, x.server)
+		x.cleanup = append(x.cleanup, func() { x.e.endHolder(context.WithoutCancel(x.r.Context()), x.ownerKey()) })
+	}
+	return pass, nil
+}
+
+// release lets the reply's headers go: the answer is about to leave. A session
+// that an initialize has opened becomes this caller's.
+func (x *exchange) release() error {
+	if s := x.pass.Get("Mcp-Session-Id"); s != "" && x.session == "" && x.msg != nil && x.msg.Method == "initialize" {
+		evicted, ok := x.e.session.bind(s, x.server, x.ownerKey())
+		if !ok {
+			return refuse(kindUnavailable, "too many sessions are open: try again later")
+		}
+		if evicted != "" {
+			x.force.upstreams[x.server].EndSession(evicted)
+		}
+	}
+	for k, v := range x.pass {
+		x.w.Header()[k] = v
 	}
 	return nil
+}
+
+// status is the upstream's, as far as it means the same between the client and
+// us. 401 and 403 are between the upstream and our credential, and would send
+// the client to our identity provider; a server's failure is told in the
+// message, because a bare 5xx makes clients drop their session.
+func (x *exchange) status() int {
+	s := x.reply.Status
+	switch {
+	case s >= 200 && s < 300, s == http.StatusBadRequest, s == http.StatusNotFound, s == http.StatusMethodNotAllowed:
+		return s
+	case x.msg != nil && x.msg.Kind == wire.Request:
+		return http.StatusOK
+	}
+	return http.StatusBadGateway
 }
 
 func (x *exchange) answerJSON() error {
@@ -61,13 +104,16 @@ func (x *exchange) answerJSON() error {
 		return upstreamFailed(err)
 	}
 	if len(bytes.TrimSpace(ev.Data)) == 0 {
-		if x.msg != nil && x.msg.Kind == wire.Request && x.reply.Status < 300 {
+		if x.msg != nil && x.msg.Kind == wire.Request {
 			return refuse(kindUpstream, "the upstream server answered a request with nothing (status %d)", x.reply.Status)
 		}
 		if err := x.recordEnd(httpStatus(x.reply.Status), ""); err != nil {
 			return refuse(kindUnavailable, "the record cannot be written: %w", err)
 		}
-		x.out.header(x.reply.Status, "")
+		if err := x.release(); err != nil {
+			return err
+		}
+		x.out.header(x.status(), "")
 		return nil
 	}
 	m, clean, err := x.clean(ev.Data)
@@ -84,12 +130,18 @@ func (x *exchange) answerJSON() error {
 	if err := x.recordEnd(outcome(m), ""); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}
-	x.out.message(x.reply.Status, clean)
+	if err := x.release(); err != nil {
+		return err
+	}
+	x.out.message(x.status(), clean)
 	return nil
 }
 
 func (x *exchange) answerStream() error {
-	x.out.header(x.reply.Status, "text/event-stream")
+	if err := x.release(); err != nil {
+		return err
+	}
+	x.out.header(x.status(), "text/event-stream")
 	var events int
 	last := x.e.Now()
 	for {
@@ -113,7 +165,7 @@ func (x *exchange) answerStream() error {
 		}
 		if now := x.e.Now(); now.Sub(last) >= segmentEvery {
 			last = now
-			if err := x.recordSegment(events, "open"); err != nil {
+			if err := x.recordSegment(events, "open", ""); err != nil {
 				return refuse(kindUnavailable, "the record cannot be written, so the stream ends: %w", err)
 			}
 		}
@@ -141,8 +193,14 @@ func (x *exchange) next() (wire.Event, error) {
 	}
 	first := make(chan result, 1)
 	go func() {
-		ev, err := x.reply.Next()
-		first <- result{ev, err}
+		r := result{err: errors.New("reading the upstream's stream failed inside")}
+		defer func() {
+			if p := recover(); p != nil {
+				x.e.Log.Error("reading a stream panicked", "call", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			}
+			first <- r
+		}()
+		r.ev, r.err = x.reply.Next()
 	}()
 	late := time.NewTimer(headersAfter)
 	defer late.Stop()
@@ -176,7 +234,7 @@ func (x *exchange) event(ev wire.Event) error {
 	switch m.Kind {
 	case wire.Response:
 		if err := x.recordResponse(m); err != nil {
-			return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
+			return err
 		}
 	case wire.Request:
 		if allowed, err := x.serverAsks(m); err != nil || !allowed {
@@ -188,15 +246,25 @@ func (x *exchange) event(ev wire.Event) error {
 }
 
 // recordResponse makes a response's outcome durable: this exchange's own, or,
-// on a resumed stream, one of an earlier exchange.
-func (x *exchange) recordResponse(m *wire.Message) error {
-	if x.msg != nil && sameID(m.ID, x.msg.ID) {
-		return x.recordEnd(outcome(m), "")
+// on a stream that a GET resumes, one of an earlier exchange. A second answer,
+// or somebody else's, is blocked.
+func (x *exchange) recordResponse(m *wire.Message) (err error) {
+	switch {
+	case x.msg == nil: // which exchange it belongs to, only the client knows
+		en := x.entry(audit.KindSegment)
+		en.Status, en.Reason, en.Masked = outcome(m), "a response of an earlier request, on a resumed stream", x.masked
+		err = x.append(en)
+	case x.closed:
+		return refuse(kindBlocked, "the upstream server's stream is blocked: it answers twice")
+	case !sameID(m.ID, x.msg.ID):
+		return refuse(kindBlocked, "the upstream server's stream is blocked: it is not the answer to this request")
+	default:
+		err = x.recordEnd(outcome(m), "")
 	}
-	en := x.entry(audit.KindOutcome)
-	en.Status, en.Reason, en.Args, en.Digest = outcome(m), "response delivered on another stream", "", ""
-	en.Masked = x.masked
-	return x.append(en)
+	if err != nil {
+		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
+	}
+	return nil
 }
 
 // serverAsks decides what the upstream asks of the client (sampling,
@@ -285,9 +353,9 @@ func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 	return m.Raw, nil
 }
 
-func (x *exchange) recordSegment(events int, status string) error {
+func (x *exchange) recordSegment(events int, status, reason string) error {
 	en := x.entry(audit.KindSegment)
-	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, "", ""
+	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, x.e.words(reason, 2048), ""
 	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(events) + `}`)
 	return x.append(en)
 }
@@ -296,7 +364,7 @@ func (x *exchange) recordSegment(events int, status string) error {
 func (x *exchange) endStream(events int, status string) error {
 	if x.closed { // the response is out; what came after it, or before, is one close entry
 		if events > 1 {
-			return x.recordSegment(events, status)
+			return x.recordSegment(events, status, "")
 		}
 		return nil
 	}

@@ -39,7 +39,7 @@ func (x *exchange) approve(ctx context.Context) error {
 	shown, partial := x.shown()
 	asked := x.decision.RulesDigest
 	a, _, err := x.e.Approvals.Ask(ctx, approval.Request{
-		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.req.Tool, Resource: x.req.Resource,
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
 		Holder: x.holder(), Digest: x.digest, Args: shown, Partial: partial,
 		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,

@@ -75,8 +75,7 @@ func (a *authFailures) due(now time.Time, all bool) map[authKey]authCount {
 func (e *Enforcer) unknown(x *exchange, ref *refusal) {
 	// Texts of any length and content are the caller's to send: clipped first,
 	// so that a flood costs little, and masked.
-	reason, _ := e.Mask.Text(clip(ref.Error(), 300))
-	server, _ := e.Mask.Text(clip(x.server, 64))
+	reason, server := e.words(ref.Error(), 300), e.words(x.server, 64)
 	k := authKey{source: x.source, server: server, reason: reason, status: ref.kind.status(), kind: audit.KindRefused}
 	if ref.kind == kindUnauthenticated {
 		k.kind = audit.KindAuthFailed

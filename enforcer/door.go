@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"time"
 
 	"countersign/enforcer/wire"
 )
@@ -110,6 +111,9 @@ func (x *exchange) read(ctx context.Context) error {
 		if err := x.readBody(); err != nil {
 			return err
 		}
+	}
+	_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{}) // the body is in
+	if x.r.Method == http.MethodPost {
 		if err := wire.CheckHeaders(x.r.Header, x.msg); err != nil {
 			return refuse(kindMismatch, "%w", err)
 		}
@@ -124,10 +128,17 @@ func (x *exchange) read(ctx context.Context) error {
 	if x.session != "" && !x.e.session.owned(x.session, x.server, x.ownerKey()) {
 		return refuse(kindNoSession, "this session is unknown: initialize again")
 	}
-	if x.r.Method != http.MethodPost && x.session == "" {
-		if x.r.Method == http.MethodGet && modernHeader(x.r.Header) {
-			return refuse(kindMethod, "this revision of MCP has no GET: use subscriptions/listen")
-		}
+	if x.session != "" || x.r.Method == http.MethodPost {
+		return nil
+	}
+	switch {
+	case modernHeader(x.r.Header):
+		return refuse(kindMethod, "this revision of MCP has no %s: use subscriptions/listen", x.r.Method)
+	case x.r.Method == http.MethodDelete:
+		return refuse(kindBadRequest, "there is no session to end: Mcp-Session-Id is missing")
+	case x.r.Header.Get("Last-Event-ID") != "":
+		// Without a session nothing tells whose stream is being resumed.
+		return refuse(kindBadRequest, "a stream can be resumed within a session only: Mcp-Session-Id is missing")
 	}
 	return nil
 }
@@ -174,7 +185,7 @@ func forwardHeader(h http.Header, m *wire.Message) http.Header {
 	out := http.Header{}
 	for k, v := range h {
 		switch {
-		case k == "Accept", k == "Content-Type", k == "Last-Event-Id", k == "Mcp-Session-Id":
+		case k == "Accept", k == "Content-Type", k == "Mcp-Session-Id", k == "Last-Event-Id" && m == nil:
 			out[k] = v
 		case strings.HasPrefix(k, "Mcp-"):
 			out[k] = v

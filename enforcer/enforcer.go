@@ -25,6 +25,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,9 +77,10 @@ type Enforcer struct {
 	metrics *metrics
 
 	closing  atomic.Bool
+	inside   inside
 	stop     context.CancelFunc
 	lifetime context.Context // ends when waiting callers must be sent home
-	live     sync.WaitGroup  // exchanges under way
+	retired  sync.WaitGroup  // upstreams of earlier policies that are being closed
 }
 
 // New makes an Enforcer that has no policy yet and refuses everything until
@@ -122,17 +124,27 @@ func (e *Enforcer) Run(ctx context.Context) {
 func (e *Enforcer) Shutdown(ctx context.Context) error {
 	e.closing.Store(true)
 	e.stop()
-	done := make(chan struct{})
-	go func() { e.live.Wait(); close(done) }()
 	var err error
 	select {
-	case <-done:
+	case <-e.inside.close():
 	case <-ctx.Done():
 		err = fmt.Errorf("calls still under way at the end of the grace period: %w", ctx.Err())
 	}
 	e.flushAuthFailures(context.WithoutCancel(ctx))
-	if f := e.force.Swap(nil); f != nil {
-		f.closeUpstreams(nil)
+	// An upstream closes when its last answer is closed, which a client that
+	// does not read may hold up: credentials are not revoked later for that.
+	closed := make(chan struct{})
+	go func() {
+		if f := e.force.Swap(nil); f != nil {
+			f.closeUpstreams(nil)
+		}
+		e.retired.Wait()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-ctx.Done():
+		err = errors.Join(err, fmt.Errorf("upstreams still open at the end of the grace period: %w", ctx.Err()))
 	}
 	return err
 }
@@ -151,13 +163,28 @@ func (e *Enforcer) Handler() http.Handler {
 	return mux
 }
 
+// bodyLimit is how long a client may take to send a request.
+const bodyLimit = 30 * time.Second
+
 // serveMCP runs one exchange, and makes sure that it ends in the record.
 func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
-	e.live.Add(1)
-	defer e.live.Done()
+	if e.inside.enter() { // one that is not counted finds the gate closing, and is refused
+		defer e.inside.leave()
+	}
+	// A body must come in time; readBody lifts the limit, which must not end a
+	// stream. A connection without deadlines (a test's) never blocks.
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit))
 	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: r.PathValue("server")}
 	x.out.w, x.out.r = w, r
 	defer x.close()
+	defer func() {
+		if p := recover(); p != nil {
+			// The stack may hold anything: the log is behind the mask. The
+			// record gets its outcome, the client a refusal.
+			e.Log.Error("a call panicked", "call", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			x.refuse(refuse(kindUnavailable, "the enforcer failed inside; the call may have run"))
+		}
+	}()
 	if err := x.run(r.Context()); err != nil {
 		x.refuse(err)
 	}

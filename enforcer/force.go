@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -37,8 +38,9 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	next := &force{policy: p, upstreams: map[string]upstream.Upstream{}}
 	for _, s := range p.Servers() {
 		if old != nil {
-			if was, ok := old.policy.Server(s.Name); ok && sameUpstream(was, s) && sameLimits(old.policy, p) {
+			if was, ok := old.policy.Server(s.Name); ok && sameUpstream(was, s) {
 				next.upstreams[s.Name] = old.upstreams[s.Name]
+				next.upstreams[s.Name].SetLimits(int(p.Settings().MaxResponse))
 				continue
 			}
 		}
@@ -49,7 +51,10 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	e.Confirm(confirmed)
 	e.force.Store(next)
 	if old != nil {
-		old.closeUpstreams(next)
+		// Calls under way may hold an upstream for long; a policy does not wait
+		// for them.
+		e.retired.Go(func() { old.retire(e.lifetime, next) })
+		e.withdraw(old, next)
 	}
 }
 
@@ -59,8 +64,6 @@ func sameUpstream(a, b rules.Server) bool {
 	return a.URL == b.URL && a.Dir == b.Dir && a.Timeout == b.Timeout &&
 		reflect.DeepEqual(a.Command, b.Command) && maps.Equal(a.Env, b.Env)
 }
-
-func sameLimits(a, b *rules.Policy) bool { return a.Settings().MaxResponse == b.Settings().MaxResponse }
 
 func (e *Enforcer) newUpstream(s rules.Server, set rules.Settings) upstream.Upstream {
 	if s.URL != "" {
@@ -105,6 +108,18 @@ func (e *Enforcer) LeaseEnded(key string) {
 	}
 }
 
+// retire lets calls under way finish at the upstreams that keep does not hold,
+// for as long as ctx and their own patience last, and closes them.
+func (f *force) retire(ctx context.Context, keep *force) {
+	var all sync.WaitGroup
+	for name, up := range f.upstreams {
+		if keep.upstreams[name] != up {
+			all.Go(func() { _ = up.Retire(ctx) }) // as closeUpstreams: there is nobody to tell
+		}
+	}
+	all.Wait()
+}
+
 func (f *force) credential(server, name string) (rules.Credential, bool) {
 	s, ok := f.policy.Server(server)
 	if !ok {
@@ -122,11 +137,19 @@ func (e *Enforcer) Policy() *rules.Policy {
 	return nil
 }
 
+// clockSkew is how far in the future a confirmation may lie before it counts
+// as none: a clock that was wrong must not keep a policy in force.
+const clockSkew = time.Minute
+
 // Confirm notes that a fetch saw the policy's tip at t.
 func (e *Enforcer) Confirm(t time.Time) {
 	e.policy.mu.Lock()
 	defer e.policy.mu.Unlock()
-	if t.After(e.policy.confirmed) {
+	now := e.Now()
+	if t.After(now.Add(clockSkew)) {
+		return
+	}
+	if t.After(e.policy.confirmed) || e.policy.confirmed.After(now.Add(clockSkew)) {
 		e.policy.confirmed = t
 	}
 }
@@ -150,7 +173,7 @@ func (e *Enforcer) current() (*force, error) {
 	e.policy.mu.Lock()
 	age := e.Now().Sub(e.policy.confirmed)
 	e.policy.mu.Unlock()
-	if e.PolicyMaxAge > 0 && age > e.PolicyMaxAge {
+	if e.PolicyMaxAge > 0 && (age > e.PolicyMaxAge || age < -clockSkew) {
 		return nil, fmt.Errorf("the policy was last confirmed %s ago, longer than the operator's limit of %s: the policy repository cannot be reached", age.Round(time.Second), e.PolicyMaxAge)
 	}
 	return f, nil

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"strings"
+	"time"
 
 	"countersign/enforcer/wire"
 )
@@ -66,11 +67,18 @@ func (o *outlet) flush() {
 	}
 }
 
+// writeLimit is how long a client may take to read what is written at once.
+// One that does not read holds up nothing else: its call ends.
+const writeLimit = time.Minute
+
 func (o *outlet) write(b []byte) {
 	o.begun = true
 	if o.gone {
 		return
 	}
+	// The deadline is the connection's, so it is of the wall clock. A writer
+	// that has none (a test's) never blocks.
+	_ = http.NewResponseController(o.w).SetWriteDeadline(time.Now().Add(writeLimit))
 	n, err := o.w.Write(b)
 	o.bytes += int64(n)
 	if err == nil && o.stream {

@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"time"
@@ -40,6 +41,7 @@ type exchange struct {
 	inject   upstream.Injection
 	body     []byte // what is forwarded: raw, and the listed splices
 	reply    *upstream.Reply
+	pass     http.Header // of the reply, to go out with it
 	cleanup  []func()
 
 	cancelled atomic.Bool // by the client, in a notification
@@ -151,9 +153,8 @@ func (x *exchange) forward(ctx context.Context) error {
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 	})
 	if err != nil {
-		failed := upstreamFailed(err)
-		x.forwarded = failed.kind != kindBadRequest && failed.kind != kindUnavailable
-		return failed
+		x.forwarded = !errors.Is(err, upstream.ErrNotSent)
+		return upstreamFailed(err)
 	}
 	x.reply = reply
 	return nil

@@ -52,7 +52,7 @@ func (x *exchange) recordEnd(status, reason string) error {
 		en.Args, en.Rules, en.Effect, en.Digest = "", nil, "", "" // they stand in the intent
 	}
 	if reason != "" {
-		en.Reason = reason
+		en.Reason = x.e.words(reason, 2048)
 	}
 	if err := x.append(en); err != nil {
 		return err
@@ -66,7 +66,7 @@ func (x *exchange) recordEnd(status, reason string) error {
 // policy said of it.
 func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect, reason string) error {
 	en := x.entry(kind)
-	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+m.Method, "", "", effect, reason
+	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+x.e.words(m.Method, 128), "", "", effect, x.e.words(reason, 2048)
 	en.Args, en.Digest, en.Rules = "", "", nil
 	return x.append(en)
 }
@@ -85,10 +85,17 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 		Effect: string(x.decision.Effect), Rules: x.decision.RuleIDs(), Reason: x.decision.Reason,
 		Approval: x.approval, Credential: x.decision.Credential, Digest: x.digest,
 	}
-	en.Resource, _ = x.e.Mask.Text(x.req.Resource)
-	en.Tool, _ = x.e.Mask.Text(en.Tool)
+	// Whatever the caller spelled is masked, and cut: an entry has a bound, and
+	// a refusal that does not fit would leave no trace.
+	en.Resource = x.e.words(x.req.Resource, 1024)
+	en.Tool = x.e.words(en.Tool, 256)
+	en.Method = x.e.words(en.Method, 128)
+	en.Reason = x.e.words(en.Reason, 2048)
+	if en.Policy == "" && x.force != nil { // refused before it was decided, under this policy all the same
+		en.Policy = x.force.policy.Commit()
+	}
 	if x.force == nil || x.force.upstreams[x.server] == nil {
-		en.Server, _ = x.e.Mask.Text(clip(x.server, 64)) // not a name of the policy: the caller's own text
+		en.Server = x.e.words(x.server, 64) // not a name of the policy: the caller's own text
 	}
 	if x.lease != nil {
 		en.Credential += " " + x.lease.Key
@@ -97,8 +104,7 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 		return en
 	}
 	if en.Method == "" { // refused before it was decided
-		en.Method, _ = x.e.Mask.Text(clip(x.msg.Method, 128))
-		en.Tool, _ = x.e.Mask.Text(clip(x.msg.Name, 128))
+		en.Method, en.Tool = x.e.words(x.msg.Method, 128), x.e.words(x.msg.Name, 256)
 	}
 	if kind == audit.KindIntent || kind == audit.KindRefused { // the others close what stands there
 		args, rest := x.maskedParams()
@@ -185,9 +191,18 @@ func (e *Enforcer) event(ctx context.Context, en audit.Entry, detail any) error 
 		}
 		en.Detail = b
 	}
-	en.Reason, _ = e.Mask.Text(en.Reason)
+	en.Reason = e.words(en.Reason, 4096)
 	_, err := e.Journal.Append(context.WithoutCancel(ctx), en)
 	return err
+}
+
+// words is text of any origin as the record and the client may have it: masked,
+// then cut to n bytes. It is cut far beyond n before it is masked, so that a
+// flood costs little; what is cut there, and might be half a secret, is cut
+// again.
+func (e *Enforcer) words(s string, n int) string {
+	s, _ = e.Mask.Text(clip(s, 32*n))
+	return clip(s, n)
 }
 
 // clip cuts s to at most n bytes at a rune's edge and says that it did.

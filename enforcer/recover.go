@@ -14,6 +14,9 @@ import (
 type Recovery struct {
 	Dangling  []audit.Entry       // intents that no outcome and no earlier recovery closed
 	Approvals []approval.Approval // the newest recorded state of each, in the order asked
+	// Unfinished are the spent approvals that were not told what became of
+	// their call, with what the record knows of it.
+	Unfinished map[string]string
 }
 
 // Recover reads the entries of earlier incarnations, oldest first.
@@ -26,6 +29,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	var order, asked []string
 	state := map[string]approval.Approval{}
 	spentBy := map[string]string{}
+	outcomes := map[string]string{} // of calls
 	for _, entries := range journals {
 		for en, err := range entries {
 			if err != nil {
@@ -42,6 +46,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 				}
 			case audit.KindOutcome, audit.KindRecovered:
 				delete(open, en.Call)
+				outcomes[en.Call] = en.Status
 			case audit.KindApproval:
 				var a approval.Approval
 				if err := json.Unmarshal(en.Detail, &a); err != nil {
@@ -61,16 +66,21 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 			delete(open, id)
 		}
 	}
+	r.Unfinished = map[string]string{}
 	for _, id := range asked {
 		a := state[id]
-		if call, ok := spentBy[id]; ok {
-			a.State = approval.Spent
-			if a.Outcome == "" {
-				for _, en := range r.Dangling {
-					if en.Call == call {
-						a.Outcome = audit.StatusUnknown
-					}
-				}
+		call, ran := spentBy[id]
+		if ran {
+			a.State, a.SpentBy = approval.Spent, call
+		}
+		if a.State == approval.Spent && a.Outcome == "" {
+			switch status, known := outcomes[call]; {
+			case !ran:
+				r.Unfinished[id] = audit.StatusNotRun
+			case known:
+				r.Unfinished[id] = status
+			default:
+				r.Unfinished[id] = audit.StatusUnknown
 			}
 		}
 		r.Approvals = append(r.Approvals, a)
@@ -89,6 +99,6 @@ func Closing(intent audit.Entry) audit.Entry {
 		Kind: audit.KindRecovered, Call: intent.Call, Policy: intent.Policy, Issuer: intent.Issuer, Sub: intent.Sub,
 		Client: intent.Client, Server: intent.Server, Method: intent.Method, Tool: intent.Tool, Approval: intent.Approval,
 		Credential: intent.Credential, Status: audit.StatusUnknown,
-		Reason: "the enforcer stopped before the outcome was recorded: the call may have run; its credential is revoked",
+		Reason: "the enforcer stopped before the outcome was recorded: the call may have run, and is not run again",
 	}
 }

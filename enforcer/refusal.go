@@ -86,6 +86,12 @@ func (x *exchange) refuse(err error) {
 		}
 		return
 	}
+	if x.closed { // the answer is out already: what came after it ends the stream, and is in the record
+		if err := x.recordSegment(0, ref.kind.status(), reason); err != nil {
+			x.e.Log.Error("the record cannot be written", "call", x.id, "err", err)
+		}
+		return
+	}
 	if rerr := x.recordEnd(ref.kind.status(), reason); rerr != nil {
 		x.e.Log.Error("the record cannot be written", "call", x.id, "err", rerr)
 		reason = "the record cannot be written, so nothing is served: " + publicCause(rerr)
@@ -122,9 +128,14 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		if !isRequest {
 			status = http.StatusServiceUnavailable
 		}
-	default:
-		if !isRequest {
-			status = http.StatusForbidden
+	default: // what policy or a person refused
+		switch {
+		case isRequest:
+		case x.msg != nil: // a notification, or a response: it has no answer
+			x.out.header(http.StatusAccepted, "")
+			return
+		default: // no stream, no end of a session
+			status = http.StatusMethodNotAllowed
 		}
 	}
 	data := map[string]any{"record": x.id, "status": ref.kind.status()}
@@ -155,15 +166,16 @@ func (x *exchange) challenge(ref *refusal) {
 // upstreamFailed says in the agent's words what became of the upstream.
 func upstreamFailed(err error) *refusal {
 	var ambiguous *wire.Error
+	notSent := errors.Is(err, upstream.ErrNotSent)
 	switch {
-	case errors.As(err, &ambiguous): // an id already in flight, say: nothing was sent
-		return refuse(kindBadRequest, "%w", err)
-	case errors.Is(err, upstream.ErrBusy):
-		return refuse(kindUnavailable, "%w", err)
 	case errors.Is(err, upstream.ErrSessionGone):
 		return refuse(kindNoSession, "the upstream server no longer knows this session: initialize again")
 	case errors.Is(err, context.Canceled):
 		return refuse(kindCancelled, "cancelled by the client")
+	case notSent && errors.As(err, &ambiguous): // an id already in flight, say
+		return refuse(kindBadRequest, "%w", err)
+	case notSent:
+		return refuse(kindUnavailable, "the upstream server cannot be reached, and nothing ran: %w", err)
 	case errors.Is(err, upstream.ErrEncoded), errors.Is(err, upstream.ErrTooLarge), errors.Is(err, upstream.ErrNotMCP):
 		return refuse(kindBlocked, "the upstream server's answer is blocked: %w", err)
 	default:

@@ -13,7 +13,8 @@ import (
 const (
 	sessionIdle  = 30 * time.Minute
 	sessionTotal = 24 * time.Hour
-	maxSessions  = 10_000
+	maxSessions  = 10_000 // of all callers
+	maxOwned     = 16     // of one caller at one server: the oldest ends for a new one
 )
 
 type sessions struct {
@@ -29,18 +30,36 @@ type session struct {
 
 func (s *sessions) init(now func() time.Time) { s.now, s.m = now, map[string]*session{} }
 
-// bind gives a session to its owner. It fails at the bound, and where the id
-// is another owner's: an upstream that hands out one id twice.
-func (s *sessions) bind(id, server, owner string) bool {
+// bind gives a session to its owner. It fails at the bound of all callers, and
+// where the id is another owner's: an upstream that hands out one id twice. At
+// the bound of one caller its oldest session makes room, and is returned to be
+// ended at the upstream.
+func (s *sessions) bind(id, server, owner string) (evicted string, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	key := server + "\x00" + id
-	if old, ok := s.m[key]; ok && old.owner != owner || len(s.m) >= maxSessions {
-		return false
-	}
 	t := s.now()
+	if old, ok := s.m[key]; ok {
+		return "", old.owner == owner
+	}
+	var oldest *session
+	owned := 0
+	for _, x := range s.m {
+		if x.owner == owner {
+			owned++
+			if oldest == nil || x.used.Before(oldest.used) {
+				oldest = x
+			}
+		}
+	}
+	if owned >= maxOwned {
+		evicted = oldest.id
+		delete(s.m, server+"\x00"+evicted)
+	} else if len(s.m) >= maxSessions {
+		return "", false
+	}
 	s.m[key] = &session{id: id, server: server, owner: owner, opened: t, used: t}
-	return true
+	return evicted, true
 }
 
 // owned tells whether the session exists and is owner's, and marks it used.
@@ -58,6 +77,18 @@ func (s *sessions) owned(id, server, owner string) bool {
 func (s *sessions) expired(x *session) bool {
 	t := s.now()
 	return t.Sub(x.used) > sessionIdle || t.Sub(x.opened) > sessionTotal
+}
+
+// has tells whether an owner has a session.
+func (s *sessions) has(owner string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, x := range s.m {
+		if x.owner == owner {
+			return true
+		}
+	}
+	return false
 }
 
 // end forgets a session.
@@ -90,7 +121,9 @@ func (e *Enforcer) endIdle(ctx context.Context) {
 		if up := f.upstreams[s.server]; up != nil {
 			up.EndSession(s.id)
 		}
+		e.endHolder(ctx, s.owner)
 	}
+	e.endIdleHolders(ctx)
 }
 
 // inflight are the calls under way, so that the client's cancellation finds

@@ -306,6 +306,9 @@ func entries(repo *gitsync.Repo, prefix string) iter.Seq2[audit.Entry, error] {
 	}
 	return func(yield func(audit.Entry, error) bool) {
 		all, err := readLogs(repo, prefix)
+		if err == nil && len(all) == 0 {
+			err = fmt.Errorf("no record here: no branch begins with %s (a clone needs all branches: git clone --mirror)", prefix)
+		}
 		if err != nil {
 			yield(audit.Entry{}, err)
 			return

@@ -120,7 +120,9 @@ func readSecretFiles(vars map[string]string) (problems []string) {
 			problems = append(problems, fmt.Sprintf("%s_FILE: %v", f.name, err))
 			continue
 		}
-		vars[f.name] = string(bytes.TrimRight(b, "\r\n"))
+		if vars[f.name] = string(bytes.TrimRight(b, "\r\n")); vars[f.name] == "" {
+			problems = append(problems, fmt.Sprintf("%s_FILE: %s is empty", f.name, path))
+		}
 	}
 	return problems
 }
@@ -160,8 +162,17 @@ func (c config) check() (problems []string) {
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("COUNTERSIGN_TLS_CERT, COUNTERSIGN_TLS_KEY", "set both or neither")
 	}
-	if c.PolicyPoll < time.Second && c.PolicyPoll != 0 {
-		bad("COUNTERSIGN_POLICY_POLL", "%s: want at least 1s", c.PolicyPoll)
+	atLeast := func(name string, have, want time.Duration) {
+		if have < want {
+			bad(name, "%s: want at least %s", have, want)
+		}
+	}
+	atLeast("COUNTERSIGN_POLICY_POLL", c.PolicyPoll, time.Second)
+	atLeast("COUNTERSIGN_POLICY_MAX_AGE", c.PolicyMaxAge, 0)
+	atLeast("COUNTERSIGN_SHUTDOWN_GRACE", c.ShutdownGrace, time.Second)
+	atLeast("COUNTERSIGN_AUDIT_WINDOW", c.AuditWindow, 100*time.Millisecond)
+	if c.AuditJournalMax < 1<<16 {
+		bad("COUNTERSIGN_AUDIT_JOURNAL_MAX", "%d: want at least %d bytes", c.AuditJournalMax, 1<<16)
 	}
 	for _, s := range c.OIDCIssuers {
 		if u, err := url.Parse(s); err != nil || u.Host == "" {
@@ -176,6 +187,9 @@ func (c config) check() (problems []string) {
 	}
 	if c.VaultAddr != "" && c.VaultAuth == "approle" && (c.VaultRoleID == "" || c.VaultSecretID == "") {
 		bad("VAULT_ROLE_ID, VAULT_SECRET_ID", "both are needed: COUNTERSIGN_VAULT_AUTH is approle")
+	}
+	if c.SlackBotToken == "" && (c.SlackAppToken != "" || c.SlackSigningSecret != "") {
+		bad("SLACK_BOT_TOKEN", "missing: the other Slack variables do nothing without it")
 	}
 	if c.SlackBotToken != "" && c.SlackAppToken == "" && c.SlackSigningSecret == "" {
 		bad("SLACK_APP_TOKEN or SLACK_SIGNING_SECRET", "one is needed beside SLACK_BOT_TOKEN: without it no button press arrives")
@@ -236,6 +250,25 @@ func configHelp() string {
 		fmt.Fprintf(&b, "  %s%s\n      %s\n", f.name, note, f.help)
 	}
 	return b.String()
+}
+
+// unknownVariables are those that look like ours and are not: misspelt ones,
+// most likely. They are no error, since Kubernetes makes variables out of the
+// names of services.
+func unknownVariables(environ []string) (names []string) {
+	known := map[string]bool{profileVar: true}
+	for _, f := range configFields() {
+		known[f.name] = true
+		known[f.name+"_FILE"] = f.secret
+	}
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "COUNTERSIGN_") && !strings.HasPrefix(name, "COUNTERSIGN_TEST_") && !known[name] {
+			names = append(names, name)
+		}
+	}
+	sort.Strings(names)
+	return names
 }
 
 // secrets are the values that must appear nowhere, by variable. Public keys

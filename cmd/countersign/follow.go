@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"countersign/enforcer"
+	"countersign/enforcer/mask"
 	"countersign/gitsync"
 	"countersign/rules"
 )
@@ -20,15 +21,15 @@ import (
 type policyFollower struct {
 	config config
 	log    *slog.Logger
-	gate   *enforcer.Enforcer
+	gate   *enforcer.Enforcer // nil until begin
 	source *gitsync.Source
 	told   func(commit, signer string, rejected error) // of each change, for check runs; may be nil
+
+	unrecorded bool // the last rejection is not in the record yet
 }
 
-// open begins with the policy accepted last, from disk, and fetches. Without
-// either the gate refuses everything, and says so on /readyz, until a fetch
-// brings one.
-func (f *policyFollower) open(ctx context.Context, gate *enforcer.Enforcer) error {
+// open checks the configuration and opens the clone; it contacts nobody.
+func (f *policyFollower) open(m *mask.Mask) error {
 	signers, unverified, err := f.config.policySigners()
 	if err != nil {
 		return err
@@ -36,29 +37,43 @@ func (f *policyFollower) open(ctx context.Context, gate *enforcer.Enforcer) erro
 	if unverified {
 		f.log.Warn("policy is not verified: whoever can push to the repository decides what agents may do")
 	}
-	f.gate = gate
 	f.source, err = gitsync.Policy(gitsync.PolicyConfig{
-		URL: f.config.PolicyRepo, Ref: f.config.PolicyRef, Auth: f.config.policyAuth(), Signers: signers, Unverified: unverified,
+		URL: f.config.PolicyRepo, Ref: f.config.PolicyRef, Auth: f.config.policyAuth(m), Signers: signers, Unverified: unverified,
 		Dir: filepath.Join(f.config.StateDir, "policy"), ResetTo: f.config.PolicyResetTo, Now: time.Now,
 	})
 	if err != nil {
 		return fmt.Errorf("COUNTERSIGN_POLICY_REPO, COUNTERSIGN_POLICY_SIGNERS: %w", err)
 	}
-	snap, err := f.source.Accepted()
-	switch {
-	case err == nil:
-		p, err := rules.Load(snap.FS, snap.Commit)
-		if err == nil {
-			err = f.install(ctx, snap, p, "resumed")
-		}
-		if err != nil {
-			f.reject(ctx, snap.Commit, fmt.Errorf("accepted before, but it does not load any more: %w", err))
-		}
-	case !errors.Is(err, gitsync.ErrNone):
-		f.reject(ctx, "", err)
-	}
-	f.poll(ctx)
 	return nil
+}
+
+// begin puts the policy accepted last in force, from disk, and fetches. Without
+// either the gate refuses everything, and says so on /readyz, until a fetch
+// brings one.
+func (f *policyFollower) begin(ctx context.Context, gate *enforcer.Enforcer) {
+	f.gate = gate
+	f.resume(ctx)
+	f.poll(ctx)
+}
+
+// resume puts what was accepted last in force.
+func (f *policyFollower) resume(ctx context.Context) {
+	snap, err := f.source.Accepted()
+	if errors.Is(err, gitsync.ErrNone) {
+		return
+	}
+	var p *rules.Policy
+	if err == nil {
+		p, err = loadSnapshot(snap)
+	}
+	if err == nil {
+		err = f.record(ctx, snap, "resumed")
+	}
+	if err != nil {
+		f.reject(ctx, "", fmt.Errorf("the policy accepted last cannot be put in force: %w", err))
+		return
+	}
+	f.install(snap, p, "resumed")
 }
 
 func (f *policyFollower) close() error { return f.source.Close() }
@@ -68,6 +83,14 @@ func (f *policyFollower) current() *rules.Policy {
 		return nil
 	}
 	return f.gate.Policy()
+}
+
+// commit is the policy in force, "" while there is none: for the record.
+func (f *policyFollower) commit() string {
+	if p := f.current(); p != nil {
+		return p.Commit()
+	}
+	return ""
 }
 
 // leaseEnded ends what still holds a lease's values.
@@ -98,6 +121,10 @@ func (f *policyFollower) poll(ctx context.Context) {
 	var rejected *gitsync.Rejected
 	switch {
 	case errors.Is(err, gitsync.ErrUnchanged):
+		if f.current() == nil { // accepted before, and it could not be put in force
+			f.resume(ctx)
+			return
+		}
 		f.gate.Confirm(began)
 		f.gate.Rejected("")
 	case errors.As(err, &rejected):
@@ -114,61 +141,86 @@ func (f *policyFollower) poll(ctx context.Context) {
 	}
 }
 
-// take loads a verified snapshot and puts it in force. The acceptance is
-// durable, and in the record, before the policy decides anything.
+// take loads a verified snapshot and puts it in force. In this order: it is
+// sound; it is in the record; it is what the next start begins with; it
+// decides. A crash in between leaves a second entry in the record at most, and
+// never a policy in force that the record does not name.
 func (f *policyFollower) take(ctx context.Context, snap *gitsync.Snapshot) error {
-	p, err := rules.Load(snap.FS, snap.Commit)
-	if err == nil {
-		err = maskProblems(p)
-	}
+	p, err := loadSnapshot(snap)
 	if err != nil {
 		f.source.Refuse(snap.Commit, err.Error())
-		return err
-	}
-	if failed := failedCases(p); failed != "" {
-		err := fmt.Errorf("its own test cases fail: %s", failed)
-		f.source.Refuse(snap.Commit, err.Error())
-		return err
-	}
-	if err := f.source.Accept(snap.Commit); err != nil {
 		return err
 	}
 	status := "accepted"
 	if snap.Reset {
 		status = "reset"
 	}
-	return f.install(ctx, snap, p, status)
-}
-
-func (f *policyFollower) install(ctx context.Context, snap *gitsync.Snapshot, p *rules.Policy, status string) error {
-	if p.UsesSQL() {
-		if err := rules.Warm(); err != nil {
-			return err
-		}
+	if err := f.record(ctx, snap, status); err != nil {
+		return err // the next poll brings the snapshot again
 	}
-	detail := map[string]any{"subject": snap.Subject, "author": snap.Author, "signer": snap.Signer, "committed": snap.When.UTC()}
-	if err := f.gate.RecordPolicy(ctx, snap.Commit, status, "", detail); err != nil {
+	if err := f.source.Accept(snap.Commit); err != nil {
 		return err
 	}
+	f.install(snap, p, status)
+	return nil
+}
+
+// loadSnapshot compiles a policy, and holds it to its own test cases.
+func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
+	p, err := rules.Load(snap.FS, snap.Commit)
+	if err != nil {
+		return nil, err
+	}
+	if err := maskProblems(p); err != nil {
+		return nil, err
+	}
+	if p.UsesSQL() {
+		if err := rules.Warm(); err != nil {
+			return nil, err
+		}
+	}
+	if failed := failedCases(p); failed != "" {
+		return nil, fmt.Errorf("its own test cases fail: %s", failed)
+	}
+	return p, nil
+}
+
+func (f *policyFollower) record(ctx context.Context, snap *gitsync.Snapshot, status string) error {
+	return f.gate.RecordPolicy(ctx, snap.Commit, status, "", map[string]any{
+		"subject": brief(snap.Subject), "author": brief(snap.Author), "signer": brief(snap.Signer),
+		"committed": snap.When.UTC(), "reset": snap.Reset,
+	})
+}
+
+// brief bounds what a commit may say of itself.
+func brief(s string) string {
+	if len(s) > 200 {
+		s = strings.ToValidUTF8(s[:200], "") + "…"
+	}
+	return s
+}
+
+func (f *policyFollower) install(snap *gitsync.Snapshot, p *rules.Policy, status string) {
 	f.gate.Install(p, snap.Confirmed)
 	f.gate.Rejected("")
 	f.log.Info("policy in force", "commit", snap.Commit, "subject", snap.Subject, "signer", snap.Signer, "how", status)
 	if f.told != nil {
 		f.told(snap.Commit, snap.Signer, nil)
 	}
-	return nil
 }
 
 // reject says loudly, once for each reason, that the newest policy is not in
 // force.
 func (f *policyFollower) reject(ctx context.Context, commit string, why error) {
 	reason := why.Error()
-	if !f.gate.Rejected(strings.TrimSpace(commit + " " + reason)) {
+	news := f.gate.Rejected(strings.TrimSpace(commit + " " + reason))
+	if !news && !f.unrecorded {
 		return
 	}
 	f.log.Error("policy rejected; the last good one stays", "commit", commit, "reason", reason)
-	if err := f.gate.RecordPolicy(ctx, commit, "rejected", reason, nil); err != nil {
-		f.log.Error("the rejection could not be recorded", "err", err)
+	err := f.gate.RecordPolicy(ctx, commit, "rejected", reason, nil)
+	if f.unrecorded = err != nil; f.unrecorded {
+		f.log.Error("the rejection could not be recorded yet", "err", err)
 	}
 	if f.told != nil && commit != "" {
 		f.told(commit, "", why)

@@ -28,10 +28,14 @@ import (
 // openVault logs in and revokes what earlier runs left; nil where no Vault is
 // configured.
 //
-// ended is told of each lease that has ended, so that a spawned server that
-// still holds its values ends too.
-func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, ended func(key string), log *slog.Logger) (*credential.Minter, error) {
+// The policy is told of each lease that has ended, so that a spawned server
+// that still holds its values ends too.
+func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
+	dir := filepath.Join(c.StateDir, "vault")
 	if c.VaultAddr == "" {
+		if n, err := credential.Pending(dir); err != nil || n > 0 {
+			return nil, fmt.Errorf("an earlier run's Vault token may still live (%s), and VAULT_ADDR is not set: start once with the Vault of that run, which revokes it, or remove the folder when the token has expired: %w", dir, errOrNil(err))
+		}
 		return nil, nil
 	}
 	vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
@@ -50,17 +54,17 @@ func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journ
 		}
 	}
 	minter, err := credential.Open(ctx, credential.Config{
-		Client: client, Login: login, Dir: filepath.Join(c.StateDir, "vault"), Mask: m, Now: time.Now, Log: log,
+		Client: client, Login: login, Dir: dir, Mask: m, Now: time.Now, Log: log,
 		Record: func(ctx context.Context, e credential.Event) error {
 			if e.Action == "revoke" {
-				ended(e.Key)
+				policy.leaseEnded(e.Key)
 			}
 			detail, err := audit.Detail(map[string]any{"username": e.Username, "expires": e.Expires, "holder": e.Holder})
 			if err != nil {
 				return err
 			}
 			_, err = journal.Append(ctx, audit.Entry{
-				Kind: audit.KindCredential, Call: e.Call, Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
+				Kind: audit.KindCredential, Call: e.Call, Policy: policy.commit(), Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
 			})
 			return err
 		},
@@ -80,7 +84,7 @@ type approvals struct {
 
 // openApprovals opens the store. The embedded one is rebuilt from the journal,
 // which is the authority there; an external cluster is its own.
-func openApprovals(ctx context.Context, c config, r *record, log *slog.Logger) (*approvals, error) {
+func openApprovals(ctx context.Context, c config, r *record, commit func() string, log *slog.Logger) (*approvals, error) {
 	var store *kv.Store
 	var err error
 	if c.NATSURL != "" {
@@ -96,14 +100,14 @@ func openApprovals(ctx context.Context, c config, r *record, log *slog.Logger) (
 		return nil, errors.Join(err, store.Close())
 	}
 	book := approval.New(approval.Config{Bucket: bucket, Now: time.Now, Log: log, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
-		return recordApproval(ctx, r.journal, a, event)
+		return recordApproval(ctx, r.journal, a, event, commit())
 	}})
 	if c.NATSURL == "" {
 		err = book.Restore(ctx, r.recovery.Approvals)
 	}
-	for _, intent := range r.recovery.Dangling {
-		if err == nil && intent.Approval != "" {
-			err = book.Finish(ctx, intent.Approval, audit.StatusUnknown)
+	for id, outcome := range r.recovery.Unfinished {
+		if err == nil {
+			err = book.Finish(ctx, id, outcome)
 		}
 		if errors.Is(err, approval.ErrUnknown) {
 			err = nil // ended long ago
@@ -120,7 +124,13 @@ const maxApproval = audit.MaxLine - 8<<10
 
 // recordApproval writes a change of an approval, with its whole state: the
 // embedded store is rebuilt from these entries.
-func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event string) error {
+//
+// commit is the policy now in force, under which a vote counted; the one that
+// asked stands in the detail.
+func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event, commit string) error {
+	if commit == "" {
+		commit = a.Policy
+	}
 	detail, err := json.Marshal(a)
 	if err == nil && len(detail) > maxApproval {
 		// No card can show so much, so no button approves it; a start after a
@@ -132,7 +142,7 @@ func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Appr
 		return err
 	}
 	en := audit.Entry{
-		Kind: audit.KindApproval, Call: a.Call, Policy: a.Policy, Issuer: a.Subject.Issuer, Sub: a.Subject.Sub, Client: a.Client,
+		Kind: audit.KindApproval, Call: a.Call, Policy: commit, Issuer: a.Subject.Issuer, Sub: a.Subject.Sub, Client: a.Client,
 		Server: a.Server, Method: a.Method, Tool: a.Tool, Approval: a.ID, Status: event, Reason: a.Reason, Digest: a.Digest, Detail: detail,
 	}
 	if event == approval.EventSpent {
@@ -208,15 +218,15 @@ func (c *chat) cardError(id string) error {
 
 // policyAuth and auditAuth are the Git credentials of either repository: its
 // own where given, the common ones otherwise, a GitHub App's token at last.
-func (c config) policyAuth() gitsync.Auth {
-	return c.gitAuth(c.PolicyGitToken, c.PolicyGitSSHKey, c.PolicyKnownHosts)
+func (c config) policyAuth(m *mask.Mask) gitsync.Auth {
+	return c.gitAuth(m, c.PolicyRepo, c.PolicyGitToken, c.PolicyGitSSHKey, c.PolicyKnownHosts)
 }
 
-func (c config) auditAuth() gitsync.Auth {
-	return c.gitAuth(c.AuditGitToken, c.AuditGitSSHKey, c.AuditKnownHosts)
+func (c config) auditAuth(m *mask.Mask) gitsync.Auth {
+	return c.gitAuth(m, c.AuditRepo, c.AuditGitToken, c.AuditGitSSHKey, c.AuditKnownHosts)
 }
 
-func (c config) gitAuth(token, key, hosts string) gitsync.Auth {
+func (c config) gitAuth(m *mask.Mask, url, token, key, hosts string) gitsync.Auth {
 	first := func(own, common string) string {
 		if own != "" {
 			return own
@@ -230,18 +240,46 @@ func (c config) gitAuth(token, key, hosts string) gitsync.Auth {
 	switch t := first(token, c.GitToken); {
 	case t != "":
 		a.Token = func(context.Context) (string, error) { return t, nil }
-	case c.GitHubAppID != 0:
-		a.Token = c.githubToken()
+	case c.GitHubAppID != 0 && c.githubHost(url):
+		a.Token = c.githubToken(m)
 	}
 	return a
 }
 
-func (c config) githubToken() func(context.Context) (string, error) {
-	url := c.GitHubAPIURL
-	if url == "" {
-		url = "https://api.github.com"
+const githubAPI = "https://api.github.com"
+
+func (c config) githubAPIURL() string {
+	if c.GitHubAPIURL != "" {
+		return c.GitHubAPIURL
 	}
-	return gitsync.AppToken(c.GitHubAppID, c.GitHubInstallationID, []byte(c.GitHubPrivateKey+"\n"), url, &http.Client{Timeout: 30 * time.Second})
+	return githubAPI
+}
+
+// githubHost tells whether a repository is on the GitHub whose App this is: its
+// tokens go nowhere else.
+func (c config) githubHost(repo string) bool {
+	api := gitsync.Host(c.githubAPIURL())
+	return api != "" && gitsync.Host(repo) == strings.TrimPrefix(api, "api.")
+}
+
+// githubToken gives installation tokens, each in the mask before it is used.
+func (c config) githubToken(m *mask.Mask) func(context.Context) (string, error) {
+	fetch := gitsync.AppToken(c.GitHubAppID, c.GitHubInstallationID, []byte(c.GitHubPrivateKey+"\n"), c.githubAPIURL(), &http.Client{Timeout: 30 * time.Second})
+	return func(ctx context.Context) (string, error) {
+		token, err := fetch(ctx)
+		if err == nil {
+			_, err = m.Add("github-token", token)
+		}
+		return token, err
+	}
+}
+
+// errOrNil keeps %w from printing a nil error.
+func errOrNil(err error) error {
+	if err == nil {
+		return errors.New("not revoked")
+	}
+	return err
 }
 
 // policySigners reads the files of trusted keys. A file that begins with "-"

@@ -10,12 +10,14 @@ import (
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"countersign/audit"
 	"countersign/enforcer"
+	"countersign/enforcer/mask"
 	"countersign/gitsync"
 )
 
@@ -42,13 +44,13 @@ type record struct {
 // openRecord takes up what earlier runs left: their entries are committed, so
 // that the first entry of this run can name the last checkpoint; then this
 // run's journal begins, and what they left open is closed in it.
-func openRecord(ctx context.Context, c config, log *slog.Logger) (*record, error) {
+func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (*record, error) {
 	key, err := audit.ParsePrivateKey([]byte(c.AuditCheckpointKey + "\n"))
 	if err != nil {
 		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_CHECKPOINT_KEY: %w", err)
 	}
 	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{
-		Dir: filepath.Join(c.StateDir, "audit.git"), URL: c.AuditRepo, Auth: c.auditAuth(),
+		Dir: filepath.Join(c.StateDir, "audit.git"), URL: c.AuditRepo, Auth: c.auditAuth(m),
 		KeyPEM: []byte(c.AuditCommitKey + "\n"), Name: "countersign " + c.ID, Email: c.ID + "@countersign.invalid",
 	})
 	if err != nil {
@@ -123,10 +125,14 @@ func (r *record) writers() int { return 1 + len(r.past) }
 // publishing, loudly, but not the calls: the journal keeps them, up to its
 // bound.
 func (r *record) publish(ctx context.Context) error {
-	for _, p := range r.past {
-		if err := p.Run(ctx); err != nil {
-			r.log.Error("the record of an earlier run is not published", "err", err)
-		}
+	var past sync.WaitGroup
+	defer past.Wait()
+	for _, p := range r.past { // beside each other: one that is refused holds up no other
+		past.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				r.log.Error("the record of an earlier run is not published", "err", err)
+			}
+		})
 	}
 	if err := r.current.Run(ctx); err != nil {
 		r.log.Error("the record is not published any more: a person must look", "err", err)

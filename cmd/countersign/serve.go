@@ -66,21 +66,54 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil { // it goes to a terminal, or a container's log
+			text, _ := masker.Text(err.Error())
+			err = errors.New(text)
+		}
+	}()
+	for _, name := range unknownVariables(os.Environ()) {
+		log.Warn("this variable is none of ours: is it misspelt?", "variable", name)
+	}
 	lock, err := audit.Lock(c.StateDir)
 	if err != nil {
 		return err
 	}
 	down.add(lock.Close)
+	// What can be wrong with the configuration comes first: a start that fails
+	// leaves no run behind in the record.
+	policy := &policyFollower{config: c, log: log}
+	if err := policy.open(masker); err != nil {
+		return err
+	}
+	down.add(policy.close)
+	verifier, err := identity.New(identity.Config{
+		Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
+	})
+	if err != nil {
+		return err
+	}
 	key, err := digestKey(c.StateDir)
 	if err != nil {
 		return err
 	}
-	record, err := openRecord(ctx, c, log)
+	listener, err := net.Listen("tcp", c.Listen)
+	if err != nil {
+		return fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
+	}
+	down.add(func() error {
+		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			return err
+		}
+		return nil
+	})
+
+	record, err := openRecord(ctx, c, masker, log)
 	if err != nil {
 		return err
 	}
 	down.add(record.close)
-	approvals, err := openApprovals(ctx, c, record, log)
+	approvals, err := openApprovals(ctx, c, record, policy.commit, log)
 	if err != nil {
 		return err
 	}
@@ -90,19 +123,12 @@ func serve(ctx context.Context, c config) (err error) {
 			return fmt.Errorf("COUNTERSIGN_NATS_URL: %w", err)
 		}
 	}
-	policy := &policyFollower{config: c, log: log}
-	vault, err := openVault(ctx, c, masker, record.journal, policy.leaseEnded, log)
+	vault, err := openVault(ctx, c, masker, record.journal, policy, log)
 	if err != nil {
 		return err
 	}
 	if vault != nil {
 		down.addCtx(vault.Close)
-	}
-	verifier, err := identity.New(identity.Config{
-		Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
-	})
-	if err != nil {
-		return err
 	}
 	chat, err := newChat(c, approvals.book, policy.current, log)
 	if err != nil {
@@ -119,15 +145,12 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	record.metrics(gate.Registry())
-	checks, err := newChecks(c, c.githubToken(), log)
+	checks, err := newChecks(c, c.githubToken(masker), log)
 	if err != nil {
 		return err
 	}
 	policy.told, record.anchor = checks.told, checks.checkpoint
-	if err := policy.open(ctx, gate); err != nil {
-		return err
-	}
-	down.add(policy.close)
+	policy.begin(ctx, gate)
 
 	workers, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, failed := &sync.WaitGroup{}, make(chan error, 8)
@@ -146,14 +169,11 @@ func serve(ctx context.Context, c config) (err error) {
 	work("checks", checks.run)
 	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
-	server, listener, err := listen(c, gate, chat)
-	if err != nil {
-		return err
-	}
+	server := httpServer(c, gate, chat, log)
 	work("http", func(context.Context) error { return serveHTTP(server, listener, c) })
 	down.addCtx(func(ctx context.Context) error {
 		// First the gate, which answers what it refuses; then the listener.
-		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx))
+		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx), server.Close())
 	})
 	tuneGC()
 	log.Info("countersign serves", "url", c.PublicURL, "listen", listener.Addr().String(), "incarnation", record.journal.Incarnation(), "version", version)
@@ -166,22 +186,19 @@ func serve(ctx context.Context, c config) (err error) {
 	}
 }
 
-// listen opens the port and mounts the Slack endpoint beside the gate.
-func listen(c config, gate *enforcer.Enforcer, chat *chat) (*http.Server, net.Listener, error) {
+// httpServer mounts the Slack endpoint beside the gate.
+func httpServer(c config, gate *enforcer.Enforcer, chat *chat, log *slog.Logger) *http.Server {
 	mux := http.NewServeMux()
 	mux.Handle("/", gate.Handler())
-	if c.SlackSigningSecret != "" {
+	if chat.bot != nil && c.SlackSigningSecret != "" {
 		mux.Handle("POST /slack/interactions", chat.bot.Handler())
 	}
-	l, err := net.Listen("tcp", c.Listen)
-	if err != nil {
-		return nil, nil, fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
-	}
-	// No write deadline: an event stream lasts as long as its call. A slow
-	// sender of headers is cut off, a slow body is bounded in size.
+	// No deadline of the whole exchange: an event stream lasts as long as its
+	// call. A slow sender of headers is cut off here, of a body by the gate.
 	return &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
-	}, l, nil
+		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), // behind the mask
+	}
 }
 
 func serveHTTP(s *http.Server, l net.Listener, c config) (err error) {
