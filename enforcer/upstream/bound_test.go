@@ -20,7 +20,7 @@ func TestStdioDeafServerIsBounded(t *testing.T) {
 	}
 	for name, next := range map[string]func(int) *Request{"request": call, "notification": note} {
 		t.Run(name, func(t *testing.T) {
-			u := spawns(t, "deaf", func(c *StdioConfig) { c.Grace, c.Timeout = time.Hour, 50*time.Millisecond }).(*stdio)
+			u := spawns(t, "deaf", func(c *StdioConfig) { c.Grace, c.Timeout = time.Hour, time.Second }).(*stdio)
 			if _, err := u.Send(t.Context(), call(1)); !errors.Is(err, ErrDead) || errors.Is(err, ErrNotSent) {
 				t.Errorf("half of it may be in the pipe: %v", err)
 			}

@@ -366,6 +366,7 @@ func (u *stdio) abandonCall(p *process, c *call, id []byte, cancel bool) {
 // A process that did not take it in time is ended, unless it may be busy with
 // other calls.
 func (u *stdio) hand(ctx context.Context, p *process, message []byte, c *call) error {
+	late := ctx.Err() != nil // before the process had its chance: not its fault
 	err := p.send(ctx, message)
 	if err == nil {
 		return nil
@@ -376,7 +377,7 @@ func (u *stdio) hand(ctx context.Context, p *process, message []byte, c *call) e
 	}
 	idle := len(p.calls) == 0
 	u.mu.Unlock()
-	if idle && context.Cause(ctx) == errTimeout {
+	if idle && !late && context.Cause(ctx) == errTimeout {
 		p.end(fmt.Errorf("%w: it does not read its standard input", ErrDead))
 	}
 	return err
