@@ -75,7 +75,35 @@ func setScene(ctx context.Context, o options, dir string) (s *scene, err error) 
 		return s, err
 	}
 	s.bases["countersign"] = s.stage.URL + "/mcp"
-	return s, s.startProduct(ctx, o)
+	if err := s.startProduct(ctx, o); err != nil {
+		return s, err
+	}
+	return s, s.settle(ctx)
+}
+
+// settle waits until the product is done with what it does after it is ready,
+// in the background: the SQL parser is compiled then, for seconds of CPU time
+// that would fall on whoever takes the first turn. Ten seconds must do.
+func (s *scene) settle(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	tick := time.NewTicker(250 * time.Millisecond)
+	defer tick.Stop()
+	for before := time.Duration(-1); ; {
+		now := s.cpu("countersign")
+		if before >= 0 && now-before <= 20*time.Millisecond {
+			return nil
+		}
+		before = now
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil
+			}
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
 }
 
 // target is where a way begins.
