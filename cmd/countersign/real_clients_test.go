@@ -11,7 +11,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -268,25 +268,20 @@ func TestGoClientsThroughTheGate(t *testing.T) {
 
 	// connect is a client that speaks a revision and answers what it is asked.
 	type heard struct {
-		sync.Mutex
-		progress []float64
-		sampled  int
+		progress chan float64 // beside the results, and not always before them
 		logged   chan struct{}
+		sampled  atomic.Int32
 	}
 	connect := func(t *testing.T, server, token, version string) (*mcp.ClientSession, *heard) {
 		t.Helper()
-		h := &heard{logged: make(chan struct{}, 100)}
+		h := &heard{progress: make(chan float64, 100), logged: make(chan struct{}, 100)}
 		c := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, &mcp.ClientOptions{
 			ProgressNotificationHandler: func(_ context.Context, r *mcp.ProgressNotificationClientRequest) {
-				h.Lock()
-				defer h.Unlock()
-				h.progress = append(h.progress, r.Params.Progress)
+				h.progress <- r.Params.Progress
 			},
 			LoggingMessageHandler: func(context.Context, *mcp.LoggingMessageRequest) { h.logged <- struct{}{} },
 			CreateMessageHandler: func(context.Context, *mcp.CreateMessageRequest) (*mcp.CreateMessageResult, error) {
-				h.Lock()
-				defer h.Unlock()
-				h.sampled++
+				h.sampled.Add(1)
 				return &mcp.CreateMessageResult{Role: "assistant", Model: "test", Content: &mcp.TextContent{Text: "sampled words"}}, nil
 			},
 		})
@@ -341,11 +336,16 @@ func TestGoClientsThroughTheGate(t *testing.T) {
 			if got := tool(t, session, c.tool, args); strings.Contains(got, "rror") {
 				t.Errorf("call: %s", got)
 			}
-			h.Lock()
-			if !slices.Equal(h.progress, []float64{1, 2, 3}) {
-				t.Errorf("progress: %v", h.progress)
+			for _, want := range []float64{1, 2, 3} {
+				select {
+				case got := <-h.progress:
+					if got != want {
+						t.Errorf("progress %v, want %v", got, want)
+					}
+				case <-time.After(15 * time.Second):
+					t.Errorf("no progress %v", want)
+				}
 			}
-			h.Unlock()
 			if got := tool(t, session, "demolish", args); !strings.Contains(got, "No rule allows tools/call demolish") {
 				t.Errorf("a tool without a rule: %s", got)
 			}
@@ -369,12 +369,12 @@ func TestGoClientsThroughTheGate(t *testing.T) {
 	}
 	t.Run("sampling", func(t *testing.T) {
 		session, h := connect(t, "everything", user, "2025-11-25")
-		if got := tool(t, session, "trigger-sampling-request", map[string]any{"prompt": "x"}); h.sampled != 0 || !strings.Contains(got, "refused by the client's gateway") {
-			t.Errorf("without a rule: asked %d times, %s", h.sampled, got)
+		if got := tool(t, session, "trigger-sampling-request", map[string]any{"prompt": "x"}); h.sampled.Load() != 0 || !strings.Contains(got, "refused by the client's gateway") {
+			t.Errorf("without a rule: asked %d times, %s", h.sampled.Load(), got)
 		}
 		session, h = connect(t, "everything", sampler, "2025-11-25")
-		if got := tool(t, session, "trigger-sampling-request", map[string]any{"prompt": "x"}); h.sampled != 1 || !strings.Contains(got, "sampled words") {
-			t.Errorf("with one: asked %d times, %s", h.sampled, got)
+		if got := tool(t, session, "trigger-sampling-request", map[string]any{"prompt": "x"}); h.sampled.Load() != 1 || !strings.Contains(got, "sampled words") {
+			t.Errorf("with one: asked %d times, %s", h.sampled.Load(), got)
 		}
 	})
 	t.Run("logging", func(t *testing.T) {

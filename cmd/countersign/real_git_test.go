@@ -87,7 +87,7 @@ func TestPolicyAndRecordOverSSH(t *testing.T) {
 		}
 	})
 	env := func(more map[string]string) map[string]string {
-		all := map[string]string{
+		all := map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "200ms", "COUNTERSIGN_STATE_DIR": t.TempDir(),
 			"COUNTERSIGN_POLICY_REPO": host.URL("policy.git"), "COUNTERSIGN_AUDIT_REPO": host.URL("audit.git"),
 			"COUNTERSIGN_GIT_SSH_KEY_FILE":     put(t, s, "ssh_key", mine.PEM()),
 			"COUNTERSIGN_GIT_KNOWN_HOSTS_FILE": put(t, s, "known_hosts", host.KnownHosts()),
@@ -139,10 +139,10 @@ func TestGitTokenRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(host.Close)
-	env := map[string]string{"COUNTERSIGN_POLICY_REPO": host.URL + "/policy.git", "COUNTERSIGN_AUDIT_REPO": host.URL + "/audit.git"}
+	env := map[string]string{"COUNTERSIGN_POLICY_REPO": host.URL + "/policy.git", "COUNTERSIGN_AUDIT_REPO": host.URL + "/audit.git", "COUNTERSIGN_AUDIT_WINDOW": "200ms"}
 	for name, token := range map[string]string{"a wrong token": wrong, "no token": ""} {
 		t.Run(name, func(t *testing.T) {
-			env["COUNTERSIGN_GIT_TOKEN"] = token
+			env["COUNTERSIGN_GIT_TOKEN"], env["COUNTERSIGN_STATE_DIR"] = token, t.TempDir()
 			p := starting(t, s, env)
 			notReady(p, "refuses our credential")
 			if strings.Contains(p.log.String(), wrong) {
@@ -152,7 +152,7 @@ func TestGitTokenRefused(t *testing.T) {
 		})
 	}
 	t.Run("each repository has its own", func(t *testing.T) {
-		env["COUNTERSIGN_GIT_TOKEN"] = wrong
+		env["COUNTERSIGN_GIT_TOKEN"], env["COUNTERSIGN_STATE_DIR"] = wrong, t.TempDir()
 		env["COUNTERSIGN_POLICY_GIT_TOKEN"], env["COUNTERSIGN_AUDIT_GIT_TOKEN"] = right, right
 		p := serving(t, s, env)
 		p.await("the record at the host", func() bool { return branches(t, s) > 0 })
@@ -203,6 +203,7 @@ func TestGitHubApp(t *testing.T) {
 		"COUNTERSIGN_GITHUB_APP_ID": "7", "COUNTERSIGN_GITHUB_INSTALLATION_ID": "8",
 		"COUNTERSIGN_GITHUB_PRIVATE_KEY_FILE": put(t, s, "app.pem", pem.EncodeToMemory(&pem.Block{Type: "RSA PRIVATE KEY", Bytes: der})),
 		"COUNTERSIGN_GITHUB_CHECKS_REPO":      "acme/policy", "COUNTERSIGN_GITHUB_API_URL": front.URL,
+		"COUNTERSIGN_AUDIT_WINDOW": "200ms",
 	})
 	run := func(commit string) (r github.Run) {
 		for _, have := range api.Runs() {
