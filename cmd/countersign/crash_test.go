@@ -1,9 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -87,9 +90,14 @@ func TestCrashWhileWaiting(t *testing.T) {
 	<-waiting
 
 	again := serving(t, s, nil)
-	if err := s.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob); err != nil {
-		t.Fatal(err)
-	}
+	// Until the bot has learnt from Slack who it is, a press is lost, and a
+	// person presses again.
+	again.await("a press that counts", func() bool {
+		if err := s.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob); err != nil {
+			t.Fatal(err)
+		}
+		return again.happened("risky", "approved") > 0
+	})
 	if got := again.awaitEvent("risky", "approved"); got != id {
 		t.Errorf("approved %s, asked %s", got, id)
 	}
@@ -385,6 +393,79 @@ func TestStopCutsOffWhatLasts(t *testing.T) {
 	})
 	if len(ends) != 1 || ends[0].Status == "ok" {
 		t.Errorf("ends: %+v", ends)
+	}
+	again.stop()
+	verified(t, s)
+}
+
+// A crash after an approval is spent, and before the intent is in the record:
+// nothing ran, and the next run closes the approval so. The approval is gone.
+func TestCrashBetweenSpendingAndIntent(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "20s")
+	hang := make(chan struct{})
+	t.Cleanup(sync.OnceFunc(func() { close(hang) }))
+	arrived := make(chan struct{}, 1)
+	u.answerWith(func(_ http.ResponseWriter, r *http.Request, _ json.RawMessage, _, tool string) bool {
+		if tool != "risky" {
+			return false
+		}
+		arrived <- struct{}{}
+		select {
+		case <-hang:
+		case <-r.Context().Done():
+		}
+		return true
+	})
+	p := serving(t, s, map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "1m"})
+	alice := p.token("alice", "support")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	waiting := p.asking(ctx, "probe", alice, toolCall("risky", "between"))
+	card := awaitCard(t, s, "between")
+	if err := s.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	p.killed()
+	<-waiting
+	// The moment to die at is too short to hit, so its journal is made: cut off
+	// before the intent. (The probe did run; the record of that world cannot know.)
+	files, err := filepath.Glob(s.Path("state/journal/*/*.jsonl"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	lines, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := bytes.Index(lines, []byte(`"kind":"intent"`))
+	spent := bytes.Index(lines, []byte(`"status":"spent"`))
+	if spent < 0 || end < spent {
+		t.Fatalf("spent at %d, intent at %d", spent, end)
+	}
+	if err := os.Truncate(files[0], int64(bytes.LastIndexByte(lines[:end], '\n')+1)); err != nil {
+		t.Fatal(err)
+	}
+
+	u.answerWith(nil)
+	again := serving(t, s, nil)
+	finished := again.entries(func(en audit.Entry) bool { return en.Kind == audit.KindApproval && en.Status == "finished" })
+	if len(finished) != 1 || !strings.Contains(string(finished[0].Detail), `"outcome":"`+audit.StatusNotRun+`"`) {
+		t.Errorf("finished: %+v", finished)
+	}
+	if r := again.entries(func(en audit.Entry) bool { return en.Kind == audit.KindRecovered }); len(r) != 0 {
+		t.Errorf("recovered: %+v", r)
+	}
+	ctx, cancel = context.WithCancel(t.Context())
+	defer cancel()
+	retry := again.asking(ctx, "probe", alice, toolCall("risky", "between"))
+	again.await("another question", func() bool { return again.happened("risky", "asked") == 2 })
+	cancel()
+	<-retry
+	if u.ran("risky") != 1 {
+		t.Errorf("it ran %d times", u.ran("risky"))
 	}
 	again.stop()
 	verified(t, s)

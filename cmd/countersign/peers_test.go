@@ -73,12 +73,11 @@ func TestBadPolicyCommit(t *testing.T) {
 			if !r.Ready || r.Policy != good || !strings.Contains(r.Rejected, bad.words) {
 				t.Errorf("readiness: %+v\nwant ready, policy %s, and the word %q", r, good, bad.words)
 			}
-			rejections := p.entries(func(en audit.Entry) bool {
-				return en.Kind == audit.KindPolicy && en.Status == "rejected" && en.Policy == commit && strings.Contains(en.Reason, bad.words)
+			p.await("the rejection in the record", func() bool {
+				return len(p.entries(func(en audit.Entry) bool {
+					return en.Kind == audit.KindPolicy && en.Status == "rejected" && en.Policy == commit && strings.Contains(en.Reason, bad.words)
+				})) == 1
 			})
-			if len(rejections) != 1 {
-				t.Errorf("rejections in the record: %v", rejections)
-			}
 			if _, metrics := p.get("/metrics"); !strings.Contains(metrics, "countersign_policy_rejected 1") {
 				t.Error("the metric does not tell")
 			}
@@ -305,7 +304,7 @@ func TestUpstreamAnswersBadly(t *testing.T) {
 		answer        func(http.ResponseWriter, json.RawMessage)
 		words, status string
 	}{
-		{"dead", "dead", nil, "the MCP server is not running or did not answer", "error"},
+		{"dead", "dead", nil, "the MCP server is not running or did not answer", "unavailable"},
 		{"HTML", "", raw(200, "text/html", "<h1>"+marker+"</h1>"), "the server's answer is not MCP: HTTP status 200 with content type text/html", "blocked"},
 		{"HTML of a proxy in between", "", raw(502, "text/html", marker), "HTTP status 502 with content type text/html", "blocked"},
 		{"a login page", "", raw(302, "text/html", marker, "Location", "https://login.example/"+marker), "a redirect, which is not followed", "blocked"},
@@ -469,7 +468,7 @@ func TestJournalFull(t *testing.T) {
 	if err := githost.RefusePushes(s.Audit, "quota exceeded"); err != nil {
 		t.Fatal(err)
 	}
-	p := serving(t, s, map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "1s", "COUNTERSIGN_AUDIT_JOURNAL_MAX": "32768"})
+	p := serving(t, s, map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "1s", "COUNTERSIGN_AUDIT_JOURNAL_MAX": "65536"})
 	alice := p.token("alice", "support")
 	served := 0
 	var a answer
