@@ -54,6 +54,12 @@ func (b *Bot) Handler() http.Handler {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
 		}
+		if !b.introduced() {
+			// Slack shows who pressed that it did not work: better than a press
+			// that is taken, and lost.
+			http.Error(w, "not ready yet: press again", http.StatusServiceUnavailable)
+			return
+		}
 		if !b.accept(raw) {
 			http.Error(w, "too much to do: press again", http.StatusServiceUnavailable)
 			return
@@ -103,6 +109,14 @@ func payload(contentType string, body []byte) ([]byte, error) {
 		return nil, errors.New("a form with one payload is expected")
 	}
 	return []byte(form.Get("payload")), nil
+}
+
+// introduced tells whether Slack has said which workspace is ours; until then
+// no press can be taken.
+func (b *Bot) introduced() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.team != ""
 }
 
 // accept takes on the work, or says that there is too much.

@@ -476,7 +476,12 @@ func TestHandlerRefuses(t *testing.T) {
 	if status := serve(b.Handler(), "POST", signed, body); status != 401 {
 		t.Errorf("with the empty secret, while none is configured: %d", status)
 	}
-	b = bot.New(bot.Config{API: slackapi.New("x"), Book: w.book, Policy: w.inForce, Now: w.clock.Now, SigningSecret: "s"})
+	early := bot.New(bot.Config{API: slackapi.New("x"), Book: w.book, Policy: w.inForce, Now: w.clock.Now, SigningSecret: "s"})
+	signed["X-Slack-Signature"] = slack.Sign("s", stamp, []byte(body))
+	if status := serve(early.Handler(), "POST", signed, body); status != 503 {
+		t.Errorf("a press before Slack has said whose team is ours: %d, and it is lost", status)
+	}
+	b = bot.New(bot.Config{API: slackapi.New("x"), Book: w.book, Policy: w.inForce, Now: w.clock.Now, SigningSecret: "s", TeamID: "T0TEST"})
 	for name, change := range map[string]struct {
 		header, value, body string
 		want                int
