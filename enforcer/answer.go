@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"countersign/audit"
@@ -298,6 +299,51 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	return false, reply.Close()
 }
 
+// inputAsks decides what a server of the stateless era asks of the client: it
+// has no requests of its own, and puts them into a result instead, under
+// inputRequests by names of its choice (2026-07-28, multi round-trip requests).
+// Each is decided as the request would be. If one is refused the whole result
+// is, since the client answers all or none.
+func (x *exchange) inputAsks(m *wire.Message) (err error) {
+	m.Members(m.Result, func(name []byte, asks wire.Span) bool {
+		if !strings.EqualFold(string(name), "inputRequests") {
+			return true
+		}
+		if b := m.Bytes(asks); b[0] != '{' && string(b) != "null" {
+			err = refuse(kindBlocked, "the upstream server's answer is blocked: its inputRequests are not an object")
+		}
+		m.Members(asks, func(_ []byte, ask wire.Span) bool {
+			err = x.inputAsk(m, ask)
+			return err == nil
+		})
+		return err == nil
+	})
+	return err
+}
+
+func (x *exchange) inputAsk(m *wire.Message, ask wire.Span) error {
+	var method string
+	if at, ok := m.Member(ask, "method"); ok {
+		method, _ = m.Text(at)
+	}
+	params, _ := m.Member(ask, "params")
+	d := x.force.policy.Decide(rules.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
+		Method: method, FromServer: true, Args: m.Bytes(params), Now: x.e.Now(),
+	})
+	kind, effect := audit.KindIntent, rules.Allow
+	if d.Effect != rules.Allow {
+		kind, effect = audit.KindRefused, rules.Deny
+	}
+	if err := x.recordServer(kind, &wire.Message{Method: method}, string(effect), d.Reason); err != nil {
+		return refuse(kindUnavailable, "the record cannot be written: %w", err)
+	}
+	if effect == rules.Deny {
+		return x.denied("refused by the client's gateway: the server asks the client for " + clip(method, 128) + ": " + d.Reason)
+	}
+	return nil
+}
+
 // clean parses one message from the upstream, hides the list elements that this
 // subject could never use, and masks what is left. An error means: blocked.
 func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
@@ -308,6 +354,9 @@ func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
 	}
 	kept := data
 	if m.Kind == wire.Response {
+		if err := x.inputAsks(m); err != nil {
+			return nil, nil, err
+		}
 		if kept, err = x.filterLists(m); err != nil {
 			return nil, nil, refuse(kindBlocked, "the upstream server's list is blocked, since it cannot be filtered: %w", err)
 		}

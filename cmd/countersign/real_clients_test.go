@@ -1,5 +1,7 @@
 package main
 
+//lint:file-ignore SA1019 sampling and logging belong to the era of sessions, which is served too
+
 import (
 	"context"
 	"encoding/json"
@@ -45,6 +47,16 @@ func workshop(t *testing.T) string {
 	mcp.AddTool(s, &mcp.Tool{Name: "demolish"}, func(context.Context, *mcp.CallToolRequest, work) (*mcp.CallToolResult, any, error) {
 		return nil, nil, fmt.Errorf("nothing should come here")
 	})
+	mcp.AddTool(s, &mcp.Tool{Name: "ask", Description: "Asks the client's model."},
+		func(_ context.Context, req *mcp.CallToolRequest, _ struct{}) (*mcp.CallToolResult, any, error) {
+			if answer, ok := req.Params.InputResponses["words"]; ok {
+				b, err := json.Marshal(answer)
+				return &mcp.CallToolResult{Content: []mcp.Content{&mcp.TextContent{Text: "answered " + string(b)}}}, nil, err
+			}
+			return &mcp.CallToolResult{InputRequests: mcp.InputRequestMap{"words": &mcp.CreateMessageParams{
+				MaxTokens: 10, Messages: []*mcp.SamplingMessage{{Role: "user", Content: &mcp.TextContent{Text: "say something"}}},
+			}}}, nil, nil
+		})
 	prompt := func(_ context.Context, req *mcp.GetPromptRequest) (*mcp.GetPromptResult, error) {
 		return &mcp.GetPromptResult{Messages: []*mcp.PromptMessage{{Role: "user", Content: &mcp.TextContent{Text: "prompted"}}}}, nil
 	}
@@ -88,11 +100,11 @@ func clientsStage(t *testing.T) (s *stage.Stage, folder string) {
 		"servers/everything.yaml": spawned("everything", peer.Everything(t)),
 		"servers/files.yaml":      spawned("files", peer.Filesystem(t, folder)),
 		"rules/clients.yaml": `
-- { id: tools, server: [workshop, everything], tool: [work, echo, trigger-long-running-operation, trigger-sampling-request, trigger-elicitation-request, toggle-simulated-logging], when: '"users" in subject.groups', effect: allow }
+- { id: tools, server: [workshop, everything], tool: [work, ask, echo, trigger-long-running-operation, trigger-sampling-request, trigger-elicitation-request, toggle-simulated-logging], when: '"users" in subject.groups', effect: allow }
 - { id: prompts, server: [workshop, everything], method: prompts/get, tool: simple-prompt, when: '"users" in subject.groups', effect: allow }
 - { id: resources, server: [workshop, everything], method: resources/read, when: '"users" in subject.groups && (resource.startsWith("demo://open/") || resource.startsWith("demo://resource/dynamic/text/"))', effect: allow }
 - { id: level, server: everything, method: logging/setLevel, when: '"users" in subject.groups', effect: allow }
-- { id: sampling, server: everything, method: sampling/createMessage, when: '"samplers" in subject.groups', effect: allow }
+- { id: sampling, server: [workshop, everything], method: sampling/createMessage, when: '"samplers" in subject.groups', effect: allow }
 - { id: reading, server: files, tool: [read_text_file, list_directory], when: '"users" in subject.groups', effect: allow }
 `,
 	})
@@ -137,8 +149,8 @@ func TestTypeScriptClientsThroughTheGate(t *testing.T) {
 		open, closed          string // resources
 		tools, prompts        string // as listed
 	}{
-		{"1.x to the Go SDK", "workshop", "2025-11-25", peer.Client1, "work", `{"steps":3}`, "demo://open/plan", "demo://closed/plan", "work", "simple-prompt"},
-		{"2.x to the Go SDK", "workshop", "2026-07-28", peer.Client2, "work", `{"steps":3}`, "demo://open/plan", "demo://closed/plan", "work", "simple-prompt"},
+		{"1.x to the Go SDK", "workshop", "2025-11-25", peer.Client1, "work", `{"steps":3}`, "demo://open/plan", "demo://closed/plan", "ask work", "simple-prompt"},
+		{"2.x to the Go SDK", "workshop", "2026-07-28", peer.Client2, "work", `{"steps":3}`, "demo://open/plan", "demo://closed/plan", "ask work", "simple-prompt"},
 		{"1.x to a spawned server", "everything", "2025-11-25", peer.Client1, "trigger-long-running-operation", `{"steps":3,"duration":0.3}`,
 			"demo://resource/dynamic/text/1", "demo://resource/dynamic/blob/1", "echo toggle-simulated-logging trigger-long-running-operation", "simple-prompt"},
 		{"2.x falls back to initialize for a spawned legacy server", "everything", "2025-11-25", auto, "trigger-long-running-operation", `{"steps":3,"duration":0.3}`,
@@ -216,6 +228,23 @@ func TestTypeScriptClientsThroughTheGate(t *testing.T) {
 			}
 			if l := lines[2]; len(l.Asked) != 0 || !strings.Contains(said(l), "refused by the client's gateway") {
 				t.Errorf("elicitation without one: asked %v, %s", l.Asked, said(l))
+			}
+		})
+	}
+	for name, run := range map[string]client{"1.x": peer.Client1, "2.x": peer.Client2} {
+		t.Run(name+": what a server of the stateless era asks is decided alike", func(t *testing.T) {
+			ask := func(token string) peer.Line {
+				lines := run(t, s.URL+"/mcp/workshop", token, "answering", "call", "ask", "{}")
+				if len(lines) != 2 {
+					t.Fatalf("%+v", lines)
+				}
+				return lines[1]
+			}
+			if l := ask(user); len(l.Asked) != 0 || !strings.Contains(said(l), "refused by the client's gateway") {
+				t.Errorf("without a rule: asked %v, %s", l.Asked, said(l))
+			}
+			if l := ask(sampler); !slices.Equal(l.Asked, []string{"sampling/createMessage"}) || !strings.Contains(said(l), "sampled words") {
+				t.Errorf("with one: asked %v, %s", l.Asked, said(l))
 			}
 		})
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -214,13 +213,6 @@ func yamlList(words []string) string {
 		panic(err) // strings only
 	}
 	return string(b)
-}
-
-// with is the environment of the real peers, and more.
-func (r *real) with(more map[string]string) map[string]string {
-	env := maps.Clone(r.env)
-	maps.Copy(env, more)
-	return env
 }
 
 // roles are the users that Vault has made and that are still there.

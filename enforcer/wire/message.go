@@ -112,6 +112,12 @@ func (m *Message) Member(object Span, key string) (Span, bool) {
 	return found, found.Present()
 }
 
+// Members calls visit for each direct member of an object inside m, its name
+// decoded, until visit returns false.
+func (m *Message) Members(object Span, visit func(name []byte, value Span) bool) {
+	members(m.Raw, object, func(_ Span, name []byte, value Span) bool { return visit(name, value) })
+}
+
 // Text decodes the JSON string in a span; false if there is no string.
 func (m *Message) Text(s Span) (string, bool) {
 	b := m.Bytes(s)
