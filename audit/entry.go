@@ -26,6 +26,7 @@ const (
 	KindRefused    Kind = "refused"     // a request that is not forwarded
 	KindAuthFailed Kind = "auth-failed" // authentication failed (aggregated)
 	KindApproval   Kind = "approval"    // an approval changed state; Detail is the approval
+	KindVote       Kind = "vote"        // a vote that did not count, and why
 	KindCredential Kind = "credential"  // minted, renewed, revoked
 	KindPolicy     Kind = "policy"      // accepted, rejected, reset
 	KindSegment    Kind = "segment"     // events of a stream since the last segment

@@ -153,7 +153,7 @@ func (e *Enforcer) Shutdown(ctx context.Context) error {
 // command that puts the parts together.
 func (e *Enforcer) Handler() http.Handler {
 	mux := http.NewServeMux()
-	meta := identity.Metadata(e.Audience, e.Issuers)
+	meta := identity.Metadata(e.PublicURL, e.Issuers)
 	mux.Handle("GET /.well-known/oauth-protected-resource", meta)
 	mux.Handle("GET /.well-known/oauth-protected-resource/", meta)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })

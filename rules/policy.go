@@ -164,6 +164,9 @@ func (l *loader) list() []string {
 			l.problems = append(l.problems, Problem{File: name, Msg: "is not a regular file: links and special files are refused"})
 			return nil
 		}
+		if name == "tools.lock" { // to ignore it would let its author believe that tools are pinned
+			l.problems = append(l.problems, Problem{File: name, Msg: "is not supported yet: tools are not pinned; remove it"})
+		}
 		if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" {
 			return nil
 		}

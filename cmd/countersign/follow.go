@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -178,6 +179,7 @@ func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
 		if err := rules.Warm(); err != nil {
 			return nil, err
 		}
+		debug.FreeOSMemory() // compiling the parser takes, once, many times what it then needs
 	}
 	if failed := failedCases(p); failed != "" {
 		return nil, fmt.Errorf("its own test cases fail: %s", failed)

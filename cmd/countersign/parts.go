@@ -179,7 +179,7 @@ type chat struct {
 	bot    *bot.Bot
 }
 
-func newChat(c config, book *approval.Book, policy func() *rules.Policy, log *slog.Logger) (*chat, error) {
+func newChat(c config, book *approval.Book, policy *policyFollower, journal *audit.Journal, m *mask.Mask, log *slog.Logger) (*chat, error) {
 	if c.SlackBotToken == "" {
 		return &chat{config: c}, nil
 	}
@@ -188,8 +188,28 @@ func newChat(c config, book *approval.Book, policy func() *rules.Policy, log *sl
 		opts = append(opts, slack.OptionAPIURL(c.SlackAPIURL))
 	}
 	return &chat{config: c, bot: bot.New(bot.Config{
-		API: slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
+		API: slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
+		Refused: func(ctx context.Context, id string, v approval.Vote, why error) {
+			if err := recordRefusedVote(ctx, journal, m, id, v, why, policy.commit()); err != nil {
+				log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)
+			}
+		},
 	})}, nil
+}
+
+// recordRefusedVote writes a press that did not count: who pressed what, and
+// why it was refused.
+func recordRefusedVote(ctx context.Context, journal *audit.Journal, m *mask.Mask, id string, v approval.Vote, why error, commit string) error {
+	v.Reason, _ = m.Text(brief(v.Reason))
+	detail, err := audit.Detail(v)
+	if err != nil {
+		return err
+	}
+	reason, _ := m.Text(brief(why.Error()))
+	_, err = journal.Append(context.WithoutCancel(ctx), audit.Entry{
+		Kind: audit.KindVote, Policy: commit, Issuer: v.Issuer, Sub: v.Sub, Approval: id, Status: audit.StatusRefused, Reason: reason, Detail: detail,
+	})
+	return err
 }
 
 // run posts cards, and hears presses over Socket Mode where that is chosen.

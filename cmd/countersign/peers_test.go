@@ -587,7 +587,7 @@ func TestIssuerDown(t *testing.T) {
 		return true
 	})
 	p := starting(t, s, nil)
-	p.await("an answer", func() bool { status, _ := p.get("/healthz"); return status == http.StatusOK })
+	p.await("an open gate", func() bool { status, _ := p.get("/metrics"); return status == http.StatusOK })
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	a, err := p.send(ctx, "probe", alice, toolCall("echo", "x"), nil)

@@ -35,6 +35,7 @@ type record struct {
 	journal  *audit.Journal
 	repo     *gitsync.Repo
 	key      ed25519.PrivateKey
+	previous []*audit.Past // journals of earlier runs that are still on this disk
 	current  *audit.Publisher
 	past     []*audit.Publisher // earlier runs that are not wholly published
 	recovery enforcer.Recovery
@@ -71,6 +72,7 @@ func (r *record) open(ctx context.Context) error {
 	if previous, err = audit.Prune(previous, keepPast, time.Now().Add(-pastAge)); err != nil {
 		return err
 	}
+	r.previous = previous
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, p.Read())
@@ -139,6 +141,28 @@ func (r *record) publish(ctx context.Context) error {
 		<-ctx.Done()
 	}
 	return nil
+}
+
+// prune removes, now and then, what is published and old enough: whatever an
+// approval or an open call may still need stays.
+func (r *record) prune(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			cutoff := time.Now().Add(-pastAge)
+			var err error
+			if r.previous, err = audit.Prune(r.previous, 0, cutoff); err == nil {
+				err = r.journal.Prune(cutoff)
+			}
+			if err != nil {
+				r.log.Warn("old journal files could not be removed", "err", err)
+			}
+		}
+	}
 }
 
 // ready fails when calls are, or soon will be, refused for want of room.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -101,12 +102,13 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
 	}
-	down.add(func() error {
-		if err := listener.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			return err
-		}
-		return nil
-	})
+	// From here on health can be asked: a start waits for a Vault that is
+	// sealed or away, and is alive, though not ready, meanwhile.
+	front := &front{}
+	server := httpServer(front, log)
+	served := make(chan error, 1)
+	go func() { served <- serveHTTP(server, listener, c) }()
+	down.add(server.Close)
 
 	record, err := openRecord(ctx, c, masker, log)
 	if err != nil {
@@ -130,7 +132,7 @@ func serve(ctx context.Context, c config) (err error) {
 	if vault != nil {
 		down.addCtx(vault.Close)
 	}
-	chat, err := newChat(c, approvals.book, policy.current, log)
+	chat, err := newChat(c, approvals.book, policy, record.journal, masker, log)
 	if err != nil {
 		return err
 	}
@@ -164,13 +166,13 @@ func serve(ctx context.Context, c config) (err error) {
 	}
 	work("policy", policy.follow)
 	work("record", record.publish)
+	work("journal", record.prune)
 	work("slack", chat.run)
 	work("approvals", approvals.expire)
 	work("checks", checks.run)
 	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
-	server := httpServer(c, gate, chat, log)
-	work("http", func(context.Context) error { return serveHTTP(server, listener, c) })
+	front.open(gate, chat, c)
 	down.addCtx(func(ctx context.Context) error {
 		// First the gate, which answers what it refuses; then the listener.
 		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx), server.Close())
@@ -183,20 +185,44 @@ func serve(ctx context.Context, c config) (err error) {
 		return nil
 	case err := <-failed:
 		return err
+	case err := <-served:
+		return fmt.Errorf("http: %w", err)
 	}
 }
 
-// httpServer mounts the Slack endpoint beside the gate.
-func httpServer(c config, gate *enforcer.Enforcer, chat *chat, log *slog.Logger) *http.Server {
+// front answers before the gate is open, and then lets everything through.
+type front struct{ inside atomic.Pointer[http.ServeMux] }
+
+// open puts the gate behind the front, and the Slack endpoint beside it.
+func (f *front) open(gate *enforcer.Enforcer, chat *chat, c config) {
 	mux := http.NewServeMux()
 	mux.Handle("/", gate.Handler())
 	if chat.bot != nil && c.SlackSigningSecret != "" {
 		mux.Handle("POST /slack/interactions", chat.bot.Handler())
 	}
+	f.inside.Store(mux)
+}
+
+func (f *front) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if mux := f.inside.Load(); mux != nil {
+		mux.ServeHTTP(w, r)
+		return
+	}
+	if r.URL.Path == "/healthz" {
+		fmt.Fprintln(w, "ok")
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Retry-After", "5")
+	w.WriteHeader(http.StatusServiceUnavailable)
+	fmt.Fprintln(w, `{"ready": false, "checks": {"start": "not finished: see the log; it waits for Vault, as long as that is sealed or away"}}`)
+}
+
+func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	// No deadline of the whole exchange: an event stream lasts as long as its
 	// call. A slow sender of headers is cut off here, of a body by the gate.
 	return &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), // behind the mask
 	}
 }
@@ -230,10 +256,14 @@ func (t teardown) run(ctx context.Context, grace time.Duration) (err error) {
 	return err
 }
 
+// maxMessage is the largest message that the mask takes on; a policy's own
+// limits lie below it.
+const maxMessage = 64 << 20
+
 // newMask makes the mask, with the enforcer's own secrets in it, and the log
 // behind it.
 func newMask(c config) (*mask.Mask, *slog.Logger, error) {
-	m := mask.New(mask.Options{Now: time.Now})
+	m := mask.New(mask.Options{Now: time.Now, MaxMessage: maxMessage})
 	log, err := newLog(c.LogLevel, m)
 	if err != nil {
 		return nil, nil, err
