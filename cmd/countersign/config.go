@@ -56,7 +56,7 @@ type config struct {
 	AuditGitSSHKey     string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
 	AuditKnownHosts    string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
 
-	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS cluster for approvals; embedded without"`
+	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals: three replicas in a cluster, one where the server stands alone; embedded without"`
 
 	VaultAddr     string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
 	VaultAuth     string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token or approle"`
