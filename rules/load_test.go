@@ -168,7 +168,14 @@ func TestLoadRefusesIrregularFiles(t *testing.T) {
 }
 
 func TestLoadIgnoresWhatIsNotPolicy(t *testing.T) {
-	load(t, base(), "README.md", "x", ".github/workflows/x.yaml", "on: push", "tools.lock", "x")
+	load(t, base(), "README.md", "x", ".github/workflows/x.yaml", "on: push")
+}
+
+// Who writes a tools.lock believes that tools are pinned.
+func TestLoadRefusesToolPins(t *testing.T) {
+	if _, err := try(base(), "tools.lock", "x"); err == nil || !strings.Contains(err.Error(), "tools are not pinned") {
+		t.Errorf("err = %v", err)
+	}
 }
 
 func FuzzLoad(f *testing.F) {
