@@ -6,9 +6,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf16"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -222,27 +224,51 @@ func showParams(params []byte) string {
 	if len(rest) > 0 {
 		j, err := json.Marshal(rest)
 		if err == nil {
-			fmt.Fprintf(&b, "further parameters: %s\n", j)
+			fmt.Fprintf(&b, "further parameters: %s\n", spelled(j))
 		}
 	}
 	return strings.TrimRight(b.String(), "\n")
 }
 
 func showArgument(b *strings.Builder, name string, value []byte) {
+	if strings.Trim(name, nameLetters) != "" || name == "" {
+		name = strconv.QuoteToASCII(name)
+	}
 	var s string
 	if json.Unmarshal(value, &s) != nil {
-		fmt.Fprintf(b, "%s: %s\n", name, value)
+		fmt.Fprintf(b, "%s: %s\n", name, spelled(value))
 		return
 	}
 	plain := func(r rune) bool { return r == '\n' || r == '\t' || unicode.IsPrint(r) }
 	switch {
 	case strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }), s == "", s != strings.TrimSpace(s) && !strings.Contains(s, "\n"):
-		fmt.Fprintf(b, "%s: %s\n", name, value)
+		fmt.Fprintf(b, "%s: %s\n", name, spelled(value))
 	case strings.Contains(s, "\n"):
 		fmt.Fprintf(b, "%s:\n│ %s\n", name, strings.ReplaceAll(s, "\n", "\n│ "))
 	default:
 		fmt.Fprintf(b, "%s: %s\n", name, s)
 	}
+}
+
+// nameLetters are what an argument's name may hold to be shown without quotes.
+const nameLetters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-."
+
+// spelled is JSON with every character that cannot be seen spelled as an
+// escape. Such characters stand inside strings only, so it is the same value.
+func spelled(value []byte) string {
+	var b strings.Builder
+	for _, r := range string(value) {
+		switch {
+		case unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			fmt.Fprintf(&b, `\u%04x\u%04x`, hi, lo)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r)
+		}
+	}
+	return b.String()
 }
 
 // eachMember calls f for the members of a JSON object, in their order.

@@ -1,0 +1,88 @@
+package enforcer
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"countersign/audit"
+	"countersign/enforcer/upstream"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// serverAsks decides what the upstream asks of the client (sampling,
+// elicitation, roots). Refused unless a rule allows: the upstream then gets an
+// error, and the client never sees it.
+func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
+	d := x.force.policy.Decide(rules.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
+		Method: m.Method, FromServer: true, Args: m.Bytes(m.Params), Now: x.e.Now(),
+	})
+	d.Reason, _ = x.e.Mask.Text(d.Reason)
+	if d.Effect == rules.Allow {
+		return true, x.recordServer(audit.KindIntent, m, string(d.Effect), d.Reason)
+	}
+	if err := x.recordServer(audit.KindRefused, m, string(rules.Deny), d.Reason); err != nil {
+		return false, refuse(kindUnavailable, "the record cannot be written: %w", err)
+	}
+	answer := wire.ErrorReply(m.ID, codeRefused, "refused by the client's gateway: "+d.Reason, nil)
+	parsed, err := wire.Parse(answer, wire.Limits{})
+	if err != nil {
+		return false, err
+	}
+	reply, err := x.force.upstreams[x.server].Send(context.WithoutCancel(x.r.Context()), &upstream.Request{
+		Verb: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
+		Body: answer, Message: parsed, Session: x.session, Holder: x.ownerKey(), Inject: x.inject,
+	})
+	if err != nil {
+		x.e.Log.Warn("the upstream could not be told that its request was refused", "server", x.server, "method", m.Method, "err", err)
+		return false, nil
+	}
+	return false, reply.Close()
+}
+
+// inputAsks decides what a server of the stateless era asks of the client: it
+// has no requests of its own, and puts them into a result instead, under
+// inputRequests by names of its choice (2026-07-28, multi round-trip requests).
+// Each is decided as the request would be. If one is refused the whole result
+// is, since the client answers all or none.
+func (x *exchange) inputAsks(m *wire.Message) (err error) {
+	m.Members(m.Result, func(name []byte, asks wire.Span) bool {
+		if !strings.EqualFold(string(name), "inputRequests") {
+			return true
+		}
+		if b := m.Bytes(asks); b[0] != '{' && string(b) != "null" {
+			err = refuse(kindBlocked, "the upstream server's answer is blocked: its inputRequests are not an object")
+		}
+		m.Members(asks, func(_ []byte, ask wire.Span) bool {
+			err = x.inputAsk(m, ask)
+			return err == nil
+		})
+		return err == nil
+	})
+	return err
+}
+
+func (x *exchange) inputAsk(m *wire.Message, ask wire.Span) error {
+	var method string
+	if at, ok := m.Member(ask, "method"); ok {
+		method, _ = m.Text(at)
+	}
+	params, _ := m.Member(ask, "params")
+	d := x.force.policy.Decide(rules.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
+		Method: method, FromServer: true, Args: m.Bytes(params), Now: x.e.Now(),
+	})
+	kind, effect := audit.KindIntent, rules.Allow
+	if d.Effect != rules.Allow {
+		kind, effect = audit.KindRefused, rules.Deny
+	}
+	if err := x.recordServer(kind, &wire.Message{Method: method}, string(effect), d.Reason); err != nil {
+		return refuse(kindUnavailable, "the record cannot be written: %w", err)
+	}
+	if effect == rules.Deny {
+		return x.denied("refused by the client's gateway: the server asks the client for " + clip(method, 128) + ": " + d.Reason)
+	}
+	return nil
+}

@@ -1,0 +1,64 @@
+package enforcer
+
+import (
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// clean parses one message from the upstream, hides the list elements that this
+// subject could never use, and masks what is left. An error means: blocked.
+func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
+	limit := x.force.policy.Settings().MaxResponse
+	m, err := wire.Parse(data, wire.Limits{Bytes: int(limit)})
+	if err != nil {
+		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be read safely: %w", err)
+	}
+	kept := data
+	if m.Kind == wire.Response {
+		if err := x.inputAsks(m); err != nil {
+			return nil, nil, err
+		}
+		if kept, err = x.filterLists(m); err != nil {
+			return nil, nil, refuse(kindBlocked, "the upstream server's list is blocked, since it cannot be filtered: %w", err)
+		}
+	}
+	clean, report, err := x.e.Mask.Message(kept)
+	x.note(report)
+	if err != nil {
+		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be masked: %w", err)
+	}
+	return m, clean, nil
+}
+
+// listed names, for each list method, the result's member and the method that
+// uses an element of it. Resource templates are not filtered: what they would
+// expand to is not known before resources/read.
+var listed = map[string]struct{ key, method string }{
+	"tools/list":     {"tools", "tools/call"},
+	"prompts/list":   {"prompts", "prompts/get"},
+	"resources/list": {"resources", "resources/read"},
+}
+
+// filterLists shows only what this subject could get under some arguments. It
+// goes by the request; on a resumed stream, where the request is not at hand,
+// by the shape of the result.
+func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
+	for list, l := range listed {
+		if x.msg != nil && x.msg.Method != list {
+			continue
+		}
+		if x.msg == nil {
+			if _, ok := m.Member(m.Result, l.key); !ok {
+				continue
+			}
+		}
+		kept, _, err := wire.FilterList(m, l.key, func(name, uri string) bool {
+			return x.force.policy.Visible(rules.Request{
+				Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source, Now: x.e.Now(),
+				Method: l.method, Tool: name, Resource: uri,
+			})
+		})
+		return kept, err
+	}
+	return m.Raw, nil
+}

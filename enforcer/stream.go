@@ -1,0 +1,171 @@
+package enforcer
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer/wire"
+)
+
+// segmentEvery is how often a long stream leaves a mark in the record.
+const segmentEvery = 10 * time.Second
+
+// answerStream lets a stream through, event by event.
+func (x *exchange) answerStream() error {
+	if err := x.release(); err != nil {
+		return err
+	}
+	x.out.header(x.status(), "text/event-stream")
+	var events int
+	last := x.e.Now()
+	for {
+		ev, err := x.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return x.endStream(events, "ok")
+		case err != nil && x.endless() && x.e.lifetime.Err() != nil:
+			return x.endStream(events, "stopped")
+		case err != nil && x.closed, err != nil && x.r.Method == http.MethodGet:
+			return x.endStream(events, "broken")
+		case err != nil:
+			return upstreamFailed(err)
+		}
+		if err := x.event(ev); err != nil {
+			return err
+		}
+		events++
+		if x.out.gone && (x.msg == nil || x.msg.Modern()) {
+			return x.endStream(events, "client-gone")
+		}
+		if now := x.e.Now(); now.Sub(last) >= segmentEvery {
+			last = now
+			if err := x.recordSegment(events, "open", ""); err != nil {
+				return refuse(kindUnavailable, "the record cannot be written, so the stream ends: %w", err)
+			}
+		}
+	}
+}
+
+// headersAfter is how long a stream's status and headers wait to travel with
+// its first event, which spares a packet for each of the many short ones.
+const headersAfter = 100 * time.Millisecond
+
+// next is the stream's next event. Where the first one takes its time the
+// client is told at once that a stream has begun: some clients wait for that
+// before they do anything else, and some give up without it.
+func (x *exchange) next() (wire.Event, error) {
+	if x.out.begun {
+		return x.reply.Next()
+	}
+	if x.r.Method == http.MethodGet {
+		x.out.flush()
+		return x.reply.Next()
+	}
+	type result struct {
+		ev  wire.Event
+		err error
+	}
+	first := make(chan result, 1)
+	go func() {
+		r := result{err: errors.New("reading the upstream's stream failed inside")}
+		defer func() {
+			if p := recover(); p != nil {
+				x.e.Log.Error("reading a stream panicked", "call", x.id, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			}
+			first <- r
+		}()
+		r.ev, r.err = x.reply.Next()
+	}()
+	late := time.NewTimer(headersAfter)
+	defer late.Stop()
+	select {
+	case r := <-first:
+		x.out.begun = true
+		return r.ev, r.err
+	case <-late.C:
+		x.out.flush()
+		r := <-first
+		return r.ev, r.err
+	}
+}
+
+// event lets one event of the stream through, masked: its data as a message,
+// everything beside it (comments, id, name) as text.
+func (x *exchange) event(ev wire.Event) error {
+	beside := func(text string) string {
+		clean, r := x.e.Mask.Text(text)
+		x.note(r)
+		return clean
+	}
+	if len(bytes.TrimSpace(ev.Data)) == 0 {
+		x.out.write(ev.Rewrite(ev.Data, beside))
+		return nil
+	}
+	m, clean, err := x.clean(ev.Data)
+	if err != nil {
+		return err
+	}
+	switch m.Kind {
+	case wire.Response:
+		if err := x.recordResponse(m); err != nil {
+			return err
+		}
+	case wire.Request:
+		if allowed, err := x.serverAsks(m); err != nil || !allowed {
+			return err
+		}
+	}
+	x.out.write(ev.Rewrite(clean, beside))
+	return nil
+}
+
+// recordResponse makes a response's outcome durable: this exchange's own, or,
+// on a stream that a GET resumes, one of an earlier exchange. A second answer,
+// or somebody else's, is blocked.
+func (x *exchange) recordResponse(m *wire.Message) (err error) {
+	switch {
+	case x.msg == nil: // which exchange it belongs to, only the client knows
+		en := x.entry(audit.KindSegment)
+		en.Status, en.Reason, en.Masked = outcome(m), "a response of an earlier request, on a resumed stream", x.masked
+		err = x.append(en)
+	case x.closed:
+		return refuse(kindBlocked, "the upstream server's stream is blocked: it answers twice")
+	case !sameID(m.ID, x.msg.ID):
+		return refuse(kindBlocked, "the upstream server's stream is blocked: it is not the answer to this request")
+	default:
+		err = x.recordEnd(outcome(m), "")
+	}
+	if err != nil {
+		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
+	}
+	return nil
+}
+
+func (x *exchange) recordSegment(events int, status, reason string) error {
+	en := x.entry(audit.KindSegment)
+	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, x.e.words(reason, 2048), ""
+	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(events) + `}`)
+	return x.append(en)
+}
+
+// endStream closes a stream in the record.
+func (x *exchange) endStream(events int, status string) error {
+	if x.closed { // the response is out; what came after it, or before, is one close entry
+		if events > 1 {
+			return x.recordSegment(events, status, "")
+		}
+		return nil
+	}
+	if x.msg != nil && x.msg.Kind == wire.Request && status == "ok" {
+		status = "undelivered" // the stream ended without the response; a resumed one may bring it
+	}
+	return x.recordEnd(status, "")
+}
