@@ -493,7 +493,7 @@ func (t *teller) invite() {
 	t.out.line("")
 	t.out.line("  Claude Code     claude mcp add --transport http customers %s --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\"", url)
 	t.out.line("  VS Code         code --add-mcp '{\"name\":\"customers\",\"type\":\"http\",\"url\":\"%s\",\"headers\":{\"Authorization\":\"Bearer '$COUNTERSIGN_DEMO_TOKEN'\"}}'", url)
-	t.out.line("  MCP Inspector   npx @modelcontextprotocol/inspector --cli %s --transport http --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\" --method tools/list", url)
+	t.out.line("  MCP Inspector   npx @modelcontextprotocol/inspector@2 --cli %s --transport http --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\" --method tools/list   (Node 22)", url)
 	t.out.line("")
 	t.out.line("  the record      %s audit log --repo %s --last 20", t.product.path, t.stage.Audit)
 	if t.page != nil {
