@@ -71,7 +71,13 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 	}
 	decoded, unwrapped := takeBase64(buf, cuts)
 	found = s.layer(decoded, depth, found)
-	return s.layer(unwrapped, depth, found)
+	// What line breaks wrap is looked through for known values only: a detector
+	// would take the next line for more of its token.
+	was := s.knownOnly
+	s.knownOnly = true
+	found = s.layer(unwrapped, depth, found)
+	s.knownOnly = was
+	return found
 }
 
 // layer looks through l, and brings what it finds back to l's source.
