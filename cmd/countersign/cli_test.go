@@ -1,0 +1,97 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Exit 0 is fine, 1 a check that found something, 2 usage or configuration; and
+// each says what, where, and what to do.
+func TestExitCodesAndWords(t *testing.T) {
+	t.Parallel()
+	bad := t.TempDir()
+	for path, text := range map[string]string{
+		"countersign.yaml": "version: 1\nlimit: {}\n",
+		"rules/a.yaml":     "- id: a\n  server: nowhere\n  effect: allow\n  when: args.x == 1\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(bad, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(bad, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	empty := t.TempDir()
+	git(t, empty, "init", "-q", "--bare")
+	key := filepath.Join(t.TempDir(), "key.pub")
+	if err := os.WriteFile(key, []byte("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ8v0Yq1fGqN2m3yqkXlq0ZJx2l4m6c1yJm0Yc8w3b1d x\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		says []string
+	}{
+		"help":                     {[]string{"--help"}, 0, []string{"policy check", "audit verify"}},
+		"help of serve":            {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
+		"an unknown command":       {[]string{"serv"}, 2, []string{"unknown command"}},
+		"an unknown flag":          {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
+		"a good policy":            {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems", "0 failed"}},
+		"a bad policy":             {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},
+		"a policy that is missing": {[]string{"policy", "check", filepath.Join(bad, "x")}, 2, []string{"no such file"}},
+		"explain without a server": {[]string{"policy", "explain", "../../docs/policy"}, 2, []string{`"server" not set`}},
+		"explain with bad JSON":    {[]string{"policy", "explain", "../../docs/policy", "--server", "customers", "--args", "{"}, 2, []string{"--args: not JSON"}},
+		"serve without anything": {[]string{"serve"}, 2, []string{"COUNTERSIGN_ID is missing", "COUNTERSIGN_POLICY_REPO is missing",
+			"COUNTERSIGN_OIDC_ISSUERS is missing", "COUNTERSIGN_AUDIT_COMMIT_KEY is missing", "serve --help"}},
+		"health of nobody":          {[]string{"health", "--url", "http://127.0.0.1:1"}, 1, []string{"not ready"}},
+		"verify an empty record":    {[]string{"audit", "verify", "--repo", empty, "--commit-signers", "../../go.mod", "--checkpoint-key", key}, 2, []string{"go.mod"}},
+		"verify without keys":       {[]string{"audit", "verify", "--repo", empty}, 2, []string{"commit-signers", "checkpoint-key"}},
+		"log of an empty record":    {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record here"}},
+		"replay of an empty record": {[]string{"audit", "replay", "--repo", empty, "../../docs/policy"}, 2, []string{"no record here"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			out, errs, code := command(t, nil, c.args...)
+			if code != c.code {
+				t.Errorf("exit %d, want %d", code, c.code)
+			}
+			for _, want := range c.says {
+				if !strings.Contains(out+errs, want) {
+					t.Errorf("it does not say %q:\n%s%s", want, out, errs)
+				}
+			}
+		})
+	}
+}
+
+// Everything wrong with the environment is said at once.
+func TestBadVariables(t *testing.T) {
+	t.Parallel()
+	empty := filepath.Join(t.TempDir(), "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, errs, code := command(t, []string{
+		"COUNTERSIGN_ID=No Good", "COUNTERSIGN_PUBLIC_URL=gate.example.com", "COUNTERSIGN_POLICY_POLL=0", "COUNTERSIGN_POLICY_MAX_AGE=-1h",
+		"COUNTERSIGN_SHUTDOWN_GRACE=soon", "COUNTERSIGN_TRUSTED_PROXIES=10.0.0.1", "COUNTERSIGN_TLS_CERT=x", "COUNTERSIGN_VAULT_AUTH=magic",
+		"SLACK_SIGNING_SECRET=x", "COUNTERSIGN_GIT_TOKEN=a", "COUNTERSIGN_GIT_TOKEN_FILE=" + empty, "COUNTERSIGN_NATS_URL_FILE=" + empty,
+		"COUNTERSIGN_GITHUB_CHECKS_REPO=just-a-name",
+	}, "serve")
+	if code != 2 {
+		t.Errorf("exit %d", code)
+	}
+	for _, want := range []string{
+		`COUNTERSIGN_ID: "No Good"`, "COUNTERSIGN_PUBLIC_URL:", "COUNTERSIGN_POLICY_POLL: 0s: want at least 1s", "COUNTERSIGN_POLICY_MAX_AGE:",
+		"COUNTERSIGN_SHUTDOWN_GRACE:", "COUNTERSIGN_TRUSTED_PROXIES:", "COUNTERSIGN_TLS_KEY", "COUNTERSIGN_VAULT_AUTH:", "SLACK_BOT_TOKEN: missing",
+		"COUNTERSIGN_GIT_TOKEN and COUNTERSIGN_GIT_TOKEN_FILE are both set", "COUNTERSIGN_NATS_URL_FILE: " + empty + " is empty", "COUNTERSIGN_GITHUB_CHECKS_REPO:",
+	} {
+		if !strings.Contains(errs, want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(errs)
+	}
+}
