@@ -125,6 +125,7 @@ func (x *exchange) answerJSON() error {
 		return err
 	}
 	x.out.message(x.status(), clean)
+	x.delivered(clean)
 	return nil
 }
 

@@ -38,6 +38,9 @@ func (x *exchange) approve(ctx context.Context) error {
 	if x.msg == nil || x.msg.Kind != wire.Request {
 		return x.denied("this needs a person's approval, which only a request can wait for")
 	}
+	if err := x.deliverLate(); err != nil {
+		return err
+	}
 	shown, partial := x.shown()
 	asked := x.decision.RulesDigest
 	a, _, err := x.e.Approvals.Ask(ctx, approval.Request{
@@ -75,6 +78,7 @@ func (x *exchange) approve(ctx context.Context) error {
 		x.decision = again
 		return x.denied("approved, but the policy has changed its credential since: repeat the call to ask again")
 	}
+	x.lateKey = x.sameRequest() // as the caller's next identical call will have it
 	x.decision = again
 	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.digest, asked, x.id); err != nil {
 		return x.denied("the approval cannot be used: " + err.Error())

@@ -74,6 +74,7 @@ type Enforcer struct {
 	session sessions
 	waiting inflight
 	auth    authFailures
+	late    undelivered
 	metrics *metrics
 
 	closing  atomic.Bool
@@ -185,7 +186,7 @@ func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
 			x.refuse(refuse(kindUnavailable, "the enforcer failed inside; the call may have run"))
 		}
 	}()
-	if err := x.run(r.Context()); err != nil {
+	if err := x.run(r.Context()); err != nil && !errors.Is(err, errAnswered) {
 		x.refuse(err)
 	}
 }

@@ -47,6 +47,7 @@ type exchange struct {
 	cancelled atomic.Bool // by the client, in a notification
 
 	spent     bool   // the approval is used up by this call
+	lateKey   string // under which its answer is kept, if the client leaves
 	intended  bool   // the intent is in the record: an outcome must follow
 	forwarded bool   // the upstream may have run it
 	closed    bool   // the outcome is in the record

@@ -124,6 +124,9 @@ func (x *exchange) event(ev wire.Event) error {
 		}
 	}
 	x.out.write(ev.Rewrite(clean, beside))
+	if m.Kind == wire.Response {
+		x.delivered(clean)
+	}
 	return nil
 }
 
