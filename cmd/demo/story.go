@@ -13,7 +13,6 @@ import (
 	"github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"countersign/audit"
-	"countersign/fixtures/slack"
 	"countersign/fixtures/stage"
 	"countersign/rules"
 )
@@ -94,82 +93,6 @@ func (t *teller) channel() string {
 		return c.ChannelName
 	}
 	return "db-approvals"
-}
-
-// bearer adds the token to each request of the agent.
-type bearer string
-
-func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+string(b))
-	return http.DefaultTransport.RoundTrip(r)
-}
-
-// called is a call, and what the system says of it.
-type called struct {
-	result *mcp.CallToolResult
-	text   string
-	begin  audit.Entry // the intent or the refusal
-	end    audit.Entry // the outcome or the refusal
-	took   time.Duration
-}
-
-// call makes one call of the agent and reads its entries back.
-func (t *teller) call(ctx context.Context, tool, sql string) (c called, err error) {
-	mark, began := t.journal.end(), time.Now()
-	for {
-		c.result, err = t.agent.CallTool(ctx, &mcp.CallToolParams{Name: tool, Arguments: map[string]any{"sql": sql}})
-		if err != nil {
-			return c, err
-		}
-		if !pending(c.result) {
-			break
-		}
-		// A person took longer than the caller is held: an agent that repeats
-		// the identical call attaches to the same approval.
-		mark = t.journal.end()
-		t.out.aside("still pending; the agent repeats the identical call")
-	}
-	c.took = time.Since(began)
-	for _, part := range c.result.Content {
-		if text, ok := part.(*mcp.TextContent); ok {
-			c.text += text.Text
-		}
-	}
-	of := func(kinds ...audit.Kind) (audit.Entry, error) {
-		return t.journal.findAfter(mark, func(e audit.Entry) bool {
-			for _, k := range kinds {
-				if e.Kind == k && e.Tool == tool {
-					return true
-				}
-			}
-			return false
-		})
-	}
-	if c.begin, err = of(audit.KindIntent, audit.KindRefused); err != nil {
-		return c, fmt.Errorf("the call is not in the record: %w", err)
-	}
-	c.end, err = of(audit.KindOutcome, audit.KindRefused)
-	return c, err
-}
-
-// pending tells whether the answer is that a person has yet to decide.
-func pending(r *mcp.CallToolResult) bool {
-	for _, part := range r.Content {
-		if text, ok := part.(*mcp.TextContent); ok && r.IsError && strings.HasPrefix(text.Text, "approval pending") {
-			return true
-		}
-	}
-	return false
-}
-
-func (c called) ms() string { return duration(time.Duration(c.end.Millis * float64(time.Millisecond))) }
-
-func duration(d time.Duration) string {
-	if d < time.Second {
-		return fmt.Sprintf("%d ms", max(1, d.Milliseconds()))
-	}
-	return fmt.Sprintf("%.1f s", d.Seconds())
 }
 
 // where gives a rule's place in the policy.
@@ -397,85 +320,6 @@ func (t *teller) stolen(ctx context.Context) error {
 	t.out.step(t.step, "Somebody replays alice's token for another service", "refused", "")
 	t.out.detail("HTTP %d: %s", resp.StatusCode, strings.TrimPrefix(e.Reason, "identity: "))
 	return nil
-}
-
-// vote names who decided an approval, from the record.
-func (t *teller) vote(approval string) (string, error) {
-	e, err := t.journal.find(func(e audit.Entry) bool {
-		return e.Kind == audit.KindApproval && e.Approval == approval && (e.Status == "approved" || e.Status == "denied")
-	})
-	if err != nil {
-		return "", err
-	}
-	var a struct{ Votes []struct{ Person string } }
-	if err := json.Unmarshal(e.Detail, &a); err != nil || len(a.Votes) == 0 {
-		return "", fmt.Errorf("the record names nobody: %s", e.Detail)
-	}
-	return a.Votes[len(a.Votes)-1].Person, nil
-}
-
-// decide shows the card that the next call brings, and has bob, or the person
-// at the page, press.
-func (t *teller) decide(ctx context.Context, what, why string) <-chan error {
-	seen := map[string]bool{}
-	for _, c := range t.stage.Slack.Cards(stage.Channel) {
-		seen[c.TS] = true
-	}
-	done := make(chan error, 1)
-	go func() {
-		wait, cancel := context.WithTimeout(ctx, 30*time.Second)
-		defer cancel()
-		card, err := t.stage.Slack.AwaitCard(wait, stage.Channel, func(c slack.Card) bool { return !seen[c.TS] })
-		if err != nil {
-			done <- fmt.Errorf("no card came: %w", err)
-			return
-		}
-		t.out.detail("%s", strings.TrimRight(slack.Render(card, min(t.out.width-10, 78)), "\n"))
-		if t.pressing {
-			t.out.detail("%s", t.out.paint(bold, "your turn: "+t.page.url+"  (the story wants you to "+what+")"))
-			done <- t.page.pressed(ctx)
-			return
-		}
-		select { // bob reads before he presses
-		case <-time.After(1200 * time.Millisecond):
-			done <- bobPresses(ctx, t.stage, card, what, why)
-		case <-ctx.Done():
-			done <- ctx.Err()
-		}
-	}()
-	return done
-}
-
-// bobPresses is the approver on loopback: real, signed interactions.
-func bobPresses(ctx context.Context, s *stage.Stage, card slack.Card, what, why string) error {
-	for _, b := range card.Buttons() {
-		if !strings.Contains(b.ActionID, what) {
-			continue
-		}
-		if err := s.Slack.Press(ctx, card, b.ActionID, stage.SlackBob); err != nil || what != "deny" {
-			return err
-		}
-		return giveReason(ctx, s, why)
-	}
-	return fmt.Errorf("the card has no %s button", what)
-}
-
-// giveReason fills in the modal that Deny opened for bob.
-func giveReason(ctx context.Context, s *stage.Stage, why string) error {
-	wait, cancel := context.WithTimeout(ctx, 15*time.Second)
-	defer cancel()
-	open := func() (slack.View, bool) {
-		views := s.Slack.Views(stage.SlackBob)
-		if len(views) == 0 || views[len(views)-1].Closed {
-			return slack.View{}, false
-		}
-		return views[len(views)-1], true
-	}
-	if err := s.Slack.Await(wait, func() bool { _, ok := open(); return ok }); err != nil {
-		return err
-	}
-	v, _ := open()
-	return s.Slack.SubmitModal(ctx, v, stage.SlackBob, map[string]string{"countersign_reason": why})
 }
 
 // invite prints the lines that connect a client of one's own.
