@@ -329,6 +329,10 @@ func TestBodyBreaksOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	cancel()
+	// The client waits for its body to end, too, before it says that it is cancelled.
+	if err := w.CloseWithError(context.Canceled); err != nil {
+		t.Fatal(err)
+	}
 	if err := <-done; err == nil {
 		t.Error("half a call was answered")
 	}
