@@ -140,6 +140,10 @@ func parseSQL(text string) *sqlFacts {
 
 var errParserBroken = errors.New("the SQL parser broke on an earlier text and is out of use until a restart")
 
+// firstInstance is made by one goroutine alone: the WebAssembly runtime below
+// initialises a variable without a lock when it is first used.
+var firstInstance sync.Once
+
 // guarded scans, bounds and parses a text with one parser instance.
 func guarded(text string) (f *sqlFacts, err error) {
 	if parserBroken.Load() {
@@ -151,6 +155,11 @@ func guarded(text string) (f *sqlFacts, err error) {
 			f, err = nil, errors.New("the SQL parser broke on this text")
 		}
 	}()
+	var first error
+	firstInstance.Do(func() { _, first = pgquery.Scan("select 1") })
+	if first != nil {
+		return nil, first
+	}
 	scan, err := pgquery.Scan(text)
 	if err != nil {
 		return nil, err
