@@ -38,11 +38,14 @@ test: deps ## Run all tests, against real peers
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
 
 # Without the fixtures' own tests: those start every real peer once more, and hold no concurrency
-# of the product. Everything else runs, real peers included: they are other programs, which the
-# race detector does not slow down, and what races around them is what is looked for.
+# of the product. Without the walks through the pages, and the runs behind other programs: under the
+# detector each start of the product takes ten times as long, and `make test` runs them all. What
+# stays is every package, and the whole program under hostile requests, crashes, stops, approvals.
+PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes
 .PHONY: race
 race: deps ## Run the tests of the product under the race detector
-	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v '^countersign/fixtures')
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '^countersign/fixtures' -e '^countersign/cmd')
+	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -skip '$(PAGES)' ./cmd/...
 
 .PHONY: bench
 bench: ## Measure: each package, then direct, bare proxy, countersign; ARGS=-help for flags
