@@ -15,6 +15,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/exec"
 	"os/signal"
 	"syscall"
 	"time"
@@ -45,6 +46,13 @@ func main() {
 // demo sets the stage, starts the product, tells the story, proves the record,
 // and takes everything down again.
 func demo(ctx context.Context, interactive, keep bool) (err error) {
+	// Stock Git has ssh-keygen check SSH signatures; Debian packages it as
+	// openssh-client, which Git recommends.
+	for _, program := range []string{"git", "ssh-keygen"} {
+		if _, err := exec.LookPath(program); err != nil {
+			return fmt.Errorf("%s is needed, and is not there (Debian: apt-get install git openssh-client)", program)
+		}
+	}
 	dir, err := os.MkdirTemp("", "countersign-demo-")
 	if err != nil {
 		return err
