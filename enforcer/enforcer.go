@@ -174,7 +174,11 @@ func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
 	}
 	// A body must come in time; readBody lifts the limit, which must not end a
 	// stream. A connection without deadlines (a test's) never blocks.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyLimit))
+	conn := http.NewResponseController(w)
+	_ = conn.SetReadDeadline(time.Now().Add(bodyLimit))
+	// The deadline of the last write is the connection's: left there, it would
+	// break the next answer on it, a minute later.
+	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: r.PathValue("server")}
 	x.out.w, x.out.r = w, r
 	defer x.close()

@@ -89,6 +89,7 @@ func (x *exchange) deliverLate() error {
 	en := x.entry(audit.KindOutcome)
 	en.Status, en.Reason = outcome(m), "the answer of call "+late.call+", whose client had left; nothing ran for this one"
 	if err := x.append(en); err != nil {
+		x.e.late.keep(x.sameRequest(), late) // for when it can be recorded
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}
 	x.closed = true
