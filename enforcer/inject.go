@@ -76,6 +76,9 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	}
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	left := context.AfterFunc(ctx, func() {
+		if x.spent {
+			x.e.Log.Info("the client of an approved call has left; its answer will be kept", "call", x.id, "approval", x.approval)
+		}
 		late := time.AfterFunc(clientGrace, cancel)
 		context.AfterFunc(out, func() { late.Stop() })
 	})

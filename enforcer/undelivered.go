@@ -13,7 +13,9 @@ import (
 // An approved call runs at most once. If its client has left when the answer
 // comes, the answer is kept, masked as it would have been sent, and handed to
 // the caller's next identical call, once; any later identical call is a new
-// request. (After a restart the record knows the outcome, the answer is gone.)
+// request. (After a restart the record knows the outcome, the answer is gone.
+// So it is if the client leaves as the answer is written, before the network
+// has told us: what was sent then counts as delivered.)
 
 const (
 	keepUndelivered  = time.Hour

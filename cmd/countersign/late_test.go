@@ -36,6 +36,9 @@ func TestTheAnswerOfACallerWhoLeft(t *testing.T) {
 	<-arrived
 	leave()
 	<-waiting
+	// A write into a connection that its client has just closed succeeds: the
+	// answer must not come before the enforcer has noticed.
+	p.await("the client's leaving", func() bool { return strings.Contains(p.log.String(), "has left; its answer will be kept") })
 	close(release)
 	p.await("the call's end", func() bool { return p.happened("risky", "finished") == 1 })
 	again := strings.Replace(toolCall("risky", "late"), `"id":1`, `"id":77`, 1)
