@@ -89,12 +89,30 @@ func (x *exchange) identify(ctx context.Context) error {
 	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(x.r.Header.Values("Authorization")) != 1 {
 		return &refusal{kindUnauthenticated, errors.New("a bearer token is needed")}
 	}
-	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token))
+	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token), x.e.names(x.r.URL.Path)...)
 	if err != nil {
 		return &refusal{kindUnauthenticated, err}
 	}
 	x.caller = caller
 	return nil
+}
+
+// isResource tells which paths are protected resources of their own: ours as a
+// whole, and each endpoint. Whether a server exists is not for strangers to find
+// out, so any name of one will do.
+func (e *Enforcer) isResource(path string) bool {
+	name, endpoint := strings.CutPrefix(path, "/mcp/")
+	return path == "" || endpoint && name != "" && !strings.Contains(name, "/")
+}
+
+// names are what else than the configured audience a token for this endpoint
+// may be for: clients ask for the resource that the metadata names, and spell
+// our origin with a slash. An operator who chose an audience gets that one.
+func (e *Enforcer) names(path string) []string {
+	if e.Audience != e.PublicURL {
+		return nil
+	}
+	return []string{e.PublicURL + "/", e.PublicURL + path}
 }
 
 // read takes the body in, bounded, and scans it once, strictly. What rules,

@@ -42,7 +42,7 @@ import (
 type Config struct {
 	PublicURL      string         // our own URL, as clients spell it: scheme, host and port
 	Issuers        []string       // for the resource metadata (RFC 9728)
-	Audience       string         // the resource that tokens must name; the metadata's "resource"
+	Audience       string         // what tokens must be for; if it is PublicURL, a token for the very endpoint called does, too
 	TrustedProxies []netip.Prefix // whose X-Forwarded-For is believed; may be empty
 	PolicyMaxAge   time.Duration  // a policy not confirmed by a fetch for longer is not in force
 
@@ -154,9 +154,9 @@ func (e *Enforcer) Shutdown(ctx context.Context) error {
 // command that puts the parts together.
 func (e *Enforcer) Handler() http.Handler {
 	mux := http.NewServeMux()
-	meta := identity.Metadata(e.PublicURL, e.Issuers)
-	mux.Handle("GET /.well-known/oauth-protected-resource", meta)
-	mux.Handle("GET /.well-known/oauth-protected-resource/", meta)
+	meta := identity.Metadata(e.PublicURL, e.Issuers, e.isResource)
+	mux.Handle(identity.WellKnown, meta)
+	mux.Handle(identity.WellKnown+"/", meta)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", e.serveReady)
 	mux.Handle("GET /metrics", e.metrics.handler())

@@ -44,7 +44,7 @@ type config struct {
 	GitToken      string `env:"COUNTERSIGN_GIT_TOKEN" secret:"yes" help:"token for Git over HTTPS"`
 
 	OIDCIssuers     []string `env:"COUNTERSIGN_OIDC_ISSUERS,required,notEmpty" help:"issuer URLs whose access tokens are accepted"`
-	OIDCAudience    string   `env:"COUNTERSIGN_OIDC_AUDIENCE" help:"audience that tokens must name; the public URL by default"`
+	OIDCAudience    string   `env:"COUNTERSIGN_OIDC_AUDIENCE" help:"audience that tokens must name; by default the public URL, or the URL of the very endpoint that is called"`
 	OIDCGroupsClaim string   `env:"COUNTERSIGN_OIDC_GROUPS_CLAIM" envDefault:"groups" help:"claim that lists the subject's groups"`
 
 	AuditRepo          string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to"`
@@ -98,6 +98,7 @@ func loadConfig(environ []string) (config, error) {
 		sort.Strings(problems)
 		return c, fmt.Errorf("the environment is not right:\n  %s\nsee `countersign serve --help` for each variable", strings.Join(problems, "\n  "))
 	}
+	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	if c.OIDCAudience == "" {
 		c.OIDCAudience = c.PublicURL
 	}

@@ -35,7 +35,7 @@ import (
 // Config is what the operator says about tokens.
 type Config struct {
 	Issuers     []string         // exact iss values, https URLs
-	Audience    string           // what aud must contain: the URL of this resource
+	Audience    string           // what aud must contain: the URL of this resource, or a name that stands for it
 	GroupsClaim string           // claim that lists the subject's groups; "groups" if empty
 	Client      *http.Client     // for discovery and keys; http.DefaultClient if nil. Redirects are never followed
 	Now         func() time.Time // time.Now if nil
@@ -94,12 +94,13 @@ type Verifier struct {
 	cache map[[sha256.Size]byte]verified // by digest: memory holds no token
 }
 
-// verified is a token that passed, and the key that must stay in force for it
-// to pass again.
+// verified is a token that passed, whom it is for, and the key that must stay
+// in force for it to pass again.
 type verified struct {
-	caller Caller
-	issuer *issuer
-	key    thumbprint
+	caller    Caller
+	audiences []string
+	issuer    *issuer
+	key       thumbprint
 }
 
 // New checks the configuration; it contacts nobody. Issuers are asked when the
@@ -141,8 +142,10 @@ func New(cfg Config) (*Verifier, error) {
 	return v, nil
 }
 
-// Verify returns the caller that the token stands for, or an *Error.
-func (v *Verifier) Verify(ctx context.Context, bearer string) (Caller, error) {
+// Verify returns the caller that the token stands for, or an *Error. The token
+// must be for the configured audience, or for one of also: further names of
+// the very resource that is called (RFC 8707 lets a client name it narrowly).
+func (v *Verifier) Verify(ctx context.Context, bearer string, also ...string) (Caller, error) {
 	if bearer == "" {
 		return Caller{}, &Error{MissingToken, "no bearer token was sent"}
 	}
@@ -150,8 +153,11 @@ func (v *Verifier) Verify(ctx context.Context, bearer string) (Caller, error) {
 		return Caller{}, invalid("the token is longer than %d bytes", maxToken)
 	}
 	digest := sha256.Sum256([]byte(bearer))
-	if caller, ok := v.remembered(digest); ok {
-		return caller, nil
+	if e, ok := v.remembered(digest); ok {
+		if v.audienceOf(e.audiences, also) == "" {
+			return Caller{}, invalid("its audience is not %q", v.audience)
+		}
+		return e.caller, nil
 	}
 	head, claims, problem := parse(bearer)
 	if problem != nil {
@@ -162,7 +168,12 @@ func (v *Verifier) Verify(ctx context.Context, bearer string) (Caller, error) {
 	if iss == nil {
 		return Caller{}, invalid("its issuer is not one of those configured")
 	}
-	key, problem := iss.verify(ctx, v.audience, bearer, head)
+	audiences := list(claims["aud"])
+	audience := v.audienceOf(audiences, also)
+	if audience == "" {
+		return Caller{}, invalid("its audience is not %q", v.audience)
+	}
+	key, problem := iss.verify(ctx, audience, bearer, head)
 	if problem != nil {
 		return Caller{}, problem
 	}
@@ -170,8 +181,18 @@ func (v *Verifier) Verify(ctx context.Context, bearer string) (Caller, error) {
 	if problem != nil {
 		return Caller{}, problem
 	}
-	v.remember(digest, verified{caller, iss, key})
+	v.remember(digest, verified{caller, audiences, iss, key})
 	return caller, nil
+}
+
+// audienceOf picks the audience of a token that makes it one for us, or "".
+func (v *Verifier) audienceOf(audiences, also []string) string {
+	for _, a := range audiences {
+		if a == v.audience || slices.Contains(also, a) {
+			return a
+		}
+	}
+	return ""
 }
 
 // Ready returns nil when at least one issuer's keys are at hand, and asks for
@@ -190,14 +211,14 @@ func (v *Verifier) Ready(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-func (v *Verifier) remembered(digest [sha256.Size]byte) (Caller, bool) {
+func (v *Verifier) remembered(digest [sha256.Size]byte) (verified, bool) {
 	v.mu.RLock()
 	e, ok := v.cache[digest]
 	v.mu.RUnlock()
 	if !ok || !v.now().Before(e.caller.Expires) || !e.issuer.honours(e.key) {
-		return Caller{}, false
+		return verified{}, false
 	}
-	return e.caller, true
+	return e, true
 }
 
 func (v *Verifier) remember(digest [sha256.Size]byte, e verified) {
@@ -238,9 +259,6 @@ func (v *Verifier) caller(iss string, claims map[string]any) (Caller, *Error) {
 		if ok && at.After(now.Add(leeway)) {
 			return Caller{}, invalid("%s lies in the future: %s", name, at.UTC().Format(time.RFC3339))
 		}
-	}
-	if !slices.Contains(list(claims["aud"]), v.audience) {
-		return Caller{}, invalid("its audience is not %q", v.audience)
 	}
 	if _, bound := claims["cnf"]; bound {
 		return Caller{}, invalid("it is bound to a key (cnf): sent as a plain bearer token it proves nothing")

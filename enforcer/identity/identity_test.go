@@ -490,13 +490,30 @@ func TestChallenge(t *testing.T) {
 	}
 }
 
+// A token for one endpoint is good there, remembered or not, and nowhere else.
+func TestNarrowAudience(t *testing.T) {
+	iss, v, _ := start(t)
+	narrow := mint(t, iss, issuer.Claims{"aud": resource + "/mcp/a"}, nil)
+	for range 2 {
+		if c, err := v.Verify(t.Context(), narrow, resource+"/mcp/a"); err != nil || c.Subject.Sub == "" {
+			t.Errorf("%+v, %v", c, err)
+		}
+		for _, also := range [][]string{nil, {resource + "/mcp/b"}, {""}} {
+			if _, err := v.Verify(t.Context(), narrow, also...); err == nil || !strings.Contains(err.Error(), "audience") {
+				t.Errorf("%q: %v", also, err)
+			}
+		}
+	}
+}
+
 func TestMetadata(t *testing.T) {
-	h := identity.Metadata(resource, []string{"https://a.example.com", "https://b.example.com"})
-	do := func(method string) *httptest.ResponseRecorder {
+	h := identity.Metadata(resource, []string{"https://a.example.com", "https://b.example.com"}, func(path string) bool { return path == "" || path == "/mcp/a" })
+	at := func(method, path string) *httptest.ResponseRecorder {
 		w := httptest.NewRecorder()
-		h.ServeHTTP(w, httptest.NewRequest(method, identity.WellKnown, nil))
+		h.ServeHTTP(w, httptest.NewRequest(method, identity.WellKnown+path, nil))
 		return w
 	}
+	do := func(method string) *httptest.ResponseRecorder { return at(method, "") }
 	var doc struct {
 		Resource string   `json:"resource"`
 		Servers  []string `json:"authorization_servers"`
@@ -508,6 +525,12 @@ func TestMetadata(t *testing.T) {
 	}
 	if doc.Resource != resource || len(doc.Servers) != 2 || !reflect.DeepEqual(doc.Methods, []string{"header"}) {
 		t.Errorf("%+v", doc)
+	}
+	if err := json.Unmarshal(at("GET", "/mcp/a").Body.Bytes(), &doc); err != nil || doc.Resource != resource+"/mcp/a" {
+		t.Errorf("%+v, %v", doc, err) // RFC 9728 section 3.3: it must be the one that was asked for
+	}
+	if w := at("GET", "/elsewhere"); w.Code != 404 {
+		t.Error(w.Code)
 	}
 	if w := do("HEAD"); w.Code != 200 || w.Body.Len() != 0 {
 		t.Error(w.Code, w.Body)

@@ -24,20 +24,16 @@ func MetadataURL(resource string) (string, error) {
 	return u.String(), nil
 }
 
-// Metadata serves the resource's description (RFC 9728 section 2): resource is
-// our own URL, never an upstream's. Anyone may read it, browsers' scripts too.
-func Metadata(resource string, issuers []string) http.Handler {
-	body, err := json.Marshal(map[string]any{
-		"resource":                 resource,
-		"authorization_servers":    issuers,
-		"bearer_methods_supported": []string{"header"},
-	})
+// Metadata serves the description of every resource below base (RFC 9728
+// section 2): our own URLs, never an upstream's. The path after WellKnown names
+// the resource, and the document repeats it, since a client has to refuse one
+// that does not (section 3.3). Where exists says no, there is none. Anyone may
+// read it, browsers' scripts too.
+func Metadata(base string, issuers []string, exists func(path string) bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Access-Control-Allow-Origin", "*")
+		path := strings.TrimSuffix(strings.TrimPrefix(r.URL.Path, WellKnown), "/")
 		switch {
-		case err != nil: // strings always marshal
-			http.Error(w, "no metadata", http.StatusInternalServerError)
-			return
 		case r.Method == http.MethodOptions:
 			w.Header().Set("Access-Control-Allow-Methods", "GET, HEAD")
 			w.Header().Set("Access-Control-Allow-Headers", "MCP-Protocol-Version")
@@ -46,6 +42,18 @@ func Metadata(resource string, issuers []string) http.Handler {
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			w.Header().Set("Allow", "GET, HEAD, OPTIONS")
 			http.Error(w, "only GET", http.StatusMethodNotAllowed)
+			return
+		case !exists(path):
+			http.Error(w, "no such resource", http.StatusNotFound)
+			return
+		}
+		body, err := json.Marshal(map[string]any{
+			"resource":                 base + path,
+			"authorization_servers":    issuers,
+			"bearer_methods_supported": []string{"header"},
+		})
+		if err != nil { // strings always marshal
+			http.Error(w, "no metadata", http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
