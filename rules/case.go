@@ -17,8 +17,7 @@ var caseTime = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 // A testCase is one entry of tests/*.yaml.
 type testCase struct {
 	name   string
-	file   string
-	line   int
+	at     Problem // its place
 	req    Request
 	effect Effect
 	rule   string
@@ -28,25 +27,28 @@ type testCase struct {
 // CaseResult tells how one case of tests/*.yaml came out.
 type CaseResult struct {
 	Name     string
-	File     string
-	Line     int
-	Problem  string // empty: as expected
+	Problem  *Problem // nil: as expected
 	Decision Decision
 }
 
-// Cases runs the policy's own tests.
+// Cases runs the policy's own tests, in the order of files and lines.
 func (p *Policy) Cases() []CaseResult {
 	var out []CaseResult
 	for _, c := range p.cases {
 		d := p.Decide(c.req)
-		r := CaseResult{Name: c.name, File: c.file, Line: c.line, Decision: d}
+		r := CaseResult{Name: c.name, Decision: d}
+		say := func(format string, args ...any) {
+			at := c.at
+			at.Msg = fmt.Sprintf("case %q: ", c.name) + strings.TrimSuffix(fmt.Sprintf(format, args...), ": ")
+			r.Problem = &at
+		}
 		switch {
 		case d.Effect != c.effect:
-			r.Problem = fmt.Sprintf("expected %s, and it is %s: %s", c.effect, d.Effect, d.Reason)
+			say("expected %s, and it is %s: %s", c.effect, d.Effect, d.Reason)
 		case c.rule != "" && !slices.Contains(d.RuleIDs(), c.rule):
-			r.Problem = fmt.Sprintf("expected rule %s to make it %s, and it is %s", c.rule, c.effect, strings.Join(d.RuleIDs(), ", "))
+			say("expected rule %s to make it %s, and it is %s", c.rule, c.effect, strings.Join(d.RuleIDs(), ", "))
 		case !strings.Contains(d.Reason, c.reason):
-			r.Problem = fmt.Sprintf("expected a reason that says %q, and it is %q", c.reason, d.Reason)
+			say("expected a reason that says %q, and it is %q", c.reason, d.Reason)
 		}
 		out = append(out, r)
 	}
@@ -68,7 +70,7 @@ func (l *loader) testCase(d *document, n *yaml.Node) {
 	if !ok {
 		return
 	}
-	c := testCase{name: d.text(f["name"], "name"), file: d.file, line: n.Line}
+	c := testCase{name: d.text(f["name"], "name"), at: Problem{File: d.file, Line: n.Line, Column: n.Column}}
 	c.req = Request{Now: caseTime, Method: "tools/call", Client: d.text(f["client"], "client"), Source: d.text(f["source"], "source"),
 		Server: d.text(f["server"], "server"), Tool: d.text(f["tool"], "tool"), Resource: d.text(f["resource"], "resource")}
 	for _, need := range []string{"name", "subject", "server", "expect"} {

@@ -22,6 +22,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // What a policy may weigh; more is a mistake or an attack.
@@ -53,7 +55,8 @@ type Policy struct {
 	servers  map[string]Server
 	people   people
 	masks    Masks
-	rules    []*rule // by id
+	disabled []Problem // a place for each entry of masks.Disable, Msg being its name
+	rules    []*rule   // by id
 	index    index
 	byServer map[string][]*rule // what may open a server's baseline
 	cases    []testCase
@@ -82,6 +85,20 @@ func (p *Policy) Settings() Settings { return p.settings }
 // Masks is what masks/*.yaml add up to.
 func (p *Policy) Masks() Masks {
 	return Masks{slices.Clone(p.masks.Disable), slices.Clone(p.masks.Keys)}
+}
+
+// UnknownDetectors reports what masks/*.yaml switch off although it is none of
+// the detectors that exist: a typo there would leave a detector on, and its
+// author wondering. This package does not know them.
+func (p *Policy) UnknownDetectors(known []string) Problems {
+	var ps Problems
+	for _, at := range p.disabled {
+		if !slices.Contains(known, at.Msg) {
+			at.Msg = fmt.Sprintf("there is no detector %q; there are %s", at.Msg, strings.Join(known, ", "))
+			ps = append(ps, at)
+		}
+	}
+	return ps.sorted()
 }
 
 // UsesSQL tells whether any rule calls sql(): whoever serves calls Warm first.
@@ -266,6 +283,13 @@ func (l *loader) mask(d *document) {
 		return to
 	}
 	m.Disable = add(m.Disable, d.texts(f["disable"], "disable"))
+	if n := f["disable"]; n != nil {
+		for _, c := range append([]*yaml.Node{n}, n.Content...) {
+			if c.Kind == yaml.ScalarNode {
+				l.policy.disabled = append(l.policy.disabled, Problem{d.file, c.Line, c.Column, c.Value})
+			}
+		}
+	}
 	m.Keys = add(m.Keys, d.texts(f["keys"], "keys"))
 }
 

@@ -7,22 +7,36 @@ import (
 	"testing"
 )
 
+// written is a folder with these files.
+func written(t *testing.T, files map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	for path, text := range files {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, path), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return dir
+}
+
 // Exit 0 is fine, 1 a check that found something, 2 usage or configuration; and
 // each says what, where, and what to do.
 func TestExitCodesAndWords(t *testing.T) {
 	t.Parallel()
-	bad := t.TempDir()
-	for path, text := range map[string]string{
+	bad := written(t, map[string]string{
 		"countersign.yaml": "version: 1\nlimit: {}\n",
 		"rules/a.yaml":     "- id: a\n  server: nowhere\n  effect: allow\n  when: args.x == 1\n",
-	} {
-		if err := os.MkdirAll(filepath.Dir(filepath.Join(bad, path)), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(bad, path), []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
+	})
+	misspelt := written(t, map[string]string{
+		"countersign.yaml": "version: 1\n", "masks/a.yaml": "disable: [jwt, mailgunn]\n", "masks/b.yaml": "disable:\n- jwtt\n",
+	})
+	surprised := written(t, map[string]string{
+		"countersign.yaml": "version: 1\n", "servers/s.yaml": "server: s\nurl: http://127.0.0.1:1/\n",
+		"tests/a.yaml": "- name: a\n  subject: { sub: alice }\n  server: s\n  method: ping\n  expect: { effect: allow }\n",
+	})
 	empty := t.TempDir()
 	git(t, empty, "init", "-q", "--bare")
 	key := filepath.Join(t.TempDir(), "key.pub")
@@ -38,8 +52,10 @@ func TestExitCodesAndWords(t *testing.T) {
 		"help of serve":            {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
 		"an unknown command":       {[]string{"serv"}, 2, []string{"unknown command"}},
 		"an unknown flag":          {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
-		"a good policy":            {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems", "0 failed"}},
+		"a good policy":            {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 5 cases"}},
 		"a bad policy":             {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},
+		"a detector misspelt":      {[]string{"policy", "check", misspelt}, 1, []string{"masks/a.yaml:1:16: there is no detector \"mailgunn\"", "masks/b.yaml:2:3: there is no detector \"jwtt\"", "2 problems"}},
+		"a case that fails":        {[]string{"policy", "check", surprised}, 1, []string{"tests/a.yaml:1:3: case \"a\": expected allow, and it is deny: No rule lets you", "1 problem"}},
 		"a policy that is missing": {[]string{"policy", "check", filepath.Join(bad, "x")}, 2, []string{"no such file"}},
 		"explain without a server": {[]string{"policy", "explain", "../../docs/policy"}, 2, []string{`"server" not set`}},
 		"explain with bad JSON":    {[]string{"policy", "explain", "../../docs/policy", "--server", "customers", "--args", "{"}, 2, []string{"--args: not JSON"}},

@@ -285,7 +285,7 @@ func TestThePolicyPagesCommands(t *testing.T) {
 	s := newShell(t)
 	s.must("cp -r docs/policy policy")
 	s.page("docs/policy.md", map[string]shown{
-		"countersign policy check ./policy": {says: "no problems; 5 cases, 0 failed"},
+		"countersign policy check ./policy": {says: "no problems: 1 server, 5 cases"},
 		`countersign policy explain ./policy --server customers --tool execute --sub alice --group support --args '{"sql":"DELETE FROM customers"}'`: {says: "asks 1 of dba"},
 	})
 }

@@ -172,8 +172,8 @@ func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := maskProblems(p); err != nil {
-		return nil, err
+	if ps := p.UnknownDetectors(mask.Detectors()); len(ps) > 0 {
+		return nil, ps
 	}
 	if p.UsesSQL() {
 		if err := rules.Warm(); err != nil {
@@ -233,8 +233,8 @@ func (f *policyFollower) reject(ctx context.Context, commit string, why error) {
 func failedCases(p *rules.Policy) string {
 	var failed []string
 	for _, c := range p.Cases() {
-		if c.Problem != "" {
-			failed = append(failed, fmt.Sprintf("%s:%d %s: %s", c.File, c.Line, c.Name, c.Problem))
+		if c.Problem != nil {
+			failed = append(failed, c.Problem.String())
 		}
 	}
 	return strings.Join(failed, "; ")
