@@ -210,9 +210,10 @@ func commands(t *testing.T, name string) (out []string) {
 	return out
 }
 
-// target checks that make knows what to do, without doing it.
+// target checks that make knows what to do, without doing it: .ci/run does it, and cmd/demo's and
+// cmd/bench's own tests run the programs that it starts.
 func target(args string) shown {
-	return shown{instead: "takes minutes, and runs this test", check: func(s *shell) {
+	return shown{instead: "builds the program that is being tested, or runs this test", check: func(s *shell) {
 		s.t.Helper()
 		cmd := exec.CommandContext(s.t.Context(), "bash", "-c", "make -n "+args)
 		cmd.Dir = filepath.Join("..", "..")

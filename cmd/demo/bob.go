@@ -45,6 +45,7 @@ func (t *teller) decide(ctx context.Context, what, why string) <-chan error {
 		}
 		t.out.detail("%s", strings.TrimRight(slack.Render(card, min(t.out.width-10, 78)), "\n"))
 		if t.pressing {
+			t.page.forget()
 			t.out.detail("%s", t.out.paint(bold, "your turn: "+t.page.url+"  (the story wants you to "+what+")"))
 			done <- t.page.pressed(ctx)
 			return

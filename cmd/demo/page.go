@@ -21,7 +21,8 @@ type page struct {
 	stage *stage.Stage
 	url   string
 	srv   *http.Server
-	done  chan error // of each press
+	done  chan struct{} // a press was accepted
+	fails chan error    // the page cannot be served
 }
 
 func servePage(s *stage.Stage) (*page, error) {
@@ -29,14 +30,14 @@ func servePage(s *stage.Stage) (*page, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &page{stage: s, url: "http://" + l.Addr().String() + "/", done: make(chan error, 1)}
+	p := &page{stage: s, url: "http://" + l.Addr().String() + "/", done: make(chan struct{}, 1), fails: make(chan error, 1)}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", p.show)
 	mux.HandleFunc("POST /press", p.press)
 	p.srv = &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go func() {
 		if err := p.srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			p.done <- err
+			p.fails <- err
 		}
 	}()
 	return p, nil
@@ -44,10 +45,22 @@ func servePage(s *stage.Stage) (*page, error) {
 
 func (p *page) close() { _ = p.srv.Close() } // the demo ends anyway
 
-// pressed waits for the person.
+// forget drops a press that came before it was asked for: the second of a
+// double click, say.
+func (p *page) forget() {
+	select {
+	case <-p.done:
+	default:
+	}
+}
+
+// pressed waits for the person. A press that is not accepted is shown on the
+// page, and can be done again.
 func (p *page) pressed(ctx context.Context) error {
 	select {
-	case err := <-p.done:
+	case <-p.done:
+		return nil
+	case err := <-p.fails:
 		return err
 	case <-ctx.Done():
 		return ctx.Err()
@@ -69,8 +82,8 @@ input{font:inherit;padding:.45rem;width:16rem;max-width:100%}
 {{with .Note}}<p role="status"><strong>{{.}}</strong></p>{{end}}
 {{if .Card}}<pre>{{.Card}}</pre>{{else}}<p>No card yet: the agent is about to ask. <a href="/">Look again</a></p>{{end}}
 {{if .Open}}<form method="post" action="/press"><input type="hidden" name="ts" value="{{.TS}}">
-<p><button name="what" value="approve">Approve</button>
-<label>Reason <input name="reason" value="Ask billing first"></label> <button name="what" value="deny">Deny</button></p></form>{{end}}
+<p><button name="what" value="approve" formnovalidate>Approve</button>
+<label>Reason <input name="reason" value="Ask billing first" required maxlength="1000"></label> <button name="what" value="deny">Deny</button></p></form>{{end}}
 </html>
 `))
 
@@ -122,13 +135,13 @@ func (p *page) press(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := bobPresses(r.Context(), p.stage, c, r.FormValue("what"), r.FormValue("reason"))
-	select {
-	case p.done <- err:
-	default: // nobody waits: --keep, after the story
-	}
 	if err != nil {
 		p.render(w, "It was not accepted: "+err.Error())
 		return
+	}
+	select {
+	case p.done <- struct{}{}:
+	default: // nobody waits: --keep, after the story
 	}
 	http.Redirect(w, r, "/?sent", http.StatusSeeOther) // so that a reload does not press again
 }

@@ -1,11 +1,15 @@
 package main
 
 import (
+	"archive/tar"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing/fstest"
 	"time"
@@ -45,19 +49,11 @@ func (t *teller) story(ctx context.Context) error {
 	return nil
 }
 
-// opening says who is on the stage, each line from the part it speaks of.
+// opening says who is on the stage, each line from the part it speaks of: the
+// policy that the record says is in force, as it stands in Git, and the first
+// request of the agent, as the enforcer saw it.
 func (t *teller) opening(ctx context.Context) error {
-	files, err := t.stage.PolicyFiles()
-	if err != nil {
-		return err
-	}
-	fsys := fstest.MapFS{}
-	for name, content := range files {
-		fsys[name] = &fstest.MapFile{Data: content}
-	}
-	if t.policy, err = rules.Load(fsys, t.stage.PolicyTip); err != nil {
-		return err
-	}
+	var err error
 	if t.journal, err = openJournal(t.stage.Path("state")); err != nil {
 		return err
 	}
@@ -69,14 +65,59 @@ func (t *teller) opening(ctx context.Context) error {
 	if err := json.Unmarshal(set.Detail, &by); err != nil {
 		return err
 	}
+	if t.policy, err = t.policyAt(ctx, set.Policy); err != nil {
+		return err
+	}
+	if err := t.connect(ctx); err != nil {
+		return err
+	}
+	first, err := t.journal.find(func(e audit.Entry) bool { return e.Kind == audit.KindIntent && e.Sub != "" })
+	if err != nil {
+		return fmt.Errorf("the agent's first request is not in the record: %w", err)
+	}
+	var with struct{ Facts audit.Facts }
+	if err := json.Unmarshal(first.Detail, &with); err != nil {
+		return err
+	}
 	dba, _ := t.policy.ApproverSet("dba")
+	customers, _ := t.policy.Server(first.Server)
 	t.out.line("%s", t.out.paint(bold, "Countersign demo: everything below runs on this machine and is gone when it ends."))
 	t.out.line("")
 	t.out.line("  policy    git   %.7s %q   signed by %s, verified", set.Policy, by.Subject, by.Signer)
-	t.out.line("  identity  oidc  alice (support), bob (dba), agent %q", stage.Agent)
+	t.out.line("  identity  oidc  %s (%s), by way of the agent %q", first.Sub, strings.Join(with.Facts.Groups, ", "), first.Client)
 	t.out.line("  slack     #%s   approvers: %s", t.channel(), strings.Join(dba.Members, ", "))
-	t.out.line("  upstream  customers, an MCP server over SQL   credentials minted by Vault")
+	t.out.line("  upstream  %s, an MCP server over SQL   credentials from Vault: %s", customers.Name, strings.Join(slices.Sorted(maps.Keys(customers.Credentials)), ", "))
+	return nil
+}
 
+// policyAt loads the policy of a commit from its repository.
+func (t *teller) policyAt(ctx context.Context, commit string) (*rules.Policy, error) {
+	packed, err := t.git(ctx, t.stage.Policy.Dir, "archive", "--format=tar", commit)
+	if err != nil {
+		return nil, err
+	}
+	fsys := fstest.MapFS{}
+	for r := tar.NewReader(strings.NewReader(packed)); ; {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return rules.Load(fsys, commit)
+		}
+		if err != nil {
+			return nil, err
+		}
+		if h.Typeflag != tar.TypeReg {
+			continue
+		}
+		content, err := io.ReadAll(r)
+		if err != nil {
+			return nil, err
+		}
+		fsys[h.Name] = &fstest.MapFile{Data: content}
+	}
+}
+
+// connect has the agent connect for alice.
+func (t *teller) connect(ctx context.Context) error {
 	token, err := t.stage.Token("alice", []string{"support"}, nil)
 	if err != nil {
 		return err
