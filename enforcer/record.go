@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json/jsontext"
+
 	"countersign/audit"
 	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
@@ -129,9 +131,9 @@ func (x *exchange) facts(params string) json.RawMessage {
 	return b
 }
 
-// maskedParams is what the message asks, masked: its arguments, and the other
-// parameters if it has no arguments, in canonical form. What the mask cannot
-// read is not shown.
+// maskedParams is what the message asks, masked: its arguments, and the
+// parameters beside them (what the client answers to an input_required, say),
+// in canonical form. What the mask cannot read is not shown.
 func (x *exchange) maskedParams() (args, rest string) {
 	if x.msg.Kind == wire.Response || !x.msg.Params.Present() {
 		return "", ""
@@ -143,12 +145,27 @@ func (x *exchange) maskedParams() (args, rest string) {
 	if !x.msg.Arguments.Present() {
 		return "", string(text)
 	}
+	var beside []byte
 	eachMember(text, func(name string, value []byte) {
-		if name == "arguments" {
+		switch name {
+		case "arguments":
 			args = string(value)
+		case "name": // the entry's tool
+		default:
+			quoted, err := jsontext.AppendQuote(nil, name)
+			if err != nil {
+				return // invalid UTF-8, which the scan refuses
+			}
+			if beside = append(beside, ','); len(beside) == 1 {
+				beside[0] = '{'
+			}
+			beside = append(append(append(beside, quoted...), ':'), value...)
 		}
 	})
-	return args, ""
+	if beside != nil {
+		rest = string(append(beside, '}'))
+	}
+	return args, rest
 }
 
 // note adds a mask report to what the outcome will say.

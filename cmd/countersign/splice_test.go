@@ -7,6 +7,8 @@ import (
 	"strings"
 	"sync"
 	"testing"
+
+	"countersign/audit"
 )
 
 // mirror is an upstream that keeps each body as it came, and answers with what
@@ -89,6 +91,17 @@ func TestACredentialInAnArgument(t *testing.T) {
 	up.mu.Unlock()
 	if got != ask {
 		t.Errorf("a call changed on its way: %s", got)
+	}
+
+	// What stands beside the arguments is decided and forwarded, so the record shows it, masked.
+	leak := "ghp_" + strings.Repeat("a1B2", 9)
+	p.post("mirror", alice, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"plain","arguments":{"a":1},"inputResponses":{"k":"`+leak+`"},"requestState":"s\u00e9"}}`, nil)
+	beside := p.entries(func(en audit.Entry) bool {
+		return en.Kind == audit.KindIntent && en.Args == `{"a":1}` &&
+			strings.Contains(string(en.Detail), `{\"inputResponses\":{\"k\":\"[masked: github]\"},\"requestState\":\"sé\"}`)
+	})
+	if len(beside) != 1 {
+		t.Errorf("the record does not show it: %s", p.journal()[len(p.journal())-2].Detail)
 	}
 	p.stop()
 	if all := git(t, s.Audit, "log", "-p", "--all") + p.log.String(); strings.Contains(all, password) {
