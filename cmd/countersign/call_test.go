@@ -137,7 +137,7 @@ func press(t *testing.T, s *stage.Stage, do func(slack.Card) error) <-chan error
 	}
 	done := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		card, err := s.Slack.AwaitCard(ctx, stage.Channel, func(c slack.Card) bool { return !seen[c.TS] })
 		if err == nil {

@@ -52,7 +52,7 @@ func refused(t *testing.T, s *stage.Stage, more map[string]string) string {
 	p := starting(t, s, more)
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it starts")
 	}
 	if p.err == nil {

@@ -14,7 +14,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 	"unsafe"
 
 	"crypto/rand"
@@ -588,7 +587,7 @@ func TestIssuerDown(t *testing.T) {
 	})
 	p := starting(t, s, nil)
 	p.await("an open gate", func() bool { status, _ := p.get("/metrics"); return status == http.StatusOK })
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	a, err := p.send(ctx, "probe", alice, toolCall("echo", "x"), nil)
 	if err != nil {

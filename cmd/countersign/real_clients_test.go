@@ -314,7 +314,7 @@ func TestGoClientsThroughTheGate(t *testing.T) {
 				return &mcp.CreateMessageResult{Role: "assistant", Model: "test", Content: &mcp.TextContent{Text: "sampled words"}}, nil
 			},
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		session, err := c.Connect(ctx, &mcp.StreamableClientTransport{
 			Endpoint: s.URL + "/mcp/" + server, HTTPClient: &http.Client{Transport: bearer(token)}, MaxRetries: -1,
@@ -331,7 +331,7 @@ func TestGoClientsThroughTheGate(t *testing.T) {
 	}
 	tool := func(t *testing.T, c *mcp.ClientSession, name string, args map[string]any) string {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		params := &mcp.CallToolParams{Name: name, Arguments: args}
 		params.SetProgressToken(name)

@@ -25,7 +25,7 @@ func socketMode(s *stage.Stage) map[string]string {
 // connected waits for the program's websocket.
 func connected(t *testing.T, s *stage.Stage) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	if err := s.Slack.Await(ctx, func() bool { return s.Slack.Sockets() > 0 }); err != nil {
 		t.Fatalf("no connection in Socket Mode: %v", err)
@@ -159,7 +159,7 @@ func TestTwoEnforcersShareApprovals(t *testing.T) {
 		var calls sync.WaitGroup
 		for i, c := range clients {
 			calls.Go(func() {
-				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
 				res, err := c.CallTool(ctx, &mcp.CallToolParams{Name: "execute", Arguments: map[string]any{"sql": change}})
 				if err != nil {
@@ -176,11 +176,11 @@ func TestTwoEnforcersShareApprovals(t *testing.T) {
 		for _, begun := range streams { // both wait before anybody presses
 			select {
 			case <-begun:
-			case <-time.After(30 * time.Second):
+			case <-time.After(patience):
 				t.Fatal("a call does not wait")
 			}
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
 		defer cancel()
 		card, err := s.Slack.AwaitCard(ctx, stage.Channel, func(c slack.Card) bool { return len(c.Buttons()) > 0 })
 		if err != nil {
@@ -231,7 +231,7 @@ func TestNATSAwayAtTheStart(t *testing.T) {
 	p := starting(t, s, map[string]string{"COUNTERSIGN_NATS_URL": "nats://" + gone})
 	select {
 	case <-p.done:
-	case <-time.After(30 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("it goes on")
 	}
 	if p.err == nil || !strings.Contains(p.log.String(), "NATS") {

@@ -16,7 +16,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"countersign/audit"
 	"countersign/fixtures/githost"
@@ -357,7 +356,7 @@ func (p *program) awaitEvent(tool, event string) (approval string) {
 // awaitCard waits for the card that shows arg and can be decided.
 func awaitCard(t *testing.T, s *stage.Stage, arg string) slack.Card {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	card, err := s.Slack.AwaitCard(ctx, stage.Channel, func(c slack.Card) bool {
 		return len(c.Buttons()) > 0 && strings.Contains(fmt.Sprintf("%s", c.Blocks), arg)
@@ -371,7 +370,7 @@ func awaitCard(t *testing.T, s *stage.Stage, arg string) slack.Card {
 // told waits until the user was told something alone.
 func told(t *testing.T, s *stage.Stage, user, words string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	err := s.Slack.Await(ctx, func() bool {
 		return slices.ContainsFunc(s.Slack.Ephemerals(user), func(e slack.Ephemeral) bool { return strings.Contains(e.Text, words) })
