@@ -223,7 +223,7 @@ func target(args string) shown {
 	}}
 }
 
-// imageTarget checks a docker build against the Dockerfile.
+// imageTarget checks a docker build against the Dockerfile; .ci/image builds and runs it.
 func imageTarget(name string) shown {
 	return shown{instead: "needs a container engine", check: func(s *shell) {
 		if !strings.Contains(docPage(s.t, "Dockerfile"), " AS "+name+"\n") {
