@@ -40,6 +40,9 @@ type Settings struct {
 	DefaultExpires time.Duration // of an approval whose rule does not say
 	MaxRequest     int64         // bytes
 	MaxResponse    int64         // bytes
+	MaxHeaders     int64         // bytes of a request's headers
+	MaxDepth       int           // nested objects and arrays of a message
+	MaxMemory      int64         // bytes of all messages that are held at one moment
 }
 
 // Masks is what masks/*.yaml add up to.
@@ -60,6 +63,7 @@ type Policy struct {
 	index    index
 	byServer map[string][]*rule // what may open a server's baseline
 	cases    []testCase
+	quotas   []Quota // by id
 	usesSQL  bool
 }
 
@@ -68,7 +72,7 @@ func Load(fsys fs.FS, commit string) (*Policy, error) {
 	l := loader{fsys: fsys, ids: map[string]*rule{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
 	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute,
-		MaxRequest: 4 << 20, MaxResponse: 8 << 20}
+		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20}
 	l.load()
 	if len(l.problems) > 0 {
 		return nil, l.problems.sorted()
@@ -112,6 +116,7 @@ type loader struct {
 	bytes    int64
 	rules    []ruleSource
 	ids      map[string]*rule
+	late     []func() // what names servers, read before they are known
 }
 
 func (l *loader) load() {
@@ -153,6 +158,9 @@ func (l *loader) load() {
 		}
 	}
 	// Rules name servers, credentials and approver sets, cases name all: last.
+	for _, f := range l.late {
+		f()
+	}
 	for _, d := range ruleFiles {
 		l.ruleFile(d)
 	}
@@ -232,7 +240,7 @@ func (l *loader) settings(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits")
+	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits", "quotas")
 	if !ok {
 		return
 	}
@@ -253,13 +261,57 @@ func (l *loader) settings(d *document) {
 		}
 	}
 	if n := f["limits"]; n != nil {
-		if a, ok := d.fields(n, "limits", "request", "response"); ok {
-			if v := a["request"]; v != nil {
-				s.MaxRequest = d.size(v, "limits.request", 64<<20)
-			}
-			if v := a["response"]; v != nil {
-				s.MaxResponse = d.size(v, "limits.response", 64<<20)
-			}
+		d.limits(n, s)
+	}
+	if n := f["quotas"]; n != nil {
+		l.late = append(l.late, func() { l.quotas(d, n) })
+	}
+}
+
+// The bounds of limits.memory: room for one message of the largest size, and
+// what can be meant for a machine.
+const (
+	minMemory = 16 << 20
+	maxMemory = 64 << 30
+)
+
+// limits reads the bounds on one message, and on all of them together.
+func (d *document) limits(n *yaml.Node, s *Settings) {
+	a, ok := d.fields(n, "limits", "request", "response", "headers", "depth", "memory")
+	if !ok {
+		return
+	}
+	if v := a["request"]; v != nil {
+		s.MaxRequest = d.size(v, "limits.request", 64<<20)
+	}
+	if v := a["response"]; v != nil {
+		s.MaxResponse = d.size(v, "limits.response", 64<<20)
+	}
+	if v := a["headers"]; v != nil {
+		if s.MaxHeaders = d.size(v, "limits.headers", 64<<10); s.MaxHeaders > 0 && s.MaxHeaders < 4<<10 {
+			d.report(v, "limits.headers is less than 4KB: a token would not fit")
+		}
+	}
+	if v := a["depth"]; v != nil {
+		if s.MaxDepth = d.number(v, "limits.depth"); v.Tag == "!!int" && (s.MaxDepth < 8 || s.MaxDepth > 500) {
+			d.report(v, "limits.depth must lie between 8 and 500")
+		}
+	}
+	if v := a["memory"]; v != nil {
+		if s.MaxMemory = d.size(v, "limits.memory", maxMemory); s.MaxMemory > 0 && s.MaxMemory < minMemory {
+			d.report(v, "limits.memory is less than %d MB", minMemory>>20)
+			return
+		}
+	}
+	// Whatever one message may weigh must have its place in a budget of which
+	// requests and answers have a half each.
+	for name, most := range map[string]int64{"request": s.MaxRequest, "response": s.MaxResponse} {
+		at := n
+		if a[name] != nil {
+			at = a[name]
+		}
+		if 4*most > s.MaxMemory && s.MaxMemory > 0 {
+			d.report(at, "limits.%s is %d MB: limits.memory must be at least four times that, and is %d MB", name, most>>20, s.MaxMemory>>20)
 		}
 	}
 }

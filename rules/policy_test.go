@@ -12,7 +12,7 @@ const commit = "3f9c2e1d00000000000000000000000000000000"
 // base is a policy that the tests vary: a file given as "" is left out.
 func base() map[string]string {
 	return map[string]string{
-		"countersign.yaml": "version: 1\napprovals: { hold: 30s, expires: 10m }\nlimits: { request: 1MB, response: 2MB }\n",
+		"countersign.yaml": "version: 1\napprovals: { hold: 30s, expires: 10m }\nlimits: { request: 1MB, response: 2MB, headers: 16KB, depth: 32, memory: 64MB }\nquotas: [{ id: a-person, per: [subject], minute: 120, day: 5000, concurrent: 8 }]\n",
 		"servers/customers.yaml": `server: customers
 url: http://127.0.0.1:9000/mcp
 timeout: 20s
@@ -90,7 +90,7 @@ func call(tool, args string) Request {
 
 func TestLoad(t *testing.T) {
 	p := load(t, base())
-	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, 1 << 20, 2 << 20}); got != want {
+	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20}); got != want {
 		t.Errorf("Settings = %+v, want %+v", got, want)
 	}
 	s, ok := p.Server("customers")
