@@ -40,7 +40,7 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 		if old != nil {
 			if was, ok := old.policy.Server(s.Name); ok && sameUpstream(was, s) {
 				next.upstreams[s.Name] = old.upstreams[s.Name]
-				next.upstreams[s.Name].SetLimits(int(p.Settings().MaxResponse))
+				next.upstreams[s.Name].SetLimits(int(p.Settings().MaxResponse), 0)
 				continue
 			}
 		}

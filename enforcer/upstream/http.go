@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -26,6 +27,7 @@ type HTTPConfig struct {
 	// then last as long as it likes. 60 s if zero.
 	Timeout time.Duration
 	// MaxMessage bounds one message, that is one body or one event. 8 MiB if zero.
+	// (Its depth is for whoever parses it.)
 	MaxMessage int
 	// Client may bring a transport. Redirects are never followed, whatever it
 	// says. Nil means a transport of our own.
@@ -60,7 +62,7 @@ func HTTP(cfg HTTPConfig) Upstream {
 		cfg.Timeout = 60 * time.Second
 	}
 	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}, traffic: traffic{calm: calm}}
-	u.SetLimits(cfg.MaxMessage)
+	u.SetLimits(cfg.MaxMessage, 0)
 	if cfg.Client != nil {
 		u.client = *cfg.Client
 	}
@@ -255,6 +257,8 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 		timer.Stop()
 		reply.stream = true
 		events := wire.NewEventReader(resp.Body, u.max())
+		events.Hold = func(n int) error { return r.Room.Set(ctx, n) }
+		reply.done = func() { _ = events.Done() } // to hold less never fails
 		reply.next = func() (wire.Event, error) {
 			e, err := events.Next()
 			if err != nil && err != io.EOF {
@@ -264,7 +268,7 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 		}
 		return reply, nil
 	case kind == "application/json":
-		return reply, u.whole(ctx, reply, resp, timer)
+		return reply, u.whole(ctx, r, reply, resp, timer)
 	}
 	// No message. An empty body needs no content type: 202 for what is not a
 	// request, 204 for a session's end, 405 for a GET that is not offered.
@@ -286,32 +290,21 @@ func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == w
 
 // whole reads a JSON body. The bound on waiting covers it, because a body that
 // is one message has nothing to wait for once it has begun.
-func (u *httpUpstream) whole(ctx context.Context, reply *Reply, resp *http.Response, timer *time.Timer) error {
-	max := u.max()
+func (u *httpUpstream) whole(ctx context.Context, r *Request, reply *Reply, resp *http.Response, timer *time.Timer) error {
+	max := int64(u.max())
 	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
-	if resp.ContentLength > int64(max) {
+	if resp.ContentLength > max {
 		return tooLarge
 	}
-	size := 512
-	if resp.ContentLength > 0 {
-		size = int(resp.ContentLength) + bytes.MinRead
-	}
-	buf := bytes.NewBuffer(make([]byte, 0, size))
-	n, err := buf.ReadFrom(io.LimitReader(resp.Body, int64(max)+1))
+	body, err := r.Room.ReadAll(ctx, resp.Body, resp.ContentLength, max)
 	timer.Stop()
-	if err != nil {
-		return u.failed(ctx, err)
-	}
-	if n > int64(max) {
+	switch {
+	case errors.Is(err, budget.ErrTooLarge):
 		return tooLarge
-	}
-	body, given := buf.Bytes(), n == 0
-	reply.next = func() (wire.Event, error) {
-		if given {
-			return wire.Event{}, io.EOF
-		}
-		given = true
-		return wire.Event{Raw: body, Data: body, HasData: true}, nil
+	case err != nil:
+		return u.failed(ctx, err)
+	case len(body) > 0:
+		reply.next = once(wire.Event{Raw: body, Data: body, HasData: true})
 	}
 	return nil
 }
@@ -332,6 +325,9 @@ func returnable(name string) bool {
 func (u *httpUpstream) failed(ctx context.Context, err error) error {
 	if errors.Is(err, wire.ErrEventTooLarge) {
 		return fmt.Errorf("%w: one event has more bytes than the policy's limit", ErrTooLarge)
+	}
+	if errors.Is(err, budget.ErrFull) {
+		return err
 	}
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errTimeout):

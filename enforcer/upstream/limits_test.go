@@ -18,7 +18,7 @@ func TestSetLimits(t *testing.T) {
 	call := request(fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"method":"x","params":{%s,"a":%q}}`, modernMeta, strings.Repeat("x", 4000)))
 	before := mirror(t, spawned, call).Result.PID
 	for _, u := range []Upstream{spawned, remote} {
-		u.SetLimits(10_000)
+		u.SetLimits(10_000, 0)
 		if _, err := answer(t, u, call); err != nil {
 			t.Error(err)
 		}
@@ -27,11 +27,11 @@ func TestSetLimits(t *testing.T) {
 		t.Errorf("process %d became %d", before, after)
 	}
 	for _, u := range []Upstream{spawned, remote} {
-		u.SetLimits(1000)
+		u.SetLimits(1000, 0)
 		if _, err := answer(t, u, call); !errors.Is(err, ErrTooLarge) || errors.Is(err, ErrNotSent) {
 			t.Errorf("beyond the bound: %v", err)
 		}
-		u.SetLimits(0) // what it is by itself
+		u.SetLimits(0, 0) // what it is by itself
 		if _, err := answer(t, u, call); err != nil {
 			t.Error(err)
 		}

@@ -1,19 +1,22 @@
 package upstream
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"io"
 	"sync"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
 // letter is one message that a spawned server wrote.
 type letter struct {
 	line  []byte
-	final bool // the response that ends its call
-	code  int  // of an error response
+	final bool          // the response that ends its call
+	code  int           // of an error response
+	room  *budget.Share // what a long line is counted in; nil: in its mailbox
 }
 
 // mailbox holds what a spawned server wrote for one reader. Its writer never
@@ -23,13 +26,15 @@ type mailbox struct {
 	mu    sync.Mutex
 	queue []letter
 	bytes int
+	small int           // of the letters without a share of their own
+	room  *budget.Share // those are counted in
 	max   func() int
 	err   error // after the queue
 	ready chan struct{}
 }
 
-func newMailbox(max func() int) *mailbox {
-	return &mailbox{max: max, ready: make(chan struct{}, 1)}
+func newMailbox(max func() int, room *budget.Pool) *mailbox {
+	return &mailbox{max: max, room: room.Share(), ready: make(chan struct{}, 1)}
 }
 
 func (m *mailbox) wake() {
@@ -39,18 +44,26 @@ func (m *mailbox) wake() {
 	}
 }
 
-// put adds a letter. A reader that lags behind the bound loses its stream,
-// with an error that says so, never single messages out of it.
-func (m *mailbox) put(l letter) {
+// put adds a letter, and takes over its share. A reader that lags behind the
+// bound, or for whose letters there is no room, loses its stream, with an error
+// that says so, never single messages out of it.
+func (m *mailbox) put(l *letter) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.err != nil {
 		return
 	}
-	if m.bytes += len(l.line); m.bytes > m.max() {
+	if l.room == nil && !m.room.Try(m.small+len(l.line)) {
+		m.err = budget.ErrFull
+	} else if m.bytes += len(l.line); m.bytes > m.max() {
 		m.err = fmt.Errorf("%w: more than %d bytes wait to be read", ErrTooLarge, m.max())
+		m.room.Keep(m.small)
 	} else {
-		m.queue = append(m.queue, l)
+		if l.room == nil {
+			m.small += len(l.line)
+		}
+		m.queue = append(m.queue, *l)
+		l.room = nil
 		if l.final {
 			m.err = io.EOF
 		}
@@ -68,6 +81,18 @@ func (m *mailbox) finish(err error) {
 	m.wake()
 }
 
+// discard ends a mailbox that nobody reads any more.
+func (m *mailbox) discard() {
+	m.finish(io.EOF)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, l := range m.queue {
+		l.room.Free()
+	}
+	m.queue, m.bytes, m.small = nil, 0, 0
+	m.room.Free()
+}
+
 // next waits for a letter. A superseded reader gets io.EOF.
 func (m *mailbox) next(ctx context.Context, superseded <-chan struct{}) (letter, error) {
 	for {
@@ -77,6 +102,10 @@ func (m *mailbox) next(ctx context.Context, superseded <-chan struct{}) (letter,
 			m.queue[0] = letter{}
 			m.queue = m.queue[1:]
 			m.bytes -= len(l.line)
+			if l.room == nil {
+				m.small -= len(l.line)
+				m.room.Keep(m.small)
+			}
 			if len(m.queue) > 0 || m.err != nil {
 				m.wake()
 			}
@@ -101,9 +130,21 @@ func (m *mailbox) next(ctx context.Context, superseded <-chan struct{}) (letter,
 	}
 }
 
+// handed moves what a letter is counted in to its reader's share, in the place
+// of the letter before, which is done with.
+func (l letter) handed(room *budget.Share) letter {
+	room.Free()
+	room.Adopt(l.room)
+	return l
+}
+
 // asEvent presents a letter as an event of a stream.
 func (l letter) asEvent() wire.Event {
-	return wire.Event{Raw: wire.MessageEvent(l.line), Data: l.line, HasData: true}
+	e := wire.Event{Raw: wire.MessageEvent(l.line), Data: l.line, HasData: true}
+	if bytes.IndexByte(l.line, '\r') < 0 { // one line of data: what was written need not be kept beside it
+		e.Data = e.Raw[len("data: ") : len(e.Raw)-len("\n\n")]
+	}
+	return e
 }
 
 func (m *mailbox) size() int {

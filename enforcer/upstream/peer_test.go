@@ -162,6 +162,11 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 		fmt.Printf(`{"jsonrpc":"2.0","method":"notifications/message","params":{"n":1.0}}`+"\n"+
 			`{"jsonrpc":"2.0","id":%s,"result":{"initialized":%d}}`+"\n"+
 			`{"jsonrpc":"2.0","method":"notifications/tools/list_changed"}`+"\n", id, initialized)
+	case "bulk":
+		note := fmt.Sprintf(`{"jsonrpc":"2.0","method":"notifications/message","params":{"data":%q}}`+"\n", strings.Repeat("x", 6000))
+		fmt.Print(strings.Repeat(note, 100))
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+		fmt.Print(strings.Repeat(note, 20))
 	case "fork":
 		self, err := os.Executable()
 		if err != nil {

@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -174,13 +175,20 @@ func (p *process) write() {
 func (p *process) read(stdout *os.File) {
 	r := bufio.NewReaderSize(stdout, 64<<10)
 	for {
-		line, err := readLine(r, p.owner.max)
+		room := p.owner.cfg.Room.Share()
+		line, err := readLine(r, p.owner.max, func(n int) error { return room.Set(context.Background(), n) })
 		max := p.owner.max()
 		switch {
+		case errors.Is(err, budget.ErrFull):
+			room.Free()
+			p.owner.unread(p, err)
+			continue
 		case errors.Is(err, errLongLine):
+			room.Free()
 			p.kill(fmt.Errorf("%w: it wrote a line of more than %d bytes", ErrTooLarge, max))
 			return
 		case err != nil:
+			room.Free()
 			// It closed its output, or is gone: either way it says no more. How
 			// it ends is known to reap.
 			p.end(nil)
@@ -188,34 +196,58 @@ func (p *process) read(stdout *os.File) {
 		case len(strings.TrimSpace(string(line[:min(len(line), 64)]))) == 0 && len(line) <= 64:
 			continue
 		}
-		m, err := wire.Parse(line, wire.Limits{Bytes: max})
+		m, err := wire.Parse(line, wire.Limits{Bytes: max, Depth: int(p.owner.depth.Load())})
 		if err != nil {
+			room.Free()
 			// The text only: as a *wire.Error it would pass for one about the
 			// caller's message.
 			p.kill(fmt.Errorf("%w: it wrote something to its standard output that is not one strict JSON-RPC message: %s", ErrNotMCP, err))
 			return
 		}
-		p.owner.route(p, m)
+		l := letter{line: m.Raw}
+		if room.Held() > 0 { // others are counted together, in the mailbox that they wait in
+			l.room = room
+		}
+		p.owner.route(p, m, &l)
+		l.room.Free() // if nobody took it
 	}
 }
 
 var errLongLine = errors.New("line too long")
 
 // readLine returns the next line without its end. Bytes after the last line
-// end are a message that was cut off: they are not returned.
-func readLine(r *bufio.Reader, max func() int) ([]byte, error) {
+// end are a message that was cut off: they are not returned. Grow is told how
+// many bytes the line takes before it does; where that fails, the line is read
+// to its end all the same, and left out.
+func readLine(r *bufio.Reader, most func() int, grow func(int) error) ([]byte, error) {
 	var line []byte
+	var full error
+	length := 0
 	for {
 		part, err := r.ReadSlice('\n')
-		if len(line)+len(part) > max()+2 {
+		if length += len(part); length > most()+2 {
 			return nil, errLongLine
 		}
-		line = append(line, part...)
+		if size := len(line) + len(part); size > cap(line) && full == nil {
+			size = max(size, 2*cap(line))
+			if full = grow(cap(line) + size); full == nil { // both, while one is copied to the other
+				line = append(make([]byte, 0, size), line...)
+				full = grow(size)
+			}
+		}
+		if full == nil {
+			line = append(line, part...)
+		} else {
+			line = nil
+		}
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
 		if err != nil {
 			return nil, err
+		}
+		if full != nil {
+			return nil, full
 		}
 		line = line[:len(line)-1]
 		if n := len(line); n > 0 && line[n-1] == '\r' {

@@ -16,10 +16,11 @@ const backlog = 256 << 10
 // that a process writes stays within its session, or within its holder: a
 // message that cannot be assigned is given to a call of the same process, or
 // to nobody.
-func (u *stdio) route(p *process, m *wire.Message) {
+//
+// The first that it is given to takes over what the line is counted in.
+func (u *stdio) route(p *process, m *wire.Message, l *letter) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	l := letter{line: m.Raw}
 	switch {
 	case m.Kind == wire.Response:
 		c := p.calls[idKey(m.ID)]
@@ -74,7 +75,7 @@ func (u *stdio) route(p *process, m *wire.Message) {
 
 // routeModern assigns a notification: to the subscription that it names, or
 // else to a call in flight.
-func (u *stdio) routeModern(p *process, m *wire.Message, l letter) {
+func (u *stdio) routeModern(p *process, m *wire.Message, l *letter) {
 	if id, ok := m.Member(m.Meta, wire.MetaSubscription); ok {
 		if c := p.calls[idKey(m.Bytes(id))]; c != nil {
 			c.mail.put(l)

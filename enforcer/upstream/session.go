@@ -42,7 +42,7 @@ func (u *stdio) initialize(ctx, first context.Context, r *Request) (*Reply, erro
 	s := &session{
 		id: newSessionID(), holder: r.Holder, opening: bytes.Clone(r.Body),
 		procs: map[string]*process{}, starting: map[string]chan struct{}{}, asked: map[string]*process{},
-		mail: newMailbox(u.waiting),
+		mail: newMailbox(u.waiting, u.cfg.Room),
 	}
 	p, err := u.spawn(first, s, slot{key: r.Inject.Key}, r.Inject)
 	if err != nil {
@@ -133,6 +133,8 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 		return fail(err)
 	}
 	l, err := c.mail.next(ctx, nil)
+	c.mail.discard()
+	l.room.Free()
 	switch {
 	case err != nil:
 		return fail(err)
@@ -201,18 +203,21 @@ func (u *stdio) listen(ctx context.Context, r *Request) (*Reply, error) {
 		close(s.reader)
 	}
 	if s.mail.failed() {
-		s.mail = newMailbox(u.waiting)
+		s.mail.discard()
+		s.mail = newMailbox(u.waiting, u.cfg.Room)
 	}
 	mine, mail := make(chan struct{}), s.mail
 	s.reader = mine
 	reply := &Reply{Status: http.StatusOK, Header: http.Header{}, stream: true}
 	reply.Header.Set("Content-Type", "text/event-stream")
+	reply.done = r.Room.Free
 	reply.next = func() (wire.Event, error) {
+		r.Room.Free()
 		l, err := mail.next(ctx, mine)
 		if err != nil {
 			return wire.Event{}, err
 		}
-		return l.asEvent(), nil
+		return l.handed(r.Room).asEvent(), nil
 	}
 	reply.close = func() error {
 		u.mu.Lock()
@@ -220,6 +225,9 @@ func (u *stdio) listen(ctx context.Context, r *Request) (*Reply, error) {
 		if s.reader == mine {
 			s.reader = nil
 			close(mine)
+			if s.over {
+				mail.discard()
+			}
 		}
 		return nil
 	}
@@ -236,7 +244,7 @@ func (u *stdio) EndSession(id string) {
 	}
 	delete(u.sessions, id)
 	s.over = true
-	mail := s.mail
+	mail, read := s.mail, s.reader != nil
 	var ending []*process
 	for p := range u.procs {
 		if p.session == s {
@@ -244,7 +252,11 @@ func (u *stdio) EndSession(id string) {
 		}
 	}
 	u.mu.Unlock()
-	mail.finish(io.EOF)
+	if read {
+		mail.finish(io.EOF) // what is in it is still read
+	} else {
+		mail.discard()
+	}
 	for _, p := range ending {
 		p.end(fmt.Errorf("%w: %w", ErrSessionGone, errSessionEnd))
 	}
@@ -397,6 +409,24 @@ func (u *stdio) abandon(p *process, cause error) {
 	u.mu.Unlock()
 	for _, c := range failing {
 		c.mail.finish(cause)
+	}
+}
+
+// unread fails the calls that a line may have been for which had to be left out:
+// which one it was, the line would have told. The process goes on.
+func (u *stdio) unread(p *process, cause error) {
+	u.mu.Lock()
+	var failing []*mailbox
+	for id, c := range p.calls {
+		failing = append(failing, c.mail)
+		delete(p.calls, id) // its answer, should it still come, is nobody's
+	}
+	if p.session != nil {
+		failing = append(failing, p.session.mail)
+	}
+	u.mu.Unlock()
+	for _, m := range failing {
+		m.finish(cause)
 	}
 }
 

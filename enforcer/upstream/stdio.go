@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -25,6 +26,8 @@ type StdioConfig struct {
 	// included. 32 if zero.
 	MaxProcesses int
 	MaxMessage   int               // bytes of one line; 8 MiB if zero
+	MaxDepth     int               // of the JSON in it; 64 if zero
+	Room         *budget.Pool      // what the lines that wait for a reader are counted in; nil: they are not
 	Timeout      time.Duration     // until the first message of an answer, a start included; 60 s if zero
 	Stderr       func(line string) // not yet masked
 	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
@@ -83,7 +86,7 @@ func Stdio(cfg StdioConfig) Upstream {
 		cfg: cfg, spawner: newSpawner(), traffic: traffic{calm: calm},
 		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
 	}
-	u.SetLimits(cfg.MaxMessage)
+	u.SetLimits(cfg.MaxMessage, cfg.MaxDepth)
 	return u
 }
 
@@ -249,7 +252,7 @@ func (u *stdio) enter(p *process, m *wire.Message) *call {
 	c := &call{
 		id: id, token: token, order: u.clock,
 		listen: m.Method == "subscriptions/listen",
-		mail:   newMailbox(u.waiting),
+		mail:   newMailbox(u.waiting, u.cfg.Room),
 	}
 	p.calls[id] = c
 	p.used = u.clock
@@ -285,6 +288,7 @@ func (u *stdio) await(ctx, first context.Context, p *process, c *call, r *Reques
 		u.abandonCall(p, c, r.Message.ID, modern || context.Cause(first) == errTimeout)
 		return nil, err
 	}
+	l = l.handed(r.Room)
 	reply := &Reply{Status: http.StatusOK, Header: http.Header{}}
 	reply.close = func() error {
 		u.abandonCall(p, c, r.Message.ID, modern)
@@ -302,29 +306,31 @@ func (u *stdio) await(ctx, first context.Context, p *process, c *call, r *Reques
 	reply.stream = true
 	reply.Header.Set("Content-Type", "text/event-stream")
 	reply.Header.Set("X-Accel-Buffering", "no")
-	given := false
+	begin := once(l.asEvent())
+	reply.done = r.Room.Free
 	reply.next = func() (wire.Event, error) {
-		if !given {
-			given = true
-			return l.asEvent(), nil
+		if e, err := begin(); err == nil {
+			return e, nil
 		}
+		r.Room.Free()
 		l, err := c.mail.next(ctx, nil)
 		if err != nil {
 			return wire.Event{}, err
 		}
-		return l.asEvent(), nil
+		return l.handed(r.Room).asEvent(), nil
 	}
 	return reply, nil
 }
 
+// once gives an event, and does not hold on to it.
 func once(e wire.Event) func() (wire.Event, error) {
-	given := false
 	return func() (wire.Event, error) {
-		if given {
+		if !e.HasData {
 			return wire.Event{}, io.EOF
 		}
-		given = true
-		return e, nil
+		given := e
+		e = wire.Event{}
+		return given, nil
 	}
 }
 
@@ -354,7 +360,7 @@ func (u *stdio) abandonCall(p *process, c *call, id []byte, cancel bool) {
 		delete(p.calls, c.id)
 	}
 	u.mu.Unlock()
-	c.mail.finish(io.EOF)
+	c.mail.discard()
 	if !open || !cancel {
 		return
 	}

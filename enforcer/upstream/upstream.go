@@ -16,6 +16,7 @@ import (
 	"net/http"
 	"sync/atomic"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -39,6 +40,10 @@ type Request struct {
 	Holder      string
 	Inject      Injection
 	LastEventID string
+	// Room is what the answer's bytes are counted in, those of the event that
+	// Next gave last included, until Done. Nil: they are not. An answer for
+	// which there is no room ends with budget.ErrFull.
+	Room *budget.Share
 }
 
 // Reply is the server's answer. It must be closed.
@@ -50,6 +55,7 @@ type Reply struct {
 	stream bool
 	code   int // of the error response that a JSON answer is; 0 if none, or not looked at
 	next   func() (wire.Event, error)
+	done   func()
 	close  func() error
 }
 
@@ -63,6 +69,14 @@ func (r *Reply) Next() (wire.Event, error) {
 		return wire.Event{}, io.EOF
 	}
 	return r.next()
+}
+
+// Done says that the event which Next gave last is not held any more: it is not
+// counted from then on (Request.Room).
+func (r *Reply) Done() {
+	if r.done != nil {
+		r.done()
+	}
 }
 
 // Close gives up what has not been read. On a modern request that cancels it.
@@ -89,9 +103,10 @@ type Upstream interface {
 	// subscriptions/listen) do not hold it up. Leases still have to be ended here
 	// meanwhile.
 	Retire(ctx context.Context) error
-	// SetLimits changes the bound on one message, at once for a spawned server,
-	// and for the next exchange with one on HTTP. 8 MiB if not positive.
-	SetLimits(maxMessage int)
+	// SetLimits changes the bounds on one message, its bytes and its depth, at
+	// once for a spawned server, and for the next exchange with one on HTTP.
+	// 8 MiB and 64 if not positive.
+	SetLimits(maxMessage, maxDepth int)
 	// Close ends everything, what runs included, and returns when it has ended.
 	Close() error
 }
@@ -138,14 +153,15 @@ func (e *StatusError) Unwrap() error { return ErrNotMCP }
 
 const defaultMessage = 8 << 20
 
-// limits is the bound on one message.
-type limits struct{ message atomic.Int64 }
+// limits are the bounds on one message.
+type limits struct{ message, depth atomic.Int64 }
 
-func (l *limits) SetLimits(maxMessage int) {
+func (l *limits) SetLimits(maxMessage, maxDepth int) {
 	if maxMessage <= 0 {
 		maxMessage = defaultMessage
 	}
 	l.message.Store(int64(maxMessage))
+	l.depth.Store(int64(max(maxDepth, 0))) // wire knows the default
 }
 
 func (l *limits) max() int { return int(l.message.Load()) }

@@ -29,9 +29,16 @@ const defaultEvent = 8 << 20
 
 // EventReader splits a stream into events without losing a byte.
 type EventReader struct {
+	// Hold is told how many bytes are held here before they are: what was read,
+	// and the last event given out until Done or the next one is asked for. An
+	// error of it ends the stream. It may be nil.
+	Hold func(bytes int) error
+
 	r      io.Reader
 	max    int
 	buf    []byte // read, not yet handed out
+	size   int    // of the array that buf lies in
+	out    int    // bytes of the event handed out last that are not in it
 	at     int    // buf[:at] consists of whole lines of the event in progress
 	look   int    // buf[at:look] has no line end
 	bare   bool   // the last line of the previous event ended in CR at the end of what had been read
@@ -51,6 +58,30 @@ func NewEventReader(r io.Reader, max int) *EventReader {
 // the stream it returns what is left as an event that is Cut (or, if that is
 // only the LF of a final CRLF, as one without data), and then io.EOF.
 func (r *EventReader) Next() (Event, error) {
+	if err := r.Done(); err != nil {
+		return Event{}, err
+	}
+	e, err := r.next()
+	if err == nil && r.out > 0 {
+		err = r.hold(r.size + r.out)
+	}
+	return e, err
+}
+
+// Done says that the event given out last is not held any more.
+func (r *EventReader) Done() error {
+	r.out = 0
+	return r.hold(r.size)
+}
+
+func (r *EventReader) hold(n int) error {
+	if r.Hold == nil {
+		return nil
+	}
+	return r.Hold(n)
+}
+
+func (r *EventReader) next() (Event, error) {
 	for {
 		end, blank := r.line()
 		if end < 0 {
@@ -125,13 +156,27 @@ var bom = []byte("\xef\xbb\xbf")
 // full is replaced, never written over.
 func (r *EventReader) fill() {
 	if cap(r.buf)-len(r.buf) < 4096 {
-		grown := make([]byte, len(r.buf), max(8192, 2*len(r.buf)))
-		copy(grown, r.buf)
-		r.buf = grown
+		size := max(minBuffer, 2*len(r.buf))
+		if r.err = r.hold(r.size + size); r.err != nil { // both, while one is copied to the other
+			return
+		}
+		r.renew(size)
+		if r.err = r.hold(r.size); r.err != nil {
+			return
+		}
 	}
 	n, err := r.r.Read(r.buf[len(r.buf):cap(r.buf)])
 	r.buf = r.buf[:len(r.buf)+n]
 	r.err = err
+}
+
+const minBuffer = 8192
+
+// renew moves what is not handed out to an array of its own.
+func (r *EventReader) renew(size int) {
+	grown := make([]byte, len(r.buf), size)
+	copy(grown, r.buf)
+	r.buf, r.size = grown, size
 }
 
 // take hands out buf[:end] as an event.
@@ -139,6 +184,10 @@ func (r *EventReader) take(end int) Event {
 	e := Event{Raw: r.buf[:end:end]}
 	r.buf = r.buf[end:]
 	r.at, r.look = 0, 0
+	if end > minBuffer && end >= r.size/4 { // a large event's array goes with it, or an idle stream would keep it
+		r.out = r.size
+		r.renew(max(minBuffer, 2*len(r.buf)))
+	}
 	e.first = !r.opened
 	parts := 0
 	eachLine(e.Raw, e.first, func(l line) {
@@ -149,6 +198,7 @@ func (r *EventReader) take(end int) Event {
 				e.Data = l.value
 			case 2: // from here on in a place of its own
 				e.Data = append(make([]byte, 0, len(e.Raw)), e.Data...)
+				r.out += len(e.Raw)
 				fallthrough
 			default:
 				e.Data = append(append(e.Data, '\n'), l.value...)
