@@ -92,7 +92,7 @@ func (x *exchange) status() int {
 func (x *exchange) answerJSON() error {
 	ev, err := x.reply.Next()
 	if err != nil && !errors.Is(err, io.EOF) {
-		return upstreamFailed(err)
+		return x.upstreamFailed(err)
 	}
 	if len(bytes.TrimSpace(ev.Data)) == 0 {
 		if x.msg != nil && x.msg.Kind == wire.Request {
@@ -124,6 +124,7 @@ func (x *exchange) answerJSON() error {
 	if err := x.release(); err != nil {
 		return err
 	}
+	x.answers.Keep(cap(clean)) // all that is held while the client takes its time
 	x.out.message(x.status(), clean)
 	x.delivered(clean)
 	return nil

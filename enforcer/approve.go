@@ -78,6 +78,12 @@ func (x *exchange) approve(ctx context.Context) error {
 		x.decision = again
 		return x.denied("approved, but the policy has changed its credential since: repeat the call to ask again")
 	}
+	if err := x.answerable(ctx); err != nil { // the approval stays
+		return err
+	}
+	if refused := x.e.Quotas.Count(x.req.Now, x.draws()); refused != nil {
+		return x.exhausted(refused) // the approval stays
+	}
 	x.lateKey = x.sameRequest() // as the caller's next identical call will have it
 	x.decision = again
 	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.digest, asked, x.id); err != nil {
@@ -206,11 +212,15 @@ func (x *exchange) waitKey(id []byte) string {
 // Whatever else the parameters hold is appended as JSON, because the digest
 // covers it.
 func (x *exchange) shown() (text string, partial bool) {
-	masked, report, err := x.e.Mask.Message(x.msg.Canonical())
-	if err != nil {
-		return "[cannot be shown: " + err.Error() + "]", true
-	}
-	return showParams(masked), len(report.Hits) > 0
+	x.e.room.works(len(x.raw), func() {
+		masked, report, err := x.e.Mask.Message(x.msg.Canonical())
+		if err != nil {
+			text, partial = "[cannot be shown: "+err.Error()+"]", true
+			return
+		}
+		text, partial = showParams(masked), len(report.Hits) > 0
+	})
+	return text, partial
 }
 
 func showParams(params []byte) string {

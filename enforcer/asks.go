@@ -31,9 +31,12 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	room := x.e.room.answers.Share()
+	defer room.Free()
 	reply, err := x.force.upstreams[x.server].Send(context.WithoutCancel(x.r.Context()), &upstream.Request{
 		Verb: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
 		Body: answer, Message: parsed, Session: x.session, Holder: x.ownerKey(), Inject: x.inject,
+		Room: room,
 	})
 	if err != nil {
 		x.e.Log.Warn("the upstream could not be told that its request was refused", "server", x.server, "method", m.Method, "err", err)

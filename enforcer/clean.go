@@ -1,15 +1,18 @@
 package enforcer
 
 import (
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 	"countersign/rules"
 )
 
 // clean parses one message from the upstream, hides the list elements that this
 // subject could never use, and masks what is left. An error means: blocked.
-func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
-	limit := x.force.policy.Settings().MaxResponse
-	m, err := wire.Parse(data, wire.Limits{Bytes: int(limit)})
+func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error) {
+	set := x.force.policy.Settings()
+	x.e.room.works(len(data), func() {
+		m, err = wire.Parse(data, wire.Limits{Bytes: int(set.MaxResponse), Depth: set.MaxDepth})
+	})
 	if err != nil {
 		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be read safely: %w", err)
 	}
@@ -22,7 +25,8 @@ func (x *exchange) clean(data []byte) (*wire.Message, []byte, error) {
 			return nil, nil, refuse(kindBlocked, "the upstream server's list is blocked, since it cannot be filtered: %w", err)
 		}
 	}
-	clean, report, err := x.e.Mask.Message(kept)
+	var report mask.Report
+	x.e.room.works(len(kept), func() { clean, report, err = x.e.Mask.Message(kept) })
 	x.note(report)
 	if err != nil {
 		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be masked: %w", err)

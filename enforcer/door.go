@@ -3,7 +3,6 @@ package enforcer
 import (
 	"context"
 	"errors"
-	"io"
 	"mime"
 	"net"
 	"net/http"
@@ -12,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -124,9 +124,12 @@ func (x *exchange) read(ctx context.Context) error {
 	if _, ok := x.force.upstreams[x.server]; !ok {
 		return refuse(kindNoServer, "no server named %q", x.server)
 	}
+	if err := x.headers(); err != nil {
+		return err
+	}
 	x.session = x.r.Header.Get("Mcp-Session-Id")
 	if x.r.Method == http.MethodPost {
-		if err := x.readBody(); err != nil {
+		if err := x.readBody(ctx); err != nil {
 			return err
 		}
 	}
@@ -161,25 +164,59 @@ func (x *exchange) read(ctx context.Context) error {
 	return nil
 }
 
-func (x *exchange) readBody() error {
+// maxBeginning bounds the messages that begin a session: a spawned server's are
+// kept for as long as it lasts.
+const maxBeginning = 64 << 10
+
+func beginning(m *wire.Message) bool {
+	return m.Method == "initialize" || m.Method == "notifications/initialized"
+}
+
+// headers refuses a request whose headers are larger than the policy allows.
+// (Those of more than 64 KB were cut off before there was a request.)
+func (x *exchange) headers() error {
+	n, limit := len(x.r.RequestURI), x.force.policy.Settings().MaxHeaders
+	for name, values := range x.r.Header {
+		for _, v := range values {
+			n += len(name) + len(v) + len(": \r\n")
+		}
+	}
+	if int64(n) > limit {
+		return refuse(kindHeaders, "the request's headers are larger than %d bytes, the limit of this policy", limit)
+	}
+	return nil
+}
+
+func (x *exchange) readBody(ctx context.Context) error {
 	if ct, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
 		return refuse(kindBadRequest, "content type %q: want application/json", x.r.Header.Get("Content-Type"))
 	}
 	if ce := x.r.Header.Get("Content-Encoding"); ce != "" && !strings.EqualFold(ce, "identity") {
 		return refuse(kindBadRequest, "content encoding %q: send the body unencoded", ce)
 	}
-	limit := x.force.policy.Settings().MaxRequest
-	body, err := io.ReadAll(http.MaxBytesReader(x.w, x.r.Body, limit))
-	if err != nil {
-		var big *http.MaxBytesError
-		if errors.As(err, &big) {
-			return refuse(kindBadRequest, "the request is larger than %d bytes, the limit of this policy", limit)
-		}
+	set := x.force.policy.Settings()
+	body, err := x.asked.ReadAll(ctx, http.MaxBytesReader(x.w, x.r.Body, set.MaxRequest), x.r.ContentLength, set.MaxRequest)
+	if err == nil {
+		err = x.asked.Set(ctx, 2*len(body)) // as it came, and as it is sent on
+	}
+	var big *http.MaxBytesError
+	switch {
+	case errors.Is(err, budget.ErrFull):
+		return x.full("requests")
+	case errors.As(err, &big), errors.Is(err, budget.ErrTooLarge):
+		return refuse(kindBadRequest, "the request is larger than %d bytes, the limit of this policy", set.MaxRequest)
+	case err != nil:
 		return refuse(kindCancelled, "the request's body broke off: %v", err)
 	}
-	msg, err := wire.Parse(body, wire.Limits{Bytes: int(limit)})
+	var msg *wire.Message
+	x.e.room.works(len(body), func() {
+		msg, err = wire.Parse(body, wire.Limits{Bytes: int(set.MaxRequest), Depth: set.MaxDepth})
+	})
 	if err != nil {
 		return refuse(kindBadRequest, "%w", err)
+	}
+	if beginning(msg) && len(body) > maxBeginning {
+		return refuse(kindBadRequest, "%s is larger than %d bytes", msg.Method, maxBeginning)
 	}
 	x.raw, x.msg = body, msg
 	return nil

@@ -35,6 +35,7 @@ import (
 	"countersign/enforcer/credential"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
+	"countersign/enforcer/quota"
 )
 
 // Config is what an Enforcer is made of. All fields are required unless they
@@ -51,6 +52,7 @@ type Config struct {
 	Mask        *mask.Mask
 	Credentials *credential.Minter // nil where no Vault is configured: rules that need it refuse
 	Approvals   *approval.Book
+	Quotas      *quota.Table // counts begin anew if nil
 	// CardError says why nobody could be asked about an approval (the chat
 	// service refused the channel, say); nil, or a nil error, means that
 	// somebody was, or is about to be.
@@ -75,6 +77,7 @@ type Enforcer struct {
 	waiting inflight
 	auth    authFailures
 	late    undelivered
+	room    room
 	metrics *metrics
 
 	closing  atomic.Bool
@@ -95,9 +98,13 @@ func New(c Config) (*Enforcer, error) {
 		return nil, errors.New("digest key: want at least 32 bytes")
 	}
 	e := &Enforcer{Config: c, public: u}
+	if e.Quotas == nil {
+		e.Quotas = quota.New(c.Now())
+	}
 	e.session.init(c.Now)
 	e.waiting.init()
 	e.auth.init()
+	e.room.init()
 	e.metrics = newMetrics(e)
 	e.lifetime, e.stop = context.WithCancel(context.Background())
 	return e, nil
@@ -181,6 +188,7 @@ func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
 	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: r.PathValue("server")}
 	x.out.w, x.out.r = w, r
+	x.asked, x.answers, x.sending = e.room.requests.Share(), e.room.answers.Share(), e.room.answers.Share()
 	defer x.close()
 	defer func() {
 		if p := recover(); p != nil {

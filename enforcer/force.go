@@ -40,12 +40,14 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 		if old != nil {
 			if was, ok := old.policy.Server(s.Name); ok && sameUpstream(was, s) {
 				next.upstreams[s.Name] = old.upstreams[s.Name]
-				next.upstreams[s.Name].SetLimits(int(p.Settings().MaxResponse), 0)
+				next.upstreams[s.Name].SetLimits(int(p.Settings().MaxResponse), p.Settings().MaxDepth)
 				continue
 			}
 		}
 		next.upstreams[s.Name] = e.newUpstream(s, p.Settings())
 	}
+	e.keepQuotas(p)
+	e.room.resize(p.Settings())
 	masks := p.Masks()
 	e.Mask.Configure(masks.Disable, masks.Keys)
 	e.Confirm(confirmed)
@@ -71,6 +73,7 @@ func (e *Enforcer) newUpstream(s rules.Server, set rules.Settings) upstream.Upst
 	}
 	return upstream.Stdio(upstream.StdioConfig{
 		Command: s.Command, Env: environ(s.Env), Dir: s.Dir, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse),
+		MaxDepth: set.MaxDepth, Room: e.room.answers,
 		Stderr: func(line string) {
 			e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))
 		},

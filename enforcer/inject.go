@@ -100,6 +100,9 @@ func (x *exchange) close() {
 			x.e.Log.Debug("closing the upstream's reply", "call", x.id, "err", err)
 		}
 	}
+	x.answers.Free()
+	x.sending.Free()
+	x.asked.Free()
 	for _, f := range x.cleanup {
 		f()
 	}

@@ -17,6 +17,8 @@ type metrics struct {
 	seconds   *prometheus.HistogramVec
 	decisions *prometheus.CounterVec
 	masked    *prometheus.CounterVec
+	exhausted *prometheus.CounterVec
+	full      *prometheus.CounterVec
 }
 
 func newMetrics(e *Enforcer) *metrics {
@@ -30,11 +32,15 @@ func newMetrics(e *Enforcer) *metrics {
 			Name: "countersign_decisions_total", Help: "Decisions of the policy by server and effect."}, []string{"server", "effect"}),
 		masked: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_masked_total", Help: "Values masked, by detector."}, []string{"detector"}),
+		exhausted: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_over_quota_total", Help: "Calls refused by a quota, by its id."}, []string{"quota"}),
+		full: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_no_room_total", Help: "Calls refused or answers blocked for want of memory (limits.memory), by what there was no room for."}, []string{"what"}),
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.decisions, m.masked,
+	m.registry.MustRegister(m.requests, m.seconds, m.decisions, m.masked, m.exhausted, m.full,
 		gauge("countersign_policy_age_seconds", "Seconds since a fetch last confirmed the policy's tip.", func() float64 {
 			e.policy.mu.Lock()
 			defer e.policy.mu.Unlock()
@@ -44,6 +50,18 @@ func newMetrics(e *Enforcer) *metrics {
 			e.policy.mu.Lock()
 			defer e.policy.mu.Unlock()
 			if e.policy.rejected != "" {
+				return 1
+			}
+			return 0
+		}),
+		gauge("countersign_held_request_bytes", "Bytes of requests that are held; at most half of limits.memory.", func() float64 {
+			return float64(e.room.requests.Used())
+		}),
+		gauge("countersign_held_answer_bytes", "Bytes of answers that are held; at most half of limits.memory.", func() float64 {
+			return float64(e.room.answers.Used())
+		}),
+		gauge("countersign_quota_counts_lost", "1 while the day's counts of the quotas are lost, and count as used up.", func() float64 {
+			if e.Quotas.Lost(e.Now()) {
 				return 1
 			}
 			return 0

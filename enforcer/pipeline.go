@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer/budget"
 	"countersign/enforcer/credential"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/upstream"
@@ -35,13 +36,18 @@ type exchange struct {
 	decision rules.Decision
 	digest   string // keyed digest of what was asked
 
+	quota    string            // id of the quota that refused it
+	retry    time.Duration     // when to try again, if the refusal says
 	approval string            // id, when a person approved it
 	lease    *credential.Lease // nil when no credential is injected
 	perCall  bool              // it was minted for this call alone
 	inject   upstream.Injection
 	body     []byte // what is forwarded: raw, and the listed splices
 	reply    *upstream.Reply
-	pass     http.Header // of the reply, to go out with it
+	asked    *budget.Share // what the request's bytes are counted in
+	answers  *budget.Share // and the answer's
+	sending  *budget.Share // an event's, while it is written
+	pass     http.Header   // of the reply, to go out with it
 	cleanup  []func()
 
 	cancelled atomic.Bool // by the client, in a notification
@@ -64,6 +70,7 @@ func (x *exchange) run(ctx context.Context) error {
 		x.read,       // body, one strict parse, mirrored headers, session owner
 		x.admit,      // not stopping, policy still in force
 		x.decide,     // the policy's decision
+		x.meter,      // the policy's quotas, and room for an answer
 		x.approve,    // a person's, where policy asks; decided again, spent once
 		x.intend,     // the intent, durable
 		x.credential, // minted or reused, and spliced in
@@ -91,8 +98,10 @@ func (x *exchange) decide(ctx context.Context) error {
 		x.req.Method, x.req.Tool, x.req.Resource = x.msg.Method, x.msg.Name, x.msg.URI
 		x.req.Args = x.msg.Bytes(x.msg.Arguments)
 	}
-	x.digest = x.e.digest(x.msg)
-	x.decision = x.ask()
+	x.e.room.works(len(x.raw), func() {
+		x.digest = x.e.digest(x.msg)
+		x.decision = x.ask()
+	})
 	x.e.metrics.decided(x)
 	if x.decision.Effect == rules.Deny {
 		return x.denied(x.decision.Reason)
@@ -152,10 +161,11 @@ func (x *exchange) forward(ctx context.Context) error {
 	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{
 		Verb: x.r.Method, Header: forwardHeader(x.r.Header, x.msg), Body: x.body, Message: x.msg,
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
+		Room: x.answers,
 	})
 	if err != nil {
 		x.forwarded = !errors.Is(err, upstream.ErrNotSent)
-		return upstreamFailed(err)
+		return x.upstreamFailed(err)
 	}
 	x.reply = reply
 	return nil

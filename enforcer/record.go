@@ -110,7 +110,7 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 	}
 	if kind == audit.KindIntent || kind == audit.KindRefused { // the others close what stands there
 		args, rest := x.maskedParams()
-		en.Args = clip(args, previewBytes)
+		en.Args = args
 		en.Detail = x.facts(rest)
 	}
 	return en
@@ -122,7 +122,10 @@ func (x *exchange) facts(params string) json.RawMessage {
 	s := x.caller.Subject
 	d := map[string]any{"facts": audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}}
 	if params != "" {
-		d["params"] = clip(params, previewBytes)
+		d["params"] = params
+	}
+	if x.quota != "" {
+		d["quota"] = x.quota
 	}
 	b, err := audit.Detail(d)
 	if err != nil {
@@ -138,6 +141,11 @@ func (x *exchange) maskedParams() (args, rest string) {
 	if x.msg.Kind == wire.Response || !x.msg.Params.Present() {
 		return "", ""
 	}
+	x.e.room.works(len(x.raw), func() { args, rest = x.maskParams() }) // none of it is held, but its beginning
+	return clip(args, previewBytes), clip(rest, previewBytes)
+}
+
+func (x *exchange) maskParams() (args, rest string) {
 	text, _, err := x.e.Mask.Message(x.msg.Canonical())
 	if err != nil {
 		return "", "[not shown: " + err.Error() + "]"

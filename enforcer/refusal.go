@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strconv"
+	"time"
 
 	"countersign/audit"
+	"countersign/enforcer/budget"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/upstream"
 	"countersign/enforcer/wire"
@@ -30,6 +33,8 @@ const (
 	kindUpstream                    // the upstream failed, and may have run the call
 	kindBlocked                     // the answer could not be masked
 	kindCancelled                   // by the client, before forwarding
+	kindQuota                       // enough of such calls, for now
+	kindHeaders                     // too large: 431
 )
 
 // refusal is an early end with its reason. The reason is words for the agent:
@@ -54,6 +59,7 @@ func (k kind) status() string {
 		kindDenied: "denied", kindPending: "pending", kindUnauthenticated: "unauthenticated", kindBadRequest: "bad-request",
 		kindMismatch: "bad-request", kindNoSession: "no-session", kindNoServer: "no-server", kindMethod: "bad-request",
 		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
+		kindQuota: "over-quota", kindHeaders: "bad-request",
 	}[k]
 }
 
@@ -123,6 +129,8 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		x.w.Header().Set("Allow", "GET, POST, DELETE")
 	case kindForbidden:
 		status = http.StatusForbidden
+	case kindHeaders:
+		status, code = http.StatusRequestHeaderFieldsTooLarge, -32600
 	case kindUnavailable, kindUpstream, kindBlocked:
 		code = codeInternal
 		if !isRequest {
@@ -142,7 +150,17 @@ func (x *exchange) tell(ref *refusal, reason string) {
 	if x.approval != "" {
 		data["approval"] = x.approval
 	}
-	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && (ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled) {
+	if x.retry > 0 {
+		data["retry_after"] = int(x.retry / time.Second)
+		if !x.out.sent {
+			x.w.Header().Set("Retry-After", strconv.Itoa(int(x.retry/time.Second)))
+		}
+	}
+	if x.quota != "" {
+		data["quota"] = x.quota
+	}
+	said := ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota
+	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && said {
 		x.out.message(status, wire.ToolError(id, reason))
 		return
 	}
@@ -164,7 +182,11 @@ func (x *exchange) challenge(ref *refusal) {
 }
 
 // upstreamFailed says in the agent's words what became of the upstream.
-func upstreamFailed(err error) *refusal {
+func (x *exchange) upstreamFailed(err error) *refusal {
+	if errors.Is(err, budget.ErrFull) {
+		x.e.metrics.full.WithLabelValues("answers").Inc()
+		return refuse(kindBlocked, "the upstream server's answer is blocked, and the call may have run: %w", err)
+	}
 	var ambiguous *wire.Error
 	notSent := errors.Is(err, upstream.ErrNotSent)
 	switch {

@@ -36,7 +36,7 @@ func (x *exchange) answerStream() error {
 		case err != nil && x.closed, err != nil && x.r.Method == http.MethodGet:
 			return x.endStream(events, "broken")
 		case err != nil:
-			return upstreamFailed(err)
+			return x.upstreamFailed(err)
 		}
 		if err := x.event(ev); err != nil {
 			return err
@@ -123,8 +123,16 @@ func (x *exchange) event(ev wire.Event) error {
 			return err
 		}
 	}
-	x.out.write(ev.Rewrite(clean, beside))
-	if m.Kind == wire.Response {
+	response := m.Kind == wire.Response
+	text := ev.Rewrite(clean, beside)
+	if !response || !x.spent {
+		clean = nil
+	}
+	x.reply.Done()
+	x.sending.Keep(len(text) + len(clean)) // all that is held of it while the client takes its time
+	x.out.write(text)
+	x.sending.Free()
+	if response {
 		x.delivered(clean)
 	}
 	return nil

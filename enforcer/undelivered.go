@@ -21,6 +21,7 @@ const (
 	keepUndelivered  = time.Hour
 	maxUndelivered   = 256
 	undeliveredBytes = 1 << 20 // of one answer; a larger one is not kept
+	undeliveredTotal = 16 << 20
 )
 
 type undelivered struct {
@@ -42,12 +43,15 @@ func (u *undelivered) keep(key string, a lateAnswer) {
 	if u.m == nil {
 		u.m = map[string]lateAnswer{}
 	}
+	total := len(a.answer)
 	for k, old := range u.m {
 		if a.at.Sub(old.at) > keepUndelivered {
 			delete(u.m, k)
+			continue
 		}
+		total += len(old.answer)
 	}
-	if len(u.m) < maxUndelivered && len(a.answer) <= undeliveredBytes {
+	if len(u.m) < maxUndelivered && len(a.answer) <= undeliveredBytes && total <= undeliveredTotal {
 		u.m[key] = a
 	}
 }

@@ -204,6 +204,7 @@ func brief(s string) string {
 
 func (f *policyFollower) install(snap *gitsync.Snapshot, p *rules.Policy, status string) {
 	f.gate.Install(p, snap.Confirmed)
+	limitMemory(p.Settings().MaxMemory)
 	f.gate.Rejected("")
 	f.log.Info("policy in force", "commit", snap.Commit, "subject", snap.Subject, "signer", snap.Signer, "how", status)
 	if f.told != nil {

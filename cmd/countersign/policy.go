@@ -94,7 +94,11 @@ func policyExplainCommand() *cobra.Command {
 				req.Args = []byte(args)
 			}
 			req.Subject = rules.Subject{Issuer: issuer, Sub: sub, Email: email, Groups: groups}
-			explain(cmd.OutOrStdout(), p.Decide(req))
+			d := p.Decide(req)
+			explain(cmd.OutOrStdout(), d)
+			if d.Effect != rules.Deny {
+				explainQuotas(cmd.OutOrStdout(), p.QuotasOf(req.Server, req.Method, req.Tool))
+			}
 			return nil
 		},
 	}
@@ -141,6 +145,26 @@ func explain(w io.Writer, d rules.Decision) {
 	}
 	if len(d.Trace) == 0 && !d.Baseline {
 		fmt.Fprintln(w, "  no rule names this server, method and tool")
+	}
+}
+
+// explainQuotas prints what counts the request.
+func explainQuotas(w io.Writer, quotas []rules.Quota) {
+	for _, q := range quotas {
+		bounds := []string{}
+		for _, b := range []struct {
+			n    int
+			what string
+		}{{q.Minute, "a minute"}, {q.Day, "a day"}, {q.Concurrent, "at one time"}} {
+			if b.n > 0 {
+				bounds = append(bounds, fmt.Sprintf("%d %s", b.n, b.what))
+			}
+		}
+		by := "all together"
+		if len(q.Per) > 0 {
+			by = "for each " + strings.Join(q.Per, " and ")
+		}
+		fmt.Fprintf(w, "  quota   %s: %s, %s\n", q.ID, strings.Join(bounds, ", "), by)
 	}
 }
 

@@ -41,3 +41,17 @@ func tuneGC() {
 		debug.SetGCPercent(200)
 	}
 }
+
+// besideMessages is what the program needs beside the messages that the policy's
+// limits.memory bounds: itself (some 80 MB), and what parsing and masking them
+// takes for a moment.
+const besideMessages = 192 << 20
+
+// limitMemory has the garbage collected in time for the program to stay within
+// the policy's limits.memory and besideMessages, where the environment
+// (GOMEMLIMIT) does not say otherwise.
+func limitMemory(messages int64) {
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(messages + besideMessages)
+	}
+}

@@ -98,6 +98,11 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	counts, err := openQuotas(c.StateDir, time.Now(), log)
+	if err != nil {
+		return err
+	}
+	down.add(counts.save)
 	listener, err := net.Listen("tcp", c.Listen)
 	if err != nil {
 		return fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
@@ -139,7 +144,7 @@ func serve(ctx context.Context, c config) (err error) {
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
 		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Journal: record.journal, Mask: masker, Credentials: vault,
-		Approvals: approvals.book, CardError: chat.cardError,
+		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table,
 		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
 		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
 	})
@@ -170,6 +175,7 @@ func serve(ctx context.Context, c config) (err error) {
 	work("slack", chat.run)
 	work("approvals", approvals.expire)
 	work("checks", checks.run)
+	work("quotas", counts.follow)
 	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
 	front.open(gate, chat, c)
