@@ -39,9 +39,10 @@ test: deps ## Run all tests, against real peers
 
 # Without the fixtures' own tests: those start every real peer once more, and hold no concurrency
 # of the product. Without the walks through the pages, and the runs behind other programs: under the
-# detector each start of the product takes ten times as long, and `make test` runs them all. What
+# detector each start of the product takes ten times as long, and `make test` runs them all. Without
+# the one that measures the product's memory, of which the detector takes several times as much. What
 # stays is every package, and the whole program under hostile requests, crashes, stops, approvals.
-PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes
+PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes|StalledReaders
 .PHONY: race
 race: deps ## Run the tests of the product under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '^countersign/fixtures' -e '^countersign/cmd')
