@@ -18,6 +18,9 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 	}
 	kept := data
 	if m.Kind == wire.Response {
+		if x.msg != nil && x.msg.Method == "tools/list" {
+			x.e.mirrors.learn(x.server, m)
+		}
 		if err := x.inputAsks(m); err != nil {
 			return nil, nil, err
 		}

@@ -78,6 +78,7 @@ type Enforcer struct {
 	auth    authFailures
 	late    undelivered
 	room    room
+	mirrors mirrors
 	metrics *metrics
 
 	closing  atomic.Bool

@@ -58,6 +58,9 @@ func (x *exchange) splice(in rules.Inject) error {
 	if x.body = wire.Splice(x.raw, edits...); x.body == nil {
 		return refuse(kindUnavailable, "credential %q cannot be put into the arguments", x.lease.Name)
 	}
+	if x.msg.Modern() {
+		x.spliced = values
+	}
 	return nil
 }
 

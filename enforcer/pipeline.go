@@ -42,7 +42,8 @@ type exchange struct {
 	lease    *credential.Lease // nil when no credential is injected
 	perCall  bool              // it was minted for this call alone
 	inject   upstream.Injection
-	body     []byte // what is forwarded: raw, and the listed splices
+	body     []byte            // what is forwarded: raw, and the listed splices
+	spliced  map[string][]byte // arguments of it whose headers must follow
 	reply    *upstream.Reply
 	asked    *budget.Share // what the request's bytes are counted in
 	answers  *budget.Share // and the answer's
@@ -157,9 +158,11 @@ func (x *exchange) forward(ctx context.Context) error {
 	if x.cancelled.Load() || ctx.Err() != nil { // while the credential was minted, say
 		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
 	}
+	header := forwardHeader(x.r.Header, x.msg)
+	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)
 	x.forwarded = true
 	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{
-		Verb: x.r.Method, Header: forwardHeader(x.r.Header, x.msg), Body: x.body, Message: x.msg,
+		Verb: x.r.Method, Header: header, Body: x.body, Message: x.msg,
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 		Room: x.answers,
 	})

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 )
@@ -130,6 +131,20 @@ func TestFilterList(t *testing.T) {
 	}
 	if got := string(Private(mustParse(t, `{"jsonrpc":"2.0","id":1,"result":{"cacheScope":"public"}}`))); !strings.Contains(got, `"private"`) {
 		t.Errorf("stays public: %s", got)
+	}
+}
+
+func TestParamHeaders(t *testing.T) {
+	m := mustParse(t, `{"jsonrpc":"2.0","id":1,"result":{"tools":[
+		{"name":"a","inputSchema":{"properties":{"x":{"x-mcp-header":"Region"},"\u0079":{"x-mcp-header":"my-zone"},"z":{"x-mcp-header":"no token"},"n":{"properties":{"deep":{"x-mcp-header":"Deep"}}},"i":{"x-mcp-header":7}}}},
+		{"name":"b","inputSchema":{"properties":[]}},{"name":"c"},{"title":"nameless"},7]}}`)
+	got := ParamHeaders(m)
+	want := map[string]map[string]string{"a": {"x": "Mcp-Param-Region", "y": "Mcp-Param-My-Zone"}, "b": {}, "c": {}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := ParamHeaders(mustParse(t, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"x"}}`)); len(got) != 0 {
+		t.Errorf("of an error: %v", got)
 	}
 }
 

@@ -1,0 +1,64 @@
+package enforcer
+
+import (
+	"encoding/json"
+	"net/http"
+	"sync"
+
+	"countersign/enforcer/wire"
+)
+
+// A tool may want arguments mirrored into headers (x-mcp-header, 2026-07-28),
+// and its server must refuse a call where the two differ. Where a credential
+// is spliced into such an argument, its header has to follow.
+//
+// Which arguments those are, only tools/list says. It is read in passing: a
+// client cannot mirror without it, either. After a restart a call may come
+// before the list; the server then answers with the mismatch, on which clients
+// list the tools and call again.
+
+// maxMirrored bounds the tools that are remembered of one server.
+const maxMirrored = 10_000
+
+// mirrors are the headers that tools want, as last listed.
+type mirrors struct {
+	mu sync.Mutex
+	m  map[string]map[string]map[string]string // server, tool, argument
+}
+
+// learn reads a tools/list result. At the bound of a server it starts anew.
+func (s *mirrors) learn(server string, m *wire.Message) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.m == nil {
+		s.m = map[string]map[string]map[string]string{}
+	}
+	tools := s.m[server]
+	if tools == nil || len(tools) > maxMirrored {
+		tools = map[string]map[string]string{}
+		s.m[server] = tools
+	}
+	for tool, headers := range wire.ParamHeaders(m) {
+		if len(headers) == 0 {
+			delete(tools, tool)
+			continue
+		}
+		tools[tool] = headers
+	}
+}
+
+// follow sets the headers that mirror arguments to their new values, which are
+// JSON strings.
+func (s *mirrors) follow(h http.Header, server, tool string, values map[string][]byte) {
+	if len(values) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for argument, header := range s.m[server][tool] {
+		var text string
+		if v, ok := values[argument]; ok && json.Unmarshal(v, &text) == nil {
+			h.Set(header, wire.EncodeHeader(text))
+		}
+	}
+}
