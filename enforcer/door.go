@@ -3,11 +3,13 @@ package enforcer
 import (
 	"context"
 	"errors"
+	"io"
 	"mime"
 	"net"
 	"net/http"
 	"net/netip"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -22,7 +24,7 @@ func (x *exchange) door(ctx context.Context) error {
 	if !strings.EqualFold(x.r.Host, x.e.public.Host) {
 		return refuse(kindForbidden, "host %q is not served here: use %s", x.r.Host, x.e.PublicURL)
 	}
-	if o := x.r.Header.Get("Origin"); o != "" {
+	for _, o := range x.r.Header.Values("Origin") {
 		u, err := url.Parse(o)
 		if err != nil || u.Scheme != x.e.public.Scheme || !strings.EqualFold(u.Host, x.e.public.Host) {
 			return refuse(kindForbidden, "origin %q may not call this server", o)
@@ -173,7 +175,8 @@ func beginning(m *wire.Message) bool {
 }
 
 // headers refuses a request whose headers are larger than the policy allows.
-// (Those of more than 64 KB were cut off before there was a request.)
+// (Those of more than 64 KB were cut off before there was a request.) So is one
+// of which two parts could be taken for its session, or its place in a stream.
 func (x *exchange) headers() error {
 	n, limit := len(x.r.RequestURI), x.force.policy.Settings().MaxHeaders
 	for name, values := range x.r.Header {
@@ -184,29 +187,41 @@ func (x *exchange) headers() error {
 	if int64(n) > limit {
 		return refuse(kindHeaders, "the request's headers are larger than %d bytes, the limit of this policy", limit)
 	}
+	for _, name := range []string{"Mcp-Session-Id", "Last-Event-Id"} {
+		if len(x.r.Header.Values(name)) > 1 {
+			return refuse(kindBadRequest, "the header %s is there more than once", name)
+		}
+	}
 	return nil
 }
 
+const tooLarge = "the request is larger than %d bytes, the limit of this policy"
+
 func (x *exchange) readBody(ctx context.Context) error {
-	if ct, _, err := mime.ParseMediaType(x.r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
-		return refuse(kindBadRequest, "content type %q: want application/json", x.r.Header.Get("Content-Type"))
-	}
-	if ce := x.r.Header.Get("Content-Encoding"); ce != "" && !strings.EqualFold(ce, "identity") {
-		return refuse(kindBadRequest, "content encoding %q: send the body unencoded", ce)
+	if err := plainJSON(x.r.Header); err != nil {
+		return err
 	}
 	set := x.force.policy.Settings()
+	if x.r.ContentLength > set.MaxRequest { // not waited for
+		return refuse(kindBadRequest, tooLarge, set.MaxRequest)
+	}
 	body, err := x.asked.ReadAll(ctx, http.MaxBytesReader(x.w, x.r.Body, set.MaxRequest), x.r.ContentLength, set.MaxRequest)
 	if err == nil {
 		err = x.asked.Set(ctx, 2*len(body)) // as it came, and as it is sent on
 	}
 	var big *http.MaxBytesError
 	switch {
+	case err == nil:
 	case errors.Is(err, budget.ErrFull):
 		return x.full("requests")
 	case errors.As(err, &big), errors.Is(err, budget.ErrTooLarge):
-		return refuse(kindBadRequest, "the request is larger than %d bytes, the limit of this policy", set.MaxRequest)
-	case err != nil:
+		return refuse(kindBadRequest, tooLarge, set.MaxRequest)
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return refuse(kindBadRequest, "the request's body did not come within %s", bodyLimit)
+	case errors.Is(err, io.ErrUnexpectedEOF), x.r.Context().Err() != nil:
 		return refuse(kindCancelled, "the request's body broke off: %v", err)
+	default:
+		return refuse(kindBadRequest, "the request's body cannot be read: %w", err)
 	}
 	var msg *wire.Message
 	x.e.room.works(len(body), func() {
@@ -219,6 +234,23 @@ func (x *exchange) readBody(ctx context.Context) error {
 		return refuse(kindBadRequest, "%s is larger than %d bytes", msg.Method, maxBeginning)
 	}
 	x.raw, x.msg = body, msg
+	return nil
+}
+
+// plainJSON refuses a body that says it is anything but JSON in UTF-8 as it
+// stands.
+func plainJSON(h http.Header) error {
+	given := strings.Join(h.Values("Content-Type"), ", ")
+	kind, params, err := mime.ParseMediaType(given)
+	if err != nil || kind != "application/json" {
+		return refuse(kindBadRequest, "content type %q: want application/json", given)
+	}
+	if charset, ok := params["charset"]; ok && !strings.EqualFold(charset, "utf-8") {
+		return refuse(kindBadRequest, "content type %q: want UTF-8", given)
+	}
+	if ce := strings.Join(h.Values("Content-Encoding"), ", "); ce != "" && !strings.EqualFold(ce, "identity") {
+		return refuse(kindBadRequest, "content encoding %q: send the body unencoded", ce)
+	}
 	return nil
 }
 
