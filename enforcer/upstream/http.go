@@ -238,6 +238,9 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 		}
 	}
 	reply.Session = resp.Header.Get("Mcp-Session-Id")
+	if resp.StatusCode < 200 { // 101: what follows would be another protocol's
+		return nil, &StatusError{Status: resp.StatusCode, Type: shown(resp.Header.Get("Content-Type"))}
+	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return nil, fmt.Errorf("%w: HTTP status %d, a redirect, which is not followed: put the final URL into the policy", ErrNotMCP, resp.StatusCode)
 	}
