@@ -228,9 +228,22 @@ func httpServer(h http.Handler, log *slog.Logger) *http.Server {
 	// No deadline of the whole exchange: an event stream lasts as long as its
 	// call. A slow sender of headers is cut off here, of a body by the gate.
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
+		Handler: unsmuggled(h), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 64 << 10,
 		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn), // behind the mask
 	}
+}
+
+// unsmuggled ends a connection with the first request that comes in chunks.
+// Where a Content-Length stands beside them net/http takes it away unseen, and
+// a proxy in front of us may have gone by it: then what follows was not its
+// client's to send, and must not be read as a request (RFC 9112 section 6.1).
+func unsmuggled(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if len(r.TransferEncoding) > 0 {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 func serveHTTP(s *http.Server, l net.Listener, c config) (err error) {
@@ -274,6 +287,8 @@ func newMask(c config) (*mask.Mask, *slog.Logger, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	// net/http's client logs on its own what a server sends unasked.
+	slog.SetDefault(log)
 	for name, value := range c.secrets() {
 		if _, err := m.Add(name, value); err != nil && !errors.Is(err, mask.ErrTooShort) {
 			return nil, nil, fmt.Errorf("%s: %w", name, err)
