@@ -41,109 +41,7 @@ func TestHostileRequests(t *testing.T) {
 		t.Fatalf("an honest call: %+v", a)
 	}
 
-	header := func(kv ...string) func(*http.Request) {
-		return func(r *http.Request) {
-			for i := 0; i < len(kv); i += 2 {
-				r.Header.Set(kv[i], kv[i+1])
-			}
-		}
-	}
-	modern := func(method, params string) string {
-		return `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + `"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}`
-	}
-	echo := toolCall("echo", "x")
-	type row struct {
-		name, server, token, body string
-		edit                      func(*http.Request)
-		status, code              int
-		words                     string
-		kind                      audit.Kind
-		recorded                  string
-	}
-	refused := func(name, body, words string, code int) row {
-		return row{name: name, body: body, status: 400, code: code, words: words, recorded: "bad-request"}
-	}
-	edited := func(name, body, words string, code int, edit func(*http.Request)) row {
-		r := refused(name, body, words, code)
-		r.edit = edit
-		return r
-	}
-	token := func(name, token string) row {
-		return row{name: name, token: token, body: echo, status: 401, code: -32000, words: "a valid bearer token for this resource is needed",
-			kind: audit.KindAuthFailed, recorded: "unauthenticated"}
-	}
-	rows := []row{
-		refused("duplicate key in the envelope", `{"jsonrpc":"2.0","id":1,"method":"ping","method":"tools/call"}`, "an object has the same key twice (at byte 40)", -32700),
-		refused("duplicate tool name", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","name":"risky","arguments":{}}}`, "an object has the same key twice", -32700),
-		refused("duplicate key, one escaped", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","n\u0061me":"risky"}}`, "an object has the same key twice", -32700),
-		refused("duplicate argument", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"a":1,"a":2}}}`, "an object has the same key twice", -32700),
-		refused("case variant in the envelope", `{"jsonrpc":"2.0","id":1,"method":"ping","Method":"tools/call"}`, "a key is spelled like method but in another case (at byte 40)", -32600),
-		refused("case variant of params", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","Name":"risky"}}`, "a key is spelled like name but in another case", -32600),
-		refused("arguments that differ in case only", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"sql":"a","SQL":"b"}}}`, "two arguments differ only in upper and lower case", -32700),
-		refused("invalid UTF-8", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"ec\xffho\"}}", "a string is not valid UTF-8", -32700),
-		refused("unpaired surrogate", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"a":"\ud800"}}}`, "a string has an unpaired surrogate", -32700),
-		refused("NUL in the tool's name", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo\u0000"}}`, "a name of the protocol contains U+0000", -32600),
-		refused("NUL in an argument", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"sql":"a\u0000b"}}}`, "a string that policy sees contains U+0000", -32700),
-		refused("a raw NUL", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"ping\x00\"}", "a string has an unescaped control character", -32700),
-		refused("a batch", `[`+echo+`]`, "batches are not served: send one message at a time (at byte 0)", -32600),
-		refused("trailing data", echo+` {"more":1}`, "data after the end of the message", -32700),
-		refused("two messages", echo+"\n"+echo, "data after the end of the message", -32700),
-		refused("nothing", ``, "a message must be a JSON object (at byte 0)", -32700),
-		refused("no JSON", `hello`, "a message must be a JSON object (at byte 0)", -32700),
-		refused("cut off", echo[:len(echo)-4], "a string does not end", -32700),
-		refused("deep nesting", `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"echo","arguments":{"a":`+strings.Repeat("[", 200)+strings.Repeat("]", 200)+`}}}`, "nested too deeply", -32700),
-		refused("another protocol", `{"id":1,"method":"ping"}`, `jsonrpc must be "2.0"`, -32600),
-		refused("too large", toolCall("echo", strings.Repeat("x", 4<<20)), "the request is larger than 4194304 bytes, the limit of this policy", -32600),
-		edited("not JSON by its content type", echo, `content type "text/plain": want application/json`, -32600, header("Content-Type", "text/plain")),
-		edited("a form", echo, `content type "application/x-www-form-urlencoded": want application/json`, -32600, header("Content-Type", "application/x-www-form-urlencoded")),
-		edited("encoded", zipped(t, echo), `content encoding "gzip": send the body unencoded`, -32600, header("Content-Encoding", "gzip")),
-
-		{name: "unknown server", server: "elsewhere", body: echo, status: 404, code: -32000, words: `no server named "elsewhere"`, recorded: "no-server"},
-		{name: "foreign Host", body: echo, edit: func(r *http.Request) { r.Host = "evil.example" }, status: 403, code: -32000, words: `host "evil.example" is not served here: use ` + s.URL, recorded: "forbidden"},
-		{name: "foreign Origin", body: echo, edit: header("Origin", "https://evil.example"), status: 403, code: -32000, words: `origin "https://evil.example" may not call this server`, recorded: "forbidden"},
-		{name: "Origin null", body: echo, edit: header("Origin", "null"), status: 403, code: -32000, words: `origin "null" may not call this server`, recorded: "forbidden"},
-		{name: "a method that MCP lacks", body: echo, edit: func(r *http.Request) { r.Method = http.MethodPut }, status: 405, code: -32000, words: "method PUT is not served on an MCP endpoint", recorded: "bad-request"},
-
-		edited("modern without Mcp-Method", modern("tools/list", ""), "Header mismatch: Mcp-Method is required and missing", -32020, header("Mcp-Protocol-Version", "2026-07-28")),
-		edited("modern without its version header", modern("tools/list", ""), "Header mismatch: MCP-Protocol-Version is required and missing", -32020, header("Mcp-Method", "tools/list")),
-		edited("another method in the header", modern("tools/call", `"name":"echo",`), "Header mismatch: Mcp-Method differs from the body's method", -32020,
-			header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/list", "Mcp-Name", "echo")),
-		edited("another name in the header", modern("tools/call", `"name":"risky",`), "Header mismatch: Mcp-Name differs from the body's name, uri or task id", -32020,
-			header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "echo")),
-		edited("another version in the header", modern("tools/list", ""), "Header mismatch: MCP-Protocol-Version differs", -32020,
-			header("Mcp-Protocol-Version", "2027-01-01", "Mcp-Method", "tools/list")),
-		edited("modern by its header only", echo, "io.modelcontextprotocol/protocolVersion is required in params._meta and missing", -32602,
-			header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "echo")),
-		edited("two Mcp-Name headers", modern("tools/call", `"name":"echo",`), "Header mismatch: Mcp-Name is there more than once", -32020, func(r *http.Request) {
-			header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "echo")(r)
-			r.Header.Add("Mcp-Name", "risky")
-		}),
-
-		{name: "another caller's session", token: mallory, body: echo, edit: header("Mcp-Session-Id", session), status: 404, code: -32000, words: "this session is unknown: initialize again", recorded: "no-session"},
-		{name: "an invented session", body: echo, edit: header("Mcp-Session-Id", "session-of-nobody"), status: 404, code: -32000, words: "this session is unknown: initialize again", recorded: "no-session"},
-		{name: "another caller's stream", token: mallory, edit: func(r *http.Request) { r.Method = http.MethodGet; header("Mcp-Session-Id", session)(r) }, status: 404, code: -32000, words: "this session is unknown", recorded: "no-session"},
-		{name: "ending another caller's session", token: mallory, edit: func(r *http.Request) { r.Method = http.MethodDelete; header("Mcp-Session-Id", session)(r) }, status: 404, code: -32000, words: "this session is unknown", recorded: "no-session"},
-
-		token("no token", "-"),
-		token("garbage", "garbage"),
-		token("three parts of garbage", "a.b.c"),
-		token("wrong audience", minted(t, s.Issuer, s.URL, issuer.Claims{"aud": "https://elsewhere.example"}, nil)),
-		token("no audience", minted(t, s.Issuer, s.URL, issuer.Claims{"aud": nil}, nil)),
-		token("expired", minted(t, s.Issuer, s.URL, issuer.Claims{"exp": time.Now().Add(-time.Minute).Unix()}, nil)),
-		token("no expiry", minted(t, s.Issuer, s.URL, issuer.Claims{"exp": nil}, nil)),
-		token("not valid yet", minted(t, s.Issuer, s.URL, issuer.Claims{"nbf": time.Now().Add(time.Hour).Unix()}, nil)),
-		token("no signature", unsigned(minted(t, s.Issuer, s.URL, nil, nil))),
-		token("HS256 under the public key's name", hs256(minted(t, s.Issuer, s.URL, nil, nil))),
-		token("signature of other claims", spliced(minted(t, s.Issuer, s.URL, nil, nil), minted(t, s.Issuer, s.URL, issuer.Claims{"sub": "bob"}, nil))),
-		token("a foreign issuer", foreign(t, s.URL, "")),
-		token("a foreign key under our issuer's name", foreign(t, s.URL, s.Issuer.URL)),
-		token("no subject", minted(t, s.Issuer, s.URL, issuer.Claims{"sub": nil}, nil)),
-		token("a logout token", minted(t, s.Issuer, s.URL, nil, map[string]any{"typ": "logout+jwt"})),
-		{name: "two Authorization headers", body: echo, edit: func(r *http.Request) { r.Header.Add("Authorization", "Bearer "+mallory) }, status: 401, code: -32000,
-			words: "a valid bearer token for this resource is needed", kind: audit.KindAuthFailed, recorded: "unauthenticated"},
-		{name: "another scheme", body: echo, edit: header("Authorization", "Basic YWxpY2U6YWxpY2U="), status: 401, code: -32000,
-			words: "a valid bearer token for this resource is needed", kind: audit.KindAuthFailed, recorded: "unauthenticated"},
-	}
+	rows := hostileRequests(t, s, session, mallory)
 	before := u.requests()
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
@@ -177,10 +75,23 @@ func TestHostileRequests(t *testing.T) {
 			p.wants(a.record, r.kind, r.recorded)
 		})
 	}
+	t.Run("the page", func(t *testing.T) { strictnessPage(t, s.URL, rows) })
+	t.Run("HTTP", func(t *testing.T) { p.in(t).hostileHTTP(t, u, alice) })
+	t.Run("answers", func(t *testing.T) { p.in(t).hostileAnswers(t, u, alice) })
+	t.Run("headers", func(t *testing.T) { p.in(t).headersWithoutEffect(t, u, alice) })
 	t.Run("and the record holds no token", func(t *testing.T) {
 		p.stop()
 		verified(t, s)
-		all := git(t, s.Audit, "log", "-p", "--all") + p.log.String()
+		record := git(t, s.Audit, "log", "-p", "--all")
+		if strings.Contains(record, inner) {
+			t.Error("a hostile answer stands in the record")
+		}
+		for line := range strings.Lines(p.log.String()) {
+			if !json.Valid([]byte(line)) {
+				t.Errorf("a line of the log went by the mask: %s", line)
+			}
+		}
+		all := record + p.log.String()
 		for _, tok := range []string{alice, mallory} {
 			if strings.Contains(all, tok) || strings.Contains(all, strings.Split(tok, ".")[2]) {
 				t.Error("a token stands in the record or the log")
