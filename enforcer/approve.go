@@ -1,7 +1,6 @@
 package enforcer
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,8 +10,6 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf16"
-
-	"github.com/go-json-experiment/json/jsontext"
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
@@ -213,7 +210,7 @@ func (x *exchange) waitKey(id []byte) string {
 // covers it.
 func (x *exchange) shown() (text string, partial bool) {
 	x.e.room.works(len(x.raw), func() {
-		masked, report, err := x.e.Mask.Message(x.msg.Canonical())
+		masked, report, err := x.e.Mask.Message(x.canon())
 		if err != nil {
 			text, partial = "[cannot be shown: "+err.Error()+"]", true
 			return
@@ -287,20 +284,8 @@ func spelled(value []byte) string {
 
 // eachMember calls f for the members of a JSON object, in their order.
 func eachMember(object []byte, f func(name string, value []byte)) {
-	d := jsontext.NewDecoder(bytes.NewReader(object))
-	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
-		return
-	}
-	for d.PeekKind() == '"' {
-		name, err := d.ReadToken()
-		if err != nil {
-			return
-		}
-		key := name.String()
-		value, err := d.ReadValue()
-		if err != nil {
-			return
-		}
-		f(key, bytes.Clone(value))
-	}
+	wire.EachMember(object, func(name, value []byte) bool {
+		f(string(name), value)
+		return true
+	})
 }

@@ -51,6 +51,9 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 // Each is decided as the request would be. If one is refused the whole result
 // is, since the client answers all or none.
 func (x *exchange) inputAsks(m *wire.Message) (err error) {
+	if !m.AsksInput {
+		return nil
+	}
 	m.Members(m.Result, func(name []byte, asks wire.Span) bool {
 		if !strings.EqualFold(string(name), "inputRequests") {
 			return true

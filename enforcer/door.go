@@ -241,7 +241,11 @@ func (x *exchange) readBody(ctx context.Context) error {
 // stands.
 func plainJSON(h http.Header) error {
 	given := strings.Join(h.Values("Content-Type"), ", ")
-	kind, params, err := mime.ParseMediaType(given)
+	kind, params := given, map[string]string(nil)
+	var err error
+	if kind != "application/json" { // as nearly everybody spells it
+		kind, params, err = mime.ParseMediaType(given)
+	}
 	if err != nil || kind != "application/json" {
 		return refuse(kindBadRequest, "content type %q: want application/json", given)
 	}

@@ -26,15 +26,16 @@ type exchange struct {
 	start  time.Time
 	server string // from the path; a name of the policy once decided
 
-	source   string // the caller's IP address
-	caller   identity.Caller
-	force    *force        // the policy in force, loaded once for this exchange
-	raw      []byte        // the body as received
-	msg      *wire.Message // nil for GET and DELETE
-	session  string        // legacy session id, "" if none
-	req      rules.Request
-	decision rules.Decision
-	digest   string // keyed digest of what was asked
+	source    string // the caller's IP address
+	caller    identity.Caller
+	force     *force        // the policy in force, loaded once for this exchange
+	raw       []byte        // the body as received
+	msg       *wire.Message // nil for GET and DELETE
+	session   string        // legacy session id, "" if none
+	req       rules.Request
+	decision  rules.Decision
+	digest    string // keyed digest of what was asked
+	canonical []byte // what was asked; see canon
 
 	quota    string            // id of the quota that refused it
 	retry    time.Duration     // when to try again, if the refusal says
@@ -100,7 +101,7 @@ func (x *exchange) decide(ctx context.Context) error {
 		x.req.Args = x.msg.Bytes(x.msg.Arguments)
 	}
 	x.e.room.works(len(x.raw), func() {
-		x.digest = x.e.digest(x.msg)
+		x.digest = x.e.digest(x.msg, x.canon())
 		x.decision = x.ask()
 	})
 	x.e.metrics.decided(x)

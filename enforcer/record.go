@@ -120,14 +120,11 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 // the message asks beside its arguments.
 func (x *exchange) facts(params string) json.RawMessage {
 	s := x.caller.Subject
-	d := map[string]any{"facts": audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}}
-	if params != "" {
-		d["params"] = params
-	}
-	if x.quota != "" {
-		d["quota"] = x.quota
-	}
-	b, err := audit.Detail(d)
+	b, err := audit.Detail(struct {
+		Facts  audit.Facts `json:"facts"`
+		Params string      `json:"params,omitempty"`
+		Quota  string      `json:"quota,omitempty"`
+	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota})
 	if err != nil {
 		return nil // strings only: it cannot fail
 	}
@@ -146,7 +143,7 @@ func (x *exchange) maskedParams() (args, rest string) {
 }
 
 func (x *exchange) maskParams() (args, rest string) {
-	text, _, err := x.e.Mask.Message(x.msg.Canonical())
+	text, _, err := x.e.Mask.Message(x.canon())
 	if err != nil {
 		return "", "[not shown: " + err.Error() + "]"
 	}
@@ -188,17 +185,34 @@ func (x *exchange) note(r mask.Report) {
 	x.e.metrics.maskedHits(r)
 }
 
+// keptCanonical bounds the canonical forms that are kept: memory that nobody
+// counts.
+const keptCanonical = 16 << 10
+
+// canon is the canonical form of what was asked, nil if nothing was. Several
+// look at it: a small one is made once.
+func (x *exchange) canon() []byte {
+	if x.canonical != nil || x.msg == nil {
+		return x.canonical
+	}
+	c := x.msg.Canonical()
+	if len(c) <= keptCanonical {
+		x.canonical = c
+	}
+	return c
+}
+
 // digest is HMAC-SHA256 of method and canonical parameters under a key that
 // stays in the state directory: it binds an approval to exactly this request,
 // and nobody can guess arguments back from the record.
-func (e *Enforcer) digest(m *wire.Message) string {
+func (e *Enforcer) digest(m *wire.Message, canonical []byte) string {
 	if m == nil {
 		return ""
 	}
 	h := hmac.New(sha256.New, e.DigestKey)
 	h.Write([]byte(m.Method))
 	h.Write([]byte{0})
-	h.Write(m.Canonical())
+	h.Write(canonical)
 	return "hmac-sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 

@@ -39,12 +39,7 @@ func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
 	}
 	s := m.search()
 	d := documents.Get().(*document)
-	defer func() {
-		d.raw = nil
-		if cap(d.values.text)+cap(d.others.text)+cap(d.joins.text) <= maxPooled {
-			documents.Put(d)
-		}
-	}()
+	defer d.release()
 	spans, ok := s.document(d, msg, 0)
 	switch {
 	case s.clock.late:
@@ -69,6 +64,14 @@ func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
 		return nil, Report{}, err
 	}
 	return out, r, nil
+}
+
+// release gives a document back, for the next message.
+func (d *document) release() {
+	d.raw = nil
+	if cap(d.values.text)+cap(d.others.text)+cap(d.joins.text) <= maxPooled {
+		documents.Put(d)
+	}
 }
 
 // verify takes a last look at what goes out: no known form may be in its bytes,
@@ -113,7 +116,7 @@ func (m *Mask) Text(text string) (out string, r Report) {
 		return withheld("too large")
 	}
 	s := m.search()
-	spans := s.text([]byte(text))
+	spans := s.text(text)
 	if s.clock.late {
 		return withheld("out of time")
 	}
@@ -131,16 +134,20 @@ func (m *Mask) Text(text string) (out string, r Report) {
 	b.WriteString(text[done:])
 	out = b.String()
 	s.knownOnly = true
-	if len(s.text([]byte(out))) > 0 {
+	if len(s.text(out)) > 0 {
 		return withheld("a known value remains")
 	}
 	return out, r
 }
 
 // text treats plain text as a document of one string.
-func (s *search) text(text []byte) []span {
-	d := &document{rules: s.rules, tokens: []token{{end: len(text), size: len(text)}}}
-	d.values = buffer{text, []int{0}, []piece{{0, 0}}}
+func (s *search) text(text string) []span {
+	d := documents.Get().(*document)
+	defer d.release()
+	d.reset(nil, s.rules)
+	d.tokens = append(d.tokens, token{end: len(text), size: len(text)})
+	d.values.begin(0, 0)
+	d.values.text = append(d.values.text, text...)
 	spans := s.token(d, 0, 0, nil)
 	if spans = s.spread(&d.values, false, spans); len(spans) == 0 {
 		return nil

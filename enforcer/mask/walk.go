@@ -83,13 +83,17 @@ var groupSeed = maphash.MakeSeed()
 // read fills d from raw, and tells whether it is one JSON value and nothing
 // else. The caller has checked the UTF-8.
 func (d *document) read(raw []byte, r *rules) bool {
+	d.reset(raw, r)
+	i, ok := d.value(d.space(0), 0, place{in: -1, name: -1})
+	return ok && d.space(i) == len(raw)
+}
+
+func (d *document) reset(raw []byte, r *rules) {
 	d.raw, d.rules, d.cursor = raw, r, cursor{token: -1}
 	d.tokens, d.nodes, d.next = d.tokens[:0], d.nodes[:0], d.next[:0]
 	d.values.reset()
 	d.others.reset()
 	d.joins.reset()
-	i, ok := d.value(d.space(0), 0, place{in: -1, name: -1})
-	return ok && d.space(i) == len(raw)
 }
 
 // place says where a value stands.

@@ -295,15 +295,15 @@ func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == w
 // is one message has nothing to wait for once it has begun.
 func (u *httpUpstream) whole(ctx context.Context, r *Request, reply *Reply, resp *http.Response, timer *time.Timer) error {
 	max := int64(u.max())
-	tooLarge := fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max)
+	tooLarge := func() error { return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max) }
 	if resp.ContentLength > max {
-		return tooLarge
+		return tooLarge()
 	}
 	body, err := r.Room.ReadAll(ctx, resp.Body, resp.ContentLength, max)
 	timer.Stop()
 	switch {
 	case errors.Is(err, budget.ErrTooLarge):
-		return tooLarge
+		return tooLarge()
 	case err != nil:
 		return u.failed(ctx, err)
 	case len(body) > 0:

@@ -26,6 +26,9 @@ var (
 	}
 )
 
+// inputRequests is where a server of the stateless era puts what it asks.
+var inputRequests = []byte("inputRequests")
+
 func checkCase(name []byte, at place, i int) *Error {
 	var known []string
 	switch at {
@@ -141,6 +144,10 @@ func (s *scanner) note(name []byte, at place, v Span) {
 			s.request = v
 		case "progressToken":
 			s.progress = v
+		}
+	case inResult:
+		if s.depth == 2 && len(name) >= len(inputRequests) && bytes.EqualFold(name, inputRequests) {
+			s.m.AsksInput = true
 		}
 	case inMeta:
 		switch string(name) {

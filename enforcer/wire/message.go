@@ -65,6 +65,9 @@ type Message struct {
 	// ProtocolVersion comes from _meta["io.modelcontextprotocol/protocolVersion"],
 	// or, in an initialize request, from params.protocolVersion.
 	ProtocolVersion string
+	// AsksInput says that a result has a member inputRequests, in any case of
+	// its letters.
+	AsksInput bool
 	// CancelledID is params.requestId of a notifications/cancelled, as spelled.
 	CancelledID []byte
 
@@ -116,6 +119,13 @@ func (m *Message) Member(object Span, key string) (Span, bool) {
 // decoded, until visit returns false.
 func (m *Message) Members(object Span, visit func(name []byte, value Span) bool) {
 	members(m.Raw, object, func(_ Span, name []byte, value Span) bool { return visit(name, value) })
+}
+
+// EachMember does so for an object that stands alone: a part of a message, or
+// one that was made of it.
+func EachMember(object []byte, visit func(name, value []byte) bool) {
+	at := Span{skipSpace(object, 0), len(object)}
+	members(object, at, func(_ Span, name []byte, value Span) bool { return visit(name, object[value.Start:value.End]) })
 }
 
 // Text decodes the JSON string in a span; false if there is no string.

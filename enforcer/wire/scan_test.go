@@ -349,6 +349,19 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 		if m.Kind == Response {
+			asks := false
+			for _, part := range []string{"result", "error"} {
+				var members map[string]json.RawMessage
+				if json.Unmarshal(std[part], &members) == nil {
+					for name := range members {
+						asks = asks || strings.EqualFold(name, "inputRequests")
+					}
+				}
+			}
+			if asks != m.AsksInput {
+				t.Fatalf("it asks for input: %v, encoding/json says %v", m.AsksInput, asks)
+			}
+			ParamHeaders(m) // whatever the list holds
 			for _, key := range []string{"tools", "resources"} {
 				out, _, err := FilterList(m, key, func(name, uri string) bool { return len(name)%2 == 0 })
 				if err == nil && !json.Valid(out) {

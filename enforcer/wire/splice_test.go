@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
@@ -193,6 +195,61 @@ func FuzzSplice(f *testing.F) {
 		}
 		if at, ok := again.Member(again.Arguments, name); !ok || string(again.Bytes(at)) != value {
 			t.Fatalf("the argument is not what was set: %s", out)
+		}
+	})
+}
+
+// Several edits at once: what comes out is what cutting and pasting one after
+// the other gives, and edits that overlap or lie outside give nothing.
+func FuzzEdits(f *testing.F) {
+	f.Add("0123456789", []byte{1, 2, 5, 3}, "ab")
+	f.Add("0123456789", []byte{3, 3, 3, 3, 0, 0}, "x")
+	f.Add("0123456789", []byte{2, 5, 4, 6}, "overlap")
+	f.Add("0123456789", []byte{8, 11, 9, 2}, "outside")
+	f.Fuzz(func(t *testing.T, raw string, at []byte, text string) {
+		var edits []Edit
+		for i := 0; i+1 < len(at) && len(edits) < 8; i += 2 {
+			edits = append(edits, Edit{Span{int(at[i]), int(at[i+1])}, []byte(text + strconv.Itoa(i))})
+		}
+		before := slices.Clone(edits)
+		got := Splice([]byte(raw), edits...)
+		if !reflect.DeepEqual(edits, before) {
+			t.Fatal("the edits were changed")
+		}
+		covered := make([]bool, len(raw)+1)
+		clash := false
+		for i, e := range edits {
+			if clash = clash || e.Span.End < e.Span.Start || e.Span.End > len(raw); clash {
+				break
+			}
+			for _, o := range edits[:i] { // an insertion inside of another's span, too
+				clash = clash || e.Span.Start < o.Span.End && o.Span.Start < e.Span.End
+			}
+			for b := e.Span.Start; b < e.Span.End; b++ {
+				covered[b] = true
+			}
+		}
+		if clash {
+			if got != nil {
+				t.Fatalf("edits %v of %q were guessed: %q", edits, raw, got)
+			}
+			return
+		}
+		var want strings.Builder
+		for i := range len(raw) + 1 {
+			for _, insertion := range []bool{true, false} {
+				for _, e := range edits {
+					if e.Span.Start == i && (e.Span.End == i) == insertion {
+						want.Write(e.New)
+					}
+				}
+			}
+			if i < len(raw) && !covered[i] {
+				want.WriteByte(raw[i])
+			}
+		}
+		if string(got) != want.String() {
+			t.Fatalf("edits %v of %q give %q, want %q", edits, raw, got, want.String())
 		}
 	})
 }

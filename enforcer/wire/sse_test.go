@@ -202,6 +202,13 @@ func FuzzEvents(f *testing.F) {
 			if !bytes.Equal(e.WithData(e.Data), e.Raw) {
 				t.Fatalf("%q changes with its own data", e.Raw)
 			}
+			if same := e.Rewrite(e.Data, func(s string) string { return s }); !bytes.Equal(same, e.Raw) {
+				t.Fatalf("%q changes where nothing is masked: %q", e.Raw, same)
+			}
+			longer := e.Rewrite(e.Data, func(s string) string { return s + "x" })
+			if again, err := NewEventReader(bytes.NewReader(longer), 0).Next(); e.HasData && !e.Cut && e.Raw[0] != '\n' && (err != nil || !bytes.Equal(again.Data, e.Data) && (e.first || !bytes.HasPrefix(e.Raw, bom))) {
+				t.Fatalf("%q loses its data as %q: %q, %v", e.Raw, longer, again.Data, err)
+			}
 			if e.HasData && !e.Cut {
 				again, err := NewEventReader(bytes.NewReader(e.WithData(data)), 0).Next()
 				want := bytes.Join(splitLines(data), []byte("\n"))

@@ -16,9 +16,8 @@ func (e Event) WithData(data []byte) []byte { return e.Rewrite(data, nil) }
 // The new data lines stand where the first data line stood, in its style. Line
 // ends inside data begin a new data line: in JSON they are white space.
 func (e Event) Rewrite(data []byte, text func(string) string) []byte {
-	keepData := bytes.Equal(data, e.Data)
-	if keepData && text == nil {
-		return e.Raw
+	if bytes.Equal(data, e.Data) {
+		return e.beside(text)
 	}
 	out := make([]byte, 0, len(e.Raw)+len(data)-len(e.Data)+64)
 	written := false
@@ -39,10 +38,6 @@ func (e Event) Rewrite(data []byte, text func(string) string) []byte {
 	eachLine(e.Raw, e.first, func(l line) {
 		switch {
 		case string(l.field) == "data":
-			if keepData {
-				out = append(out, l.raw...)
-				return
-			}
 			lead, end := l.lead, l.end
 			if len(l.value) == 0 || len(end) == 0 {
 				lead, end = dataStyle(l)
@@ -59,11 +54,35 @@ func (e Event) Rewrite(data []byte, text func(string) string) []byte {
 			out = append(out, rewriteLine(l, text)...)
 		}
 	})
-	if !written && !keepData && len(data) > 0 {
+	if !written && len(data) > 0 {
 		writeData([]byte("data: "), []byte("\n"))
 		out = append(out, '\n')
 	}
 	return out
+}
+
+// beside passes the text beside the data through text. What stays as it is, is
+// not copied.
+func (e Event) beside(text func(string) string) []byte {
+	if text == nil {
+		return e.Raw
+	}
+	var out []byte
+	at, done := 0, 0
+	eachLine(e.Raw, e.first, func(l line) {
+		end := at + len(l.raw)
+		if string(l.field) != "data" && len(l.raw) > len(l.end) {
+			if now := rewriteLine(l, text); !bytes.Equal(now, l.raw) {
+				out = append(append(out, e.Raw[done:at]...), now...)
+				done = end
+			}
+		}
+		at = end
+	})
+	if out == nil {
+		return e.Raw
+	}
+	return append(out, e.Raw[done:]...)
 }
 
 // dataStyle completes the style of a data line that has no value (and maybe
