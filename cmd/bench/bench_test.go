@@ -26,13 +26,13 @@ func TestRun(t *testing.T) {
 	if b, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
-	o := options{duration: 200 * time.Millisecond, rounds: 1, clients: []int{1, 8}, program: program, dir: t.TempDir(), profile: t.TempDir()}
+	o := options{duration: 100 * time.Millisecond, rounds: 1, clients: []int{1, 8}, sizes: []int{200, 1_000_000}, program: program, dir: t.TempDir(), profile: t.TempDir()}
 	var out strings.Builder
 	if err := bench(t.Context(), o, &out); err != nil {
 		t.Fatal(err)
 	}
 	for _, way := range ways {
-		if n := strings.Count(out.String(), " "+way+" "); n < len(kinds)*len(o.clients) {
+		if n := strings.Count(out.String(), " "+way+" "); n < len(kinds)*len(o.sizes)*len(o.clients) {
 			t.Errorf("%s is not in the table:\n%s", way, out.String())
 		}
 	}
@@ -58,12 +58,17 @@ func TestWhatFails(t *testing.T) {
 		}
 	})
 	// Nothing injects a credential here.
-	to := target{url: "http://" + addr + "/credential/json", client: newClient()}
+	to := target{url: "http://" + addr + "/credential/json/200", client: newClient()}
 	t.Cleanup(to.client.CloseIdleConnections)
 	if _, err := load(t.Context(), to, 2, time.Second); err == nil || !strings.Contains(err.Error(), "401") {
 		t.Errorf("want the refusal, got %v", err)
 	}
-	if _, err := numbers("1,none"); err == nil {
+	// An answer that is cut short is none.
+	to.url, to.size = "http://"+addr+"/json/200", 10_000
+	if _, err := load(t.Context(), to, 2, time.Second); err == nil || !strings.Contains(err.Error(), "want the echo in 10000 bytes, got status 200") {
+		t.Errorf("want the short answer, got %v", err)
+	}
+	if _, err := numbers("clients", "1,none", 9); err == nil {
 		t.Error("a list of clients that is none was read")
 	}
 }
@@ -107,21 +112,21 @@ func fast(n int, each time.Duration) turn {
 
 func TestTable(t *testing.T) {
 	r := &results{duration: time.Second, rounds: 1, disk: []time.Duration{100 * time.Microsecond}}
-	r.add(cell{1, "json", "direct"}, fast(1000, 90*time.Microsecond))
-	r.add(cell{1, "json", "bare"}, fast(500, 200*time.Microsecond))
-	r.add(cell{1, "json", "countersign"}, fast(400, 601*time.Microsecond))
-	r.add(cell{64, "json", "direct"}, fast(2000, 90*time.Microsecond))
-	r.add(cell{64, "json", "bare"}, fast(1000, 200*time.Microsecond))
-	r.add(cell{64, "json", "countersign"}, fast(850, 601*time.Microsecond))
+	r.add(cell{1, "json", 200, "direct"}, fast(1000, 90*time.Microsecond))
+	r.add(cell{1, "json", 200, "bare"}, fast(500, 200*time.Microsecond))
+	r.add(cell{1, "json", 200, "countersign"}, fast(400, 601*time.Microsecond))
+	r.add(cell{64, "json", 200, "direct"}, fast(2000, 90*time.Microsecond))
+	r.add(cell{64, "json", 200, "bare"}, fast(1000, 200*time.Microsecond))
+	r.add(cell{64, "json", 200, "countersign"}, fast(850, 601*time.Microsecond))
 	const want = `calls of 200 bytes, 1 rounds of 1s each; calls/s and ratios are medians of the rounds
 
-  clients  answers          way  calls/s     p50     p99  CPU/call  of bare  of direct
-        1     json       direct     1000   90 µs   90 µs     50 µs     2.00       1.00
-        1     json         bare      500  200 µs  200 µs     50 µs     1.00       0.50
-        1     json  countersign      400  601 µs  601 µs     50 µs     0.80       0.40
-       64     json       direct     2000   90 µs   90 µs     50 µs     2.00       1.00
-       64     json         bare     1000  200 µs  200 µs     50 µs     1.00       0.50
-       64     json  countersign      850  601 µs  601 µs     50 µs     0.85       0.42
+  clients  answers   size          way  calls/s     p50     p99  CPU/call  of bare  of direct
+        1     json  200 B       direct     1000   90 µs   90 µs     50 µs     2.00       1.00
+        1     json  200 B         bare      500  200 µs  200 µs     50 µs     1.00       0.50
+        1     json  200 B  countersign      400  601 µs  601 µs     50 µs     0.80       0.40
+       64     json  200 B       direct     2000   90 µs   90 µs     50 µs     2.00       1.00
+       64     json  200 B         bare     1000  200 µs  200 µs     50 µs     1.00       0.50
+       64     json  200 B  countersign      850  601 µs  601 µs     50 µs     0.85       0.42
 
 write and fdatasync on this disk, alone: p50 100 µs, p99 100 µs
 targets: 1 client p50 ≤ bare + 2 × fdatasync + 200 µs = 600 µs: missed with 601 µs; 64 clients ≥ 0.8 × bare: met with 0.85 (then 0.9: missed)
@@ -139,10 +144,10 @@ targets: 1 client p50 ≤ bare + 2 × fdatasync + 200 µs = 600 µs: missed with
 func TestShareIsWithinARound(t *testing.T) {
 	r := &results{}
 	for _, n := range []int{1000, 10, 500} {
-		r.add(cell{64, "json", "bare"}, fast(n, time.Millisecond))
-		r.add(cell{64, "json", "countersign"}, fast(n*9/10, time.Millisecond))
+		r.add(cell{64, "json", 200, "bare"}, fast(n, time.Millisecond))
+		r.add(cell{64, "json", 200, "countersign"}, fast(n*9/10, time.Millisecond))
 	}
-	if got := r.share(cell{64, "json", "countersign"}, "bare"); got != 0.9 {
+	if got := r.share(cell{64, "json", 200, "countersign"}, "bare"); got != 0.9 {
 		t.Errorf("want 0.9, got %v", got)
 	}
 }

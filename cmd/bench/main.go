@@ -11,6 +11,8 @@
 // the machine with the generator. Figures of different runs or machines do not
 // compare; the ratios within one run do, and so they are what is judged. The
 // disk's fdatasync is measured between the turns, for the same reason.
+// Measured are JSON and event streams, answers of 200 bytes, 10 KB and 1 MB,
+// one caller and sixty-four; calls have 200 bytes.
 //
 // A call that fails, or that the record does not show, makes the run fail. A
 // target that is missed is reported, no more.
@@ -34,6 +36,7 @@ import (
 type options struct {
 	duration time.Duration // of one turn
 	rounds   int
+	sizes    []int // of answers
 	clients  []int
 	profile  string // folder for the product's CPU profile; none if empty
 	program  string // path of countersign
@@ -46,16 +49,27 @@ func main() {
 	}
 	o := options{}
 	clients := flag.String("clients", "1,64", "how many callers at once; a list measures each")
-	flag.DurationVar(&o.duration, "duration", 2*time.Second, "how long one turn lasts")
+	answers := flag.String("sizes", "200,10000,1000000", "bytes of an answer; a list measures each")
+	short := flag.Bool("short", false, "one round of short turns: does it work, not how fast")
+	flag.DurationVar(&o.duration, "duration", time.Second, "how long one turn lasts")
 	flag.IntVar(&o.rounds, "rounds", 3, "how often all take turns")
 	flag.StringVar(&o.profile, "profile", "", "have countersign write its CPU profile into this `folder`")
 	flag.StringVar(&o.program, "program", "", "`path` of countersign; beside this program by default")
 	flag.StringVar(&o.dir, "dir", "", "`folder` for state, on the disk to be measured; the system's temporary one by default")
 	flag.Parse()
 	var err error
-	if o.clients, err = numbers(*clients); err != nil || flag.NArg() > 0 || o.rounds < 1 || o.duration <= 0 {
+	if o.clients, err = numbers("clients", *clients, 1024); err == nil {
+		o.sizes, err = numbers("sizes", *answers, maxAnswer)
+	}
+	if err != nil || flag.NArg() > 0 || o.rounds < 1 || o.duration <= 0 {
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
 		flag.Usage()
 		os.Exit(2)
+	}
+	if *short {
+		o.duration, o.rounds = 100*time.Millisecond, 1
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -66,11 +80,11 @@ func main() {
 }
 
 // numbers reads "1,64".
-func numbers(s string) (out []int, err error) {
+func numbers(name, s string, most int) (out []int, err error) {
 	for f := range strings.SplitSeq(s, ",") {
 		n, err := strconv.Atoi(strings.TrimSpace(f))
-		if err != nil || n < 1 || n > 1024 {
-			return nil, fmt.Errorf("-clients: %q is no number from 1 to 1024", f)
+		if err != nil || n < 1 || n > most {
+			return nil, fmt.Errorf("-%s: %q is no number from 1 to %d", name, f, most)
 		}
 		out = append(out, n)
 	}
@@ -99,21 +113,23 @@ func bench(ctx context.Context, o options, out io.Writer) (err error) {
 	return err
 }
 
-// measure lets all take turns: ways within kinds within client counts within
+// measure lets all take turns: ways within sizes within kinds within client counts within
 // rounds, so that what the machine does meanwhile falls on all alike.
 func (s *scene) measure(ctx context.Context, o options) (*results, error) {
 	r := &results{duration: o.duration, rounds: o.rounds}
 	for range o.rounds {
 		for _, clients := range o.clients {
 			for _, kind := range kinds {
-				for _, way := range ways {
-					before := s.cpu(way)
-					t, err := load(ctx, s.target(way, kind), clients, o.duration)
-					if err != nil {
-						return nil, fmt.Errorf("%s, %s answers, %d clients: %w", way, kind, clients, err)
+				for _, size := range o.sizes {
+					for _, way := range ways {
+						before := s.cpu(way)
+						t, err := load(ctx, s.target(way, kind, size), clients, o.duration)
+						if err != nil {
+							return nil, fmt.Errorf("%s, %s answers of %d bytes, %d clients: %w", way, kind, size, clients, err)
+						}
+						t.cpu = s.cpu(way) - before
+						r.add(cell{clients, kind, size, way}, t)
 					}
-					t.cpu = s.cpu(way) - before
-					r.add(cell{clients, kind, way}, t)
 				}
 			}
 			d, err := syncLatency(s.dir)

@@ -11,14 +11,18 @@ const ruleCount = 1000
 // writePolicy commits a policy of ruleCount rules, signed. A few of them name
 // the tool that is called, the others do not apply: as in a policy of many
 // servers and tools. Each server's calls carry a minted credential.
-func (s *scene) writePolicy() error {
+func (s *scene) writePolicy(sizes []int) error {
 	files, err := s.stage.PolicyFiles()
 	if err != nil {
 		return err
 	}
+	var names []string
 	for _, kind := range kinds {
-		files["servers/echo-"+kind+".yaml"] = fmt.Appendf(nil, `server: echo-%[1]s
-url: %[2]s/credential/%[1]s
+		for _, size := range sizes {
+			name := serverName(kind, size)
+			names = append(names, name)
+			files["servers/"+name+".yaml"] = fmt.Appendf(nil, `server: %[1]s
+url: %[2]s/credential/%[3]s/%[4]d
 timeout: 30s
 credential: echo
 credentials:
@@ -27,16 +31,20 @@ credentials:
     scope: holder
     ttl: 60s
     inject: { headers: { Authorization: "{{basic username password}}" } }
-`, kind, s.bases["direct"])
+`, name, s.bases["direct"], kind, size)
+		}
 	}
 	given := strings.Count(string(files["rules/customers.yaml"]), "- id:")
-	files["rules/bench.yaml"] = []byte(benchRules(ruleCount - given))
+	files["rules/bench.yaml"] = []byte(benchRules(ruleCount-given, strings.Join(names, ", ")))
 	_, err = s.stage.Policy.Commit(files, "Rules to measure with\n", s.stage.Dana)
 	return err
 }
 
+// serverName is what the policy calls the server of one kind of answers.
+func serverName(kind string, size int) string { return fmt.Sprintf("echo-%s-%d", kind, size) }
+
 // benchRules are n rules, five of which look at the call of echo.
-func benchRules(n int) string {
+func benchRules(n int, servers string) string {
 	var b strings.Builder
 	b.WriteString(`- id: echo-support
   server: [echo-json, echo-sse]
@@ -82,5 +90,5 @@ func benchRules(n int) string {
   effect: allow
 `, i, i%50)
 	}
-	return b.String()
+	return strings.ReplaceAll(b.String(), "[echo-json, echo-sse]", "["+servers+"]")
 }

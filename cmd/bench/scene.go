@@ -68,7 +68,7 @@ func setScene(ctx context.Context, o options, dir string) (s *scene, err error) 
 	if s.stage, err = stage.Set(dir); err != nil {
 		return s, err
 	}
-	if err := s.writePolicy(); err != nil {
+	if err := s.writePolicy(o.sizes); err != nil {
 		return s, err
 	}
 	if s.token, err = s.stage.Token("alice", []string{"support"}, nil); err != nil {
@@ -107,12 +107,12 @@ func (s *scene) settle(ctx context.Context) error {
 }
 
 // target is where a way begins.
-func (s *scene) target(way, kind string) target {
-	path := kind
+func (s *scene) target(way, kind string, size int) target {
+	path := fmt.Sprintf("%s/%d", kind, size)
 	if way == "countersign" {
-		path = "echo-" + kind
+		path = serverName(kind, size)
 	}
-	return target{url: s.bases[way] + "/" + path, token: s.token, client: s.clients[way]}
+	return target{url: s.bases[way] + "/" + path, token: s.token, client: s.clients[way], size: size}
 }
 
 // role starts a part of this very program, and returns its address.

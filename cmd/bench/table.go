@@ -15,12 +15,14 @@ const (
 	wantShare = 0.8
 	nextShare = 0.9
 	wantExtra = 200 * time.Microsecond
+	judged    = 200 // bytes of the answers that they are for
 )
 
 // cell is one line of the table.
 type cell struct {
 	clients int
 	kind    string
+	size    int
 	way     string
 }
 
@@ -67,7 +69,7 @@ func (r *results) rate(c cell) float64 {
 // share is the median of the rounds' ratios: each turn is compared with the
 // one beside it.
 func (r *results) share(c cell, of string) float64 {
-	other := r.turns[cell{c.clients, c.kind, of}]
+	other := r.turns[cell{c.clients, c.kind, c.size, of}]
 	var shares []float64
 	for i, t := range r.turns[c] {
 		shares = append(shares, t.rate()/other[i].rate())
@@ -110,9 +112,9 @@ func (r *results) String() string {
 	fmt.Fprintf(&b, "calls of %d bytes, %d rounds of %s each; calls/s and ratios are medians of the rounds\n\n", callBytes, r.rounds, r.duration)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
 	line := func(cells ...string) { fmt.Fprintln(w, strings.Join(cells, "\t")+"\t") }
-	line("clients", "answers", "way", "calls/s", "p50", "p99", "CPU/call", "of bare", "of direct")
+	line("clients", "answers", "size", "way", "calls/s", "p50", "p99", "CPU/call", "of bare", "of direct")
 	for _, c := range r.order {
-		line(fmt.Sprint(c.clients), c.kind, c.way, fmt.Sprintf("%.0f", r.rate(c)), micros(r.latency(c, 50)), micros(r.latency(c, 99)),
+		line(fmt.Sprint(c.clients), c.kind, bytesOf(c.size), c.way, fmt.Sprintf("%.0f", r.rate(c)), micros(r.latency(c, 50)), micros(r.latency(c, 99)),
 			micros(r.cpu(c)), fmt.Sprintf("%.2f", r.share(c, "bare")), fmt.Sprintf("%.2f", r.share(c, "direct")))
 	}
 	if err := w.Flush(); err != nil {
@@ -128,9 +130,9 @@ func (r *results) String() string {
 // measured.
 func (r *results) judge() []string {
 	out := []string{}
-	one, many := cell{1, "json", "countersign"}, cell{64, "json", "countersign"}
+	one, many := cell{1, "json", judged, "countersign"}, cell{64, "json", judged, "countersign"}
 	if r.turns[one] != nil {
-		bare, sync := r.latency(cell{1, "json", "bare"}, 50), percentile(r.disk, 50)
+		bare, sync := r.latency(cell{1, "json", judged, "bare"}, 50), percentile(r.disk, 50)
 		have, limit := r.latency(one, 50), bare+2*sync+wantExtra
 		out = append(out, fmt.Sprintf("1 client p50 ≤ bare + 2 × fdatasync + %s = %s: %s with %s",
 			micros(wantExtra), micros(limit), met(have <= limit), micros(have)))
@@ -141,9 +143,20 @@ func (r *results) judge() []string {
 			wantShare, met(share >= wantShare), share, nextShare, met(share >= nextShare)))
 	}
 	if len(out) == 0 {
-		out = append(out, "not judged: they are for 1 and 64 clients")
+		out = append(out, "not judged: they are for 1 and 64 clients, answers of 200 bytes")
 	}
 	return out
+}
+
+// bytesOf is a size as the table shows it.
+func bytesOf(n int) string {
+	switch {
+	case n >= 1_000_000:
+		return fmt.Sprintf("%g MB", float64(n)/1e6)
+	case n >= 1000:
+		return fmt.Sprintf("%g KB", float64(n)/1e3)
+	}
+	return fmt.Sprintf("%d B", n)
 }
 
 func met(ok bool) string {
