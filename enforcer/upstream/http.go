@@ -29,8 +29,8 @@ type HTTPConfig struct {
 	// MaxMessage bounds one message, that is one body or one event. 8 MiB if zero.
 	// (Its depth is for whoever parses it.)
 	MaxMessage int
-	// Client may bring a transport. Redirects are never followed, whatever it
-	// says. Nil means a transport of our own.
+	// Client may bring a transport; nothing else of it counts. Redirects are never
+	// followed. Nil means a transport of our own.
 	Client *http.Client
 }
 
@@ -84,9 +84,6 @@ func HTTP(cfg HTTPConfig) Upstream {
 		}
 	}
 	_, u.tells = u.client.Transport.(*http.Transport)
-	u.client.Timeout = 0
-	u.client.Jar = nil
-	u.client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return u
 }
 
@@ -154,7 +151,8 @@ func (u *httpUpstream) send(ctx context.Context, cancel context.CancelCauseFunc,
 		return nil, unsent{err}
 	}
 	timer := time.AfterFunc(u.cfg.Timeout, func() { cancel(errTimeout) })
-	resp, err := u.client.Do(req)
+	// Not client.Do: there are no redirects to follow and no cookies to keep.
+	resp, err := u.client.Transport.RoundTrip(req)
 	if err != nil {
 		timer.Stop()
 		err = u.failed(ctx, err)
