@@ -83,16 +83,17 @@ func setScene(ctx context.Context, o options, dir string) (s *scene, err error) 
 
 // settle waits until the product is done with what it does after it is ready,
 // in the background: the SQL parser is compiled then, for seconds of CPU time
-// that would fall on whoever takes the first turn. Ten seconds must do.
+// that would fall on whoever takes the first turn. It is done when it took next
+// to nothing for a second; half a minute must do.
 func (s *scene) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
-	for before := time.Duration(-1); ; {
+	for before, calm := time.Duration(-1), 0; calm < 4; {
 		now := s.cpu("countersign")
-		if before >= 0 && now-before <= 20*time.Millisecond {
-			return nil
+		if calm++; before < 0 || now-before > 20*time.Millisecond {
+			calm = 0
 		}
 		before = now
 		select {
@@ -104,6 +105,7 @@ func (s *scene) settle(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+	return nil
 }
 
 // target is where a way begins.
