@@ -115,8 +115,8 @@ func BenchmarkCall(b *testing.B) {
 		for _, size := range []int{200, 10_000, 1_000_000} {
 			b.Run(fmt.Sprintf("%s-%d", kind, size), func(b *testing.B) {
 				g := benchGate(b, http.NotFoundHandler())
-				call, answer := callOf(200, false)
-				_, answer = callOf(size, kind == "sse")
+				call, _ := callOf(200, false)
+				_, answer := callOf(size, kind == "sse")
 				g.force.Load().upstreams["echo"] = upstream.HTTP(upstream.HTTPConfig{URL: "http://echo", Client: &http.Client{Transport: canned{types[kind], answer}}})
 				run(b, g.serveMCP, g, call, len(answer))
 			})
