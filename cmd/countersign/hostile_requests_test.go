@@ -194,6 +194,8 @@ func hostileRequests(t *testing.T, s *stage.Stage, session, mallory string) []ho
 	const large = "the request is larger than 4194304 bytes, the limit of this policy"
 	refused("too large", toolCall("echo", strings.Repeat("x", 4<<20)), large, -32600)
 	edited("too large, in chunks", toolCall("echo", strings.Repeat("x", 4<<20)), large, -32600, func(r *http.Request) { r.ContentLength = -1 })
+	add(hostile{name: "headers of 40 KB", body: echo, edit: header("X-Large", strings.Repeat("x", 40<<10)), status: 431, code: -32600,
+		words: "the request's headers are larger than 32768 bytes, the limit of this policy", recorded: "bad-request"})
 
 	group = "Mirrored headers (2026-07-28)"
 	mismatch := func(name, body, words string, edit func(*http.Request)) {
