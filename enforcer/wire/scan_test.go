@@ -62,6 +62,17 @@ func TestParseFindsWhatPolicyLooksAt(t *testing.T) {
 	}
 }
 
+// What a revision has no more is its server's to refuse, with the code of an
+// unknown method: clients tell by it what they talk to.
+func TestParseLetsMethodsOfAnotherEraThrough(t *testing.T) {
+	for _, method := range []string{"resources/subscribe", "resources/unsubscribe"} {
+		m := mustParse(t, `{"jsonrpc":"2.0","id":1,"method":"`+method+`","params":{"_meta":{"`+MetaVersion+`":"2026-07-28"}}}`)
+		if m.Method != method || m.URI != "" {
+			t.Errorf("got %q of %q", m.Method, m.URI)
+		}
+	}
+}
+
 // Every line was a bypass of some gateway, or would be one of ours.
 func TestParseRefuses(t *testing.T) {
 	call := func(params string) string {
@@ -145,6 +156,9 @@ func TestParseRefuses(t *testing.T) {
 		{"arguments list", call(`{"name":"t","arguments":[]}`), CodeInvalidParams, "params.arguments"},
 		{"arguments null", call(`{"name":"t","arguments":null}`), CodeInvalidParams, "params.arguments"},
 		{"no uri", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{}}`, CodeInvalidParams, "params.uri"},
+		{"no uri to subscribe to", `{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{}}`, CodeInvalidParams, "params.uri"},
+		{"a number to subscribe to", `{"jsonrpc":"2.0","id":1,"method":"resources/subscribe","params":{"uri":7,"_meta":{"` + MetaVersion + `":"2026-07-28"}}}`, CodeInvalidParams, "params.uri"},
+		{"no uri, stateless", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"_meta":{"` + MetaVersion + `":"2026-07-28"}}}`, CodeInvalidParams, "params.uri"},
 		{"progress token list", call(`{"name":"t","_meta":{"progressToken":[]}}`), CodeInvalidParams, "progressToken"},
 		{"meta version number", call(`{"name":"t","_meta":{"io.modelcontextprotocol/protocolVersion":1}}`), CodeInvalidParams, "version"},
 		{"method and result", `{"jsonrpc":"2.0","id":1,"method":"ping","result":{}}`, CodeInvalidRequest, "both"},
