@@ -31,7 +31,7 @@ func (x *exchange) answer(ctx context.Context) error {
 // They go out with the answer, not with a refusal of it.
 func (x *exchange) replyHeaders() (http.Header, error) {
 	pass := http.Header{}
-	for _, k := range []string{"Mcp-Session-Id", "Mcp-Protocol-Version", "Cache-Control", "Retry-After"} {
+	for _, k := range []string{"Mcp-Protocol-Version", "Cache-Control", "Retry-After"} {
 		for _, v := range x.reply.Header.Values(k) {
 			if clean, r := x.e.Mask.Text(v); clean != v {
 				x.note(r)
@@ -47,7 +47,11 @@ func (x *exchange) replyHeaders() (http.Header, error) {
 		if clean, _ := x.e.Mask.Text(s); clean != s {
 			return nil, refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its session id")
 		}
-		pass.Set("Mcp-Session-Id", s)
+		// Sessions begin with initialize. Some servers name one in any answer, to
+		// server/discover even: a client that took it up would be refused with it.
+		if x.session != "" || x.opens() {
+			pass.Set("Mcp-Session-Id", s)
+		}
 	}
 	if x.r.Method == http.MethodDelete && x.reply.Status < 300 {
 		x.e.session.end(x.session, x.server)
@@ -56,10 +60,13 @@ func (x *exchange) replyHeaders() (http.Header, error) {
 	return pass, nil
 }
 
+// opens tells whether the answer may open a session.
+func (x *exchange) opens() bool { return x.msg != nil && x.msg.Method == "initialize" }
+
 // release lets the reply's headers go: the answer is about to leave. A session
 // that an initialize has opened becomes this caller's.
 func (x *exchange) release() error {
-	if s := x.pass.Get("Mcp-Session-Id"); s != "" && x.session == "" && x.msg != nil && x.msg.Method == "initialize" {
+	if s := x.pass.Get("Mcp-Session-Id"); s != "" && x.session == "" && x.opens() {
 		evicted, ok := x.e.session.bind(s, x.server, x.ownerKey())
 		if !ok {
 			return refuse(kindUnavailable, "too many sessions are open: try again later")
@@ -81,12 +88,18 @@ func (x *exchange) release() error {
 func (x *exchange) status() int {
 	s := x.reply.Status
 	switch {
-	case s >= 200 && s < 300, s == http.StatusBadRequest, s == http.StatusNotFound, s == http.StatusMethodNotAllowed:
+	case s >= 200 && s < 300, passes(s):
 		return s
 	case x.msg != nil && x.msg.Kind == wire.Request:
 		return http.StatusOK
 	}
 	return http.StatusBadGateway
+}
+
+// passes tells whether a failure's status goes through: those by which clients
+// tell what a server does not know.
+func passes(status int) bool {
+	return status == http.StatusBadRequest || status == http.StatusNotFound || status == http.StatusMethodNotAllowed
 }
 
 func (x *exchange) answerJSON() error {
