@@ -133,8 +133,14 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		status, code = http.StatusRequestHeaderFieldsTooLarge, -32600
 	case kindUnavailable, kindUpstream, kindBlocked:
 		code = codeInternal
-		if !isRequest {
+		var bare *upstream.StatusError
+		switch {
+		case !isRequest:
 			status = http.StatusServiceUnavailable
+		case errors.As(ref.cause, &bare) && x.msg.Modern() && passes(bare.Status):
+			// A server of the session era says so, some without a message, and by
+			// the status a client of both eras knows to send initialize.
+			status = bare.Status
 		}
 	default: // what policy or a person refused
 		switch {
