@@ -18,7 +18,7 @@ GOVULNCHECK = golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .PHONY: help
 help: ## Say what can be made
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 13
 
 .PHONY: demo
 demo: build ## Run the demo; ARGS=--interactive or ARGS=--keep
@@ -37,12 +37,16 @@ deps: ## Install what the tests need and this machine lacks
 test: deps ## Run all tests, against real peers
 	$(GO) test -timeout $(TEST_TIMEOUT) ./...
 
+.PHONY: conformance
+conformance: deps ## Run the official MCP conformance suite directly and through countersign
+	@$(GO) test -count=1 -v -run '^TestConformance$$' ./cmd/countersign | grep -v -e '^=== ' -e '^ *--- PASS'
+
 # Without the fixtures' own tests: those start every real peer once more, and hold no concurrency
 # of the product. Without the walks through the pages, and the runs behind other programs: under the
 # detector each start of the product takes ten times as long, and `make test` runs them all. Without
 # the one that measures the product's memory, of which the detector takes several times as much. What
 # stays is every package, and the whole program under hostile requests, crashes, stops, approvals.
-PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes|StalledReaders
+PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes|StalledReaders|Conformance|ErasMeet
 .PHONY: race
 race: deps ## Run the tests of the product under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '^countersign/fixtures' -e '^countersign/cmd')

@@ -260,7 +260,7 @@ func TestTheReadmesCommands(t *testing.T) {
 	}
 	help := shown{says: "COUNTERSIGN_PUBLIC_URL (required)"}
 	s.page("README.md", map[string]shown{
-		"make demo": target("demo"), "make test": target("test"), "make build": target("build"),
+		"make demo": target("demo"), "make test": target("test"), "make build": target("build"), "make conformance": target("conformance"),
 		"make demo ARGS=--interactive":                       target("demo ARGS=--interactive"),
 		"make demo ARGS=--keep":                              target("demo ARGS=--keep"),
 		"docker build --target countersign -t countersign .": imageTarget("countersign"),
@@ -289,6 +289,11 @@ func TestThePolicyPagesCommands(t *testing.T) {
 		"countersign policy check ./policy": {says: "no problems: 1 server, 5 cases"},
 		`countersign policy explain ./policy --server customers --tool execute --sub alice --group support --args '{"sql":"DELETE FROM customers"}'`: {says: "asks 1 of dba"},
 	})
+}
+
+func TestTheProtocolPagesCommands(t *testing.T) {
+	t.Parallel()
+	newShell(t).page("docs/protocol.md", map[string]shown{"make conformance": target("conformance"), "make test": target("test")})
 }
 
 // The operator's page from its beginning to its end: the keys, the policy repository and the
