@@ -12,6 +12,8 @@ import (
 // and its server must refuse a call where the two differ. Where a credential
 // is spliced into such an argument, its header has to follow.
 //
+// Where the server is spawned, and sees no headers, the refusal is ours.
+//
 // Which arguments those are, only tools/list says. It is read in passing: a
 // client cannot mirror without it, either. After a restart a call may come
 // before the list; the server then answers with the mismatch, on which clients
@@ -61,4 +63,22 @@ func (s *mirrors) follow(h http.Header, server, tool string, values map[string][
 			h.Set(header, wire.EncodeHeader(text))
 		}
 	}
+}
+
+// mirrored holds the headers of a call to a spawned server against its
+// arguments: the server gets no headers, and for its clients we are the server.
+func (x *exchange) mirrored() error {
+	if x.msg == nil || x.msg.Method != "tools/call" || !x.msg.Modern() {
+		return nil
+	}
+	if s, _ := x.force.policy.Server(x.server); len(s.Command) == 0 {
+		return nil
+	}
+	x.e.mirrors.mu.Lock()
+	headers := x.e.mirrors.m[x.server][x.msg.Name] // replaced as a whole, never changed
+	x.e.mirrors.mu.Unlock()
+	if err := wire.CheckParams(x.r.Header, x.msg, headers); err != nil {
+		return refuse(kindMismatch, "%w", err)
+	}
+	return nil
 }

@@ -108,7 +108,7 @@ func (x *exchange) decide(ctx context.Context) error {
 	if x.decision.Effect == rules.Deny {
 		return x.denied(x.decision.Reason)
 	}
-	return nil
+	return x.mirrored() // not before: who may not call a tool learns nothing of it
 }
 
 // ask has the policy decide, and masks what its words may quote of the

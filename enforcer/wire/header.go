@@ -2,7 +2,11 @@ package wire
 
 import (
 	"encoding/base64"
+	"maps"
+	"math"
 	"net/http"
+	"slices"
+	"strconv"
 	"strings"
 	"unicode/utf8"
 )
@@ -26,8 +30,8 @@ const (
 // answered with HTTP status 400. It
 // asks for the headers in a request that is modern by its header or its body;
 // in any other message it refuses those that are there and disagree, because
-// something on the way may already have routed by them. Mcp-Param-* are the
-// server's to check: only it knows which arguments they mirror.
+// something on the way may already have routed by them. Mcp-Param-* are not
+// looked at: which arguments they mirror, only the server knows. See CheckParams.
 func CheckHeaders(h http.Header, m *Message) error {
 	mismatch := func(reason string) error {
 		return &Error{Code: CodeHeaderMismatch, Reason: "Header mismatch: " + reason, ID: m.ID}
@@ -75,6 +79,60 @@ func CheckHeaders(h http.Header, m *Message) error {
 		return mismatch("Mcp-Name differs from the body's name, uri or task id")
 	}
 	return nil
+}
+
+// CheckParams refuses a tools/call whose Mcp-Param headers do not agree with
+// its arguments, in the same way. headers names the header of each argument
+// that the tool wants mirrored (see ParamHeaders). It is for servers that get
+// no headers: others check by themselves.
+func CheckParams(h http.Header, m *Message, headers map[string]string) error {
+	for _, argument := range slices.Sorted(maps.Keys(headers)) {
+		name := headers[argument]
+		mismatch := func(reason string) error {
+			return &Error{Code: CodeHeaderMismatch, Reason: "Header mismatch: " + name + " " + reason, Offset: m.Arguments.Start, ID: m.ID}
+		}
+		all := h.Values(name)
+		at, there := m.Member(m.Arguments, argument)
+		there = there && string(m.Bytes(at)) != "null"
+		switch {
+		case len(all) > 1:
+			return mismatch("is there more than once")
+		case !there && len(all) == 1:
+			return mismatch("is there, and its argument is not")
+		case !there:
+			continue
+		case len(all) == 0:
+			return mismatch("is required for its argument and missing")
+		}
+		value, ok := DecodeHeader(all[0])
+		if !ok || !visible(all[0]) {
+			return mismatch("is not valid base64 of UTF-8 text, or holds characters that a header may not")
+		}
+		if !m.spells(at, value) {
+			return mismatch("differs from its argument")
+		}
+	}
+	return nil
+}
+
+// spells tells whether text is how a header spells an argument: a string as it
+// is, true and false, and whole numbers by their value. Others have no header.
+func (m *Message) spells(argument Span, text string) bool {
+	raw := m.Bytes(argument)
+	switch raw[0] {
+	case '"':
+		s, _ := m.Text(argument)
+		return s == text
+	case 't', 'f':
+		return string(raw) == text
+	case '-', '0', '1', '2', '3', '4', '5', '6', '7', '8', '9':
+		const safe = 1<<53 - 1 // beyond, a peer that goes through a float sees another number
+		a, err := strconv.ParseFloat(string(raw), 64)
+		b, errText := strconv.ParseFloat(text, 64)
+		decimal := strings.Trim(text, "+-.0123456789eE") == ""
+		return err == nil && errText == nil && decimal && a == b && a == math.Trunc(a) && math.Abs(a) <= safe
+	}
+	return false
 }
 
 // MirrorHeaders makes the headers of a modern request agree with its body
