@@ -2,6 +2,7 @@ package rules
 
 import (
 	"bytes"
+	"cmp"
 	"runtime"
 	"slices"
 	"strings"
@@ -13,15 +14,17 @@ import (
 
 // compileAll compiles every distinct condition once, on all processors:
 // policies of thousands of rules are swapped in while calls wait for nothing.
-func compileAll(env *cel.Env, sources []ruleSource) (map[string]*condition, map[string][]issue) {
-	conds, issues := map[string]*condition{}, map[string][]issue{}
-	var texts []string
+func compileAll(env *cel.Env, sources []ruleSource) (map[conditionText]*condition, map[conditionText][]issue) {
+	conds, issues := map[conditionText]*condition{}, map[conditionText][]issue{}
+	var texts []conditionText
 	for _, src := range sources {
 		if src.when != nil && src.rule.when != "" {
-			texts = append(texts, src.rule.when)
+			texts = append(texts, src.text())
 		}
 	}
-	slices.Sort(texts)
+	slices.SortFunc(texts, func(a, b conditionText) int {
+		return cmp.Or(strings.Compare(a.when, b.when), strings.Compare(a.required, b.required))
+	})
 	texts = slices.Compact(texts)
 
 	var mu sync.Mutex

@@ -68,8 +68,8 @@ func newEnv() (*cel.Env, error) {
 
 // compile parses, checks and plans a condition. The issues are CEL's own,
 // with their places in the text.
-func compile(env *cel.Env, text string) (*condition, []issue) {
-	ast, iss := env.Compile(text)
+func compile(env *cel.Env, text conditionText) (*condition, []issue) {
+	ast, iss := env.Compile(text.when)
 	if iss.Err() != nil {
 		var out []issue
 		for _, e := range iss.Errors() {
@@ -80,7 +80,7 @@ func compile(env *cel.Env, text string) (*condition, []issue) {
 	if ast.OutputType() != cel.BoolType {
 		return nil, []issue{{1, 0, fmt.Sprintf("a condition must be true or false, and this is %s", ast.OutputType())}}
 	}
-	if found := unguarded(ast.NativeRep()); len(found) > 0 {
+	if found := unguarded(ast.NativeRep(), text.required); len(found) > 0 {
 		return nil, found
 	}
 	full, err := env.Program(ast, cel.CostLimit(costLimit))
@@ -308,12 +308,15 @@ func (l *loader) compile() {
 	p.index = index{}
 	for _, src := range l.rules {
 		if src.when != nil {
-			src.rule.cond = compiled[src.rule.when]
-			for _, is := range issues[src.rule.when] {
+			src.rule.cond = compiled[src.text()]
+			for _, is := range issues[src.text()] {
 				line, column := place(src.doc, src.when, is)
 				src.doc.reportAt(line, column, "when: %s", is.msg)
 			}
 			p.usesSQL = p.usesSQL || src.rule.cond != nil && src.rule.cond.sql
+		}
+		if src.rule.effect == Approve {
+			src.rule.pins = l.pins(src.rule)
 		}
 		p.rules = append(p.rules, src.rule)
 	}

@@ -68,6 +68,8 @@ func (p *Policy) Decide(req Request) Decision {
 	switch deny, approve, allow := matched[0], matched[1], matched[2]; {
 	case len(deny) > 0:
 		d.Reason = reasons(deny)
+	case p.unreviewed(req):
+		d.Reason = fmt.Sprintf("Tool %q of server %q is not in tools.lock, so nobody has reviewed it: run countersign policy lock and have it reviewed.", req.Tool, req.Server)
 	case baseline:
 		d.Baseline = p.reaches(req)
 		if d.Baseline {
@@ -185,8 +187,8 @@ func (p *Policy) AsksDigest(asks []Ask) string {
 }
 
 // digest is "sha256:" and the hex SHA-256 of a JSON array: the rules in the
-// order of their ids, each with the approver sets that it asks and the people
-// in them. Two policies under which the same approval means the same have the
+// order of their ids, each with the approver sets that it asks, the people in
+// them, and the locked fingerprints of the tools that it names. Two policies under which the same approval means the same have the
 // same digest; comments, files and lines are no part of it.
 func (p *Policy) digest(rs []*rule) string {
 	type set struct {
@@ -201,11 +203,12 @@ func (p *Policy) digest(rs []*rule) string {
 		Expires                 time.Duration
 		Credential              string
 		Approvers               []set
+		Pins                    []string `json:",omitempty"` // of the tools it names on locked servers
 	}
 	var list []asking
 	for _, r := range rs {
 		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
-			Quorum: r.quorum, Expires: r.expires, Credential: r.credential}
+			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins}
 		for _, name := range r.approvers {
 			s := p.people.sets[name]
 			one := set{Name: name, Channel: s.Channel, Via: s.Via}
@@ -239,7 +242,7 @@ var (
 // It errs on the side of showing: whether two conditions can hold together is
 // not worked out, and the call itself is decided anyway.
 func (p *Policy) Visible(req Request) bool {
-	if _, known := p.servers[req.Server]; !known {
+	if _, known := p.servers[req.Server]; !known || p.unreviewed(req) {
 		return false
 	}
 	f := &facts{req: &req, unknown: argsUnknown}

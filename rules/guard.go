@@ -14,14 +14,22 @@ import (
 // approve rule matches, an allow rule does not. That is safe, and surprising.
 // So a policy says what it means, with has(args.x), and a condition that does
 // not is refused when it is loaded. The same holds for subject.claims, which
-// no two issuers fill alike.
+// no two issuers fill alike. An argument that the locked schemas of the rule's
+// tools require needs no has(): a client that leaves it out is refused by the
+// server, and here the failed condition errs on the safe side.
 
 // unguarded finds the reads that no has() stands before. `x && y` guards both
 // ways, as CEL's && does: if either side is false, an error of the other does
-// not count.
-func unguarded(a *ast.AST) []issue {
+// not count. required are names of arguments that are there, separated by NUL.
+func unguarded(a *ast.AST, required string) []issue {
 	g := guard{info: a.SourceInfo()}
-	g.check(a.Expr(), nil)
+	var known []string
+	if required != "" {
+		for _, name := range strings.Split(required, "\x00") {
+			known = append(known, "args\x00"+name)
+		}
+	}
+	g.check(a.Expr(), known)
 	return g.found
 }
 

@@ -47,7 +47,7 @@ func TestGuard(t *testing.T) {
 		`{"a": args.a}.a == 1`:                                         "args.a",
 		`[args.a] == [1]`:                                              "args.a",
 	} {
-		_, issues := compile(env, cond)
+		_, issues := compile(env, conditionText{when: cond})
 		var got []string
 		for _, is := range issues {
 			got = append(got, is.msg)

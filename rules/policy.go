@@ -62,6 +62,7 @@ type Policy struct {
 	rules    []*rule   // by id
 	index    index
 	byServer map[string][]*rule // what may open a server's baseline
+	lock     Lock
 	cases    []testCase
 	quotas   []Quota // by id
 	usesSQL  bool
@@ -69,7 +70,7 @@ type Policy struct {
 
 // Load reads the policy in fsys, which commit names. The error is Problems.
 func Load(fsys fs.FS, commit string) (*Policy, error) {
-	l := loader{fsys: fsys, ids: map[string]*rule{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
+	l := loader{fsys: fsys, ids: map[string]*rule{}, pinned: map[string]string{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
 	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute,
 		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20}
@@ -116,7 +117,8 @@ type loader struct {
 	bytes    int64
 	rules    []ruleSource
 	ids      map[string]*rule
-	late     []func() // what names servers, read before they are known
+	late     []func()          // what names servers, read before they are known
+	pinned   map[string]string // digests of locked tools, by server and patterns
 }
 
 func (l *loader) load() {
@@ -129,13 +131,13 @@ func (l *loader) load() {
 		dir, base := path.Split(name)
 		d := &document{file: name, problems: &l.problems}
 		switch {
-		case name == "countersign.yaml", name == "approvers.yaml",
+		case name == "countersign.yaml", name == "approvers.yaml", name == lockFile,
 			dir == "servers/", dir == "rules/", dir == "masks/", dir == "tests/":
 		default:
 			l.problems = append(l.problems, Problem{File: name, Msg: "no such file in a policy: YAML belongs in countersign.yaml, approvers.yaml, servers/, rules/, masks/ or tests/"})
 			continue
 		}
-		if path.Ext(base) != ".yaml" {
+		if path.Ext(base) != ".yaml" && name != lockFile {
 			l.problems = append(l.problems, Problem{File: name, Msg: "must be called .yaml to be read"})
 			continue
 		}
@@ -153,11 +155,14 @@ func (l *loader) load() {
 			l.mask(d)
 		case base == "approvers.yaml":
 			l.approvers(d)
+		case name == lockFile:
+			l.lock(d)
 		default:
 			l.settings(d)
 		}
 	}
-	// Rules name servers, credentials and approver sets, cases name all: last.
+	// Rules name servers, credentials, approver sets and locked tools, cases name
+	// all: last.
 	for _, f := range l.late {
 		f()
 	}
@@ -189,10 +194,7 @@ func (l *loader) list() []string {
 			l.problems = append(l.problems, Problem{File: name, Msg: "is not a regular file: links and special files are refused"})
 			return nil
 		}
-		if name == "tools.lock" { // to ignore it would let its author believe that tools are pinned
-			l.problems = append(l.problems, Problem{File: name, Msg: "is not supported yet: tools are not pinned; remove it"})
-		}
-		if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" {
+		if ext := path.Ext(name); ext != ".yaml" && ext != ".yml" && name != lockFile {
 			return nil
 		}
 		if names = append(names, name); len(names) > maxFiles {

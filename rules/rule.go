@@ -30,7 +30,8 @@ type rule struct {
 	quorum     int
 	expires    time.Duration
 	credential string
-	order      int // by id
+	pins       []string // of the tools it names on locked servers, if it asks for approval
+	order      int      // by id
 }
 
 // ruleSource keeps what compile needs to name a place in the file.
@@ -38,7 +39,15 @@ type ruleSource struct {
 	rule *rule
 	doc  *document
 	when *yaml.Node
+	// required are the arguments that locked schemas require, separated by NUL.
+	required string
 }
+
+// text is what its condition is compiled from: rules that share it share the
+// condition.
+func (s ruleSource) text() conditionText { return conditionText{s.rule.when, s.required} }
+
+type conditionText struct{ when, required string }
 
 func (l *loader) ruleFile(d *document) {
 	root := d.parse()
@@ -86,6 +95,7 @@ func (l *loader) rule(d *document, n *yaml.Node) {
 	}
 	if at := f["tool"]; at != nil {
 		r.tools = d.patterns(at, "tool")
+		l.reviewed(d, at, r)
 	}
 	if at := f["when"]; at != nil {
 		r.when = d.text(at, "when")
@@ -93,7 +103,7 @@ func (l *loader) rule(d *document, n *yaml.Node) {
 	l.effect(d, n, f, r)
 	l.ruleCredential(d, f["credential"], r)
 	if r.id != "" {
-		l.rules = append(l.rules, ruleSource{r, d, f["when"]})
+		l.rules = append(l.rules, ruleSource{r, d, f["when"], strings.Join(l.requires(r), "\x00")})
 	}
 }
 
