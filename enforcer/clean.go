@@ -59,7 +59,7 @@ func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 				continue
 			}
 		}
-		kept, _, err := wire.FilterList(m, l.key, func(name, uri string) bool {
+		kept, _, err := wire.FilterList(m, l.key, func(name, uri string, _ wire.Span) bool {
 			return x.force.policy.Visible(rules.Request{
 				Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source, Now: x.e.Now(),
 				Method: l.method, Tool: name, Resource: uri,

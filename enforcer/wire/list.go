@@ -7,16 +7,16 @@ import (
 
 // FilterList hides the elements of a list result that keep refuses. The key
 // is tools, prompts, resources or resourceTemplates; keep gets an element's
-// name and its uri (for templates its uriTemplate), "" where it has none. It
-// returns the message with the hidden elements cut out, and how many there
-// were; what stays keeps its bytes.
+// name and its uri (for templates its uriTemplate), "" where it has none, and
+// where it stands in m. It returns the message with the hidden elements cut
+// out, and how many there were; what stays keeps its bytes.
 //
 // An element that cannot be told by name (or uri, for resources) is hidden.
 // A cacheScope of public becomes private even if nothing was hidden, because
 // the next caller's list may differ (2026-07-28 "Caching"). A message that is
 // not a list result of that key comes back as it is, an error response for
 // instance; a key spelled in another case is an error.
-func FilterList(m *Message, key string, keep func(name, uri string) bool) ([]byte, int, error) {
+func FilterList(m *Message, key string, keep func(name, uri string, at Span) bool) ([]byte, int, error) {
 	if m.Kind != Response {
 		return nil, 0, errors.New("a list result must be a response")
 	}
@@ -72,7 +72,7 @@ func (m *Message) privatize() []Edit {
 // cuts makes the edits that remove elements with the commas that belong to
 // them: elements before the first that stays go with the comma after them, all
 // others with the comma before.
-func (m *Message) cuts(list Span, key string, keep func(name, uri string) bool) ([]Edit, int, error) {
+func (m *Message) cuts(list Span, key string, keep func(name, uri string, at Span) bool) ([]Edit, int, error) {
 	var all []Span
 	elements(m.Raw, list, func(e Span) { all = append(all, e) })
 	var edits []Edit
@@ -106,7 +106,7 @@ func (m *Message) cuts(list Span, key string, keep func(name, uri string) bool) 
 	return edits, hidden, nil
 }
 
-func (m *Message) stays(e Span, key string, keep func(name, uri string) bool) (bool, error) {
+func (m *Message) stays(e Span, key string, keep func(name, uri string, at Span) bool) (bool, error) {
 	if m.Raw[e.Start] != '{' {
 		return false, nil
 	}
@@ -130,7 +130,7 @@ func (m *Message) stays(e Span, key string, keep func(name, uri string) bool) (b
 		return false, fmt.Errorf("an element of %s has a key spelled like %s but in another case", key, variant)
 	}
 	if key == "tools" || key == "prompts" {
-		return name != "" && keep(name, uri), nil
+		return name != "" && keep(name, uri, e), nil
 	}
-	return uri != "" && keep(name, uri), nil
+	return uri != "" && keep(name, uri, e), nil
 }

@@ -377,9 +377,17 @@ func FuzzParse(f *testing.F) {
 			}
 			ParamHeaders(m) // whatever the list holds
 			for _, key := range []string{"tools", "resources"} {
-				out, _, err := FilterList(m, key, func(name, uri string) bool { return len(name)%2 == 0 })
+				out, _, err := FilterList(m, key, func(name, uri string, _ Span) bool { return len(name)%2 == 0 })
 				if err == nil && !json.Valid(out) {
 					t.Fatalf("filtering %s made %s", key, out)
+				}
+			}
+			for _, at := range m.Tools() {
+				tool := m.Tool(at)
+				for _, part := range [][]byte{tool.Title, tool.Description, tool.Input, tool.Output, tool.Annotations, tool.Other} {
+					if part != nil && !json.Valid(part) {
+						t.Fatalf("a part of a tool is not JSON: %s", part)
+					}
 				}
 			}
 		}

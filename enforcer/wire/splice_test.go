@@ -111,7 +111,7 @@ func TestFilterList(t *testing.T) {
 		{list(a, `,"cacheScope":"private"`), list(a, `,"cacheScope":"private"`), 0, ""},
 		{`{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}`, `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":""}}`, 0, ""},
 	} {
-		got, hidden, err := FilterList(mustParse(t, tt.raw), "tools", func(name, _ string) bool { return !strings.Contains(tt.hide, name) })
+		got, hidden, err := FilterList(mustParse(t, tt.raw), "tools", func(name, _ string, _ Span) bool { return !strings.Contains(tt.hide, name) })
 		if err != nil || string(got) != tt.want || hidden != tt.hidden {
 			t.Errorf("hiding %q: %d hidden, %v\ngot  %s\nwant %s", tt.hide, hidden, err, got, tt.want)
 		}
@@ -122,12 +122,12 @@ func TestFilterList(t *testing.T) {
 		`{"jsonrpc":"2.0","id":1,"result":{"tools":{"name":"a"}}}`,
 		`{"jsonrpc":"2.0","id":1,"method":"tools/list"}`,
 	} {
-		if out, _, err := FilterList(mustParse(t, raw), "tools", func(string, string) bool { return true }); err == nil {
+		if out, _, err := FilterList(mustParse(t, raw), "tools", func(string, string, Span) bool { return true }); err == nil {
 			t.Errorf("%s passed as %s", raw, out)
 		}
 	}
 	raw := `{"jsonrpc":"2.0","id":1,"result":{"resources":[{"uri":"file:///a","name":"x"},{"name":"y"}]}}`
-	got, hidden, err := FilterList(mustParse(t, raw), "resources", func(_, uri string) bool { return uri == "file:///a" })
+	got, hidden, err := FilterList(mustParse(t, raw), "resources", func(_, uri string, _ Span) bool { return uri == "file:///a" })
 	if err != nil || hidden != 1 || !strings.Contains(string(got), "file:///a") || strings.Contains(string(got), `"y"`) {
 		t.Errorf("resources: %s, %d, %v", got, hidden, err)
 	}
