@@ -19,6 +19,9 @@ const backlog = 256 << 10
 //
 // The first that it is given to takes over what the line is counted in.
 func (u *stdio) route(p *process, m *wire.Message, l *letter) {
+	if m.Method == "notifications/tools/list_changed" && u.cfg.ToolsChanged != nil {
+		u.cfg.ToolsChanged()
+	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	switch {

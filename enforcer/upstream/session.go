@@ -121,10 +121,7 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 		return fail(errors.New(err.Error())) // not a *wire.Error: it is not about this message
 	}
 	u.mu.Lock()
-	c := u.enter(p, m)
-	if c != nil {
-		c.internal = true
-	}
+	c := u.enter(p, m, true)
 	u.mu.Unlock()
 	if c == nil {
 		return fail(p.why())

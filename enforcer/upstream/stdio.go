@@ -31,6 +31,9 @@ type StdioConfig struct {
 	Timeout      time.Duration     // until the first message of an answer, a start included; 60 s if zero
 	Stderr       func(line string) // not yet masked
 	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
+	// ToolsChanged is told when a process says that its tools have changed,
+	// whether or not a client listens. It must return at once. May be nil.
+	ToolsChanged func()
 }
 
 // stdio runs the processes of one server.
@@ -216,7 +219,7 @@ func (u *stdio) modern(ctx context.Context, r *Request) (*process, *call, error)
 	u.mu.Lock()
 	for p := range u.procs {
 		if p.session == nil && p.slot == at && !p.leaving {
-			if c := u.enter(p, r.Message); c != nil {
+			if c := u.enter(p, r.Message, r.Quiet); c != nil {
 				u.mu.Unlock()
 				return p, c, nil
 			}
@@ -229,7 +232,7 @@ func (u *stdio) modern(ctx context.Context, r *Request) (*process, *call, error)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	c := u.enter(p, r.Message)
+	c := u.enter(p, r.Message, r.Quiet)
 	if c == nil { // another call came first, with the same id
 		return nil, nil, fmt.Errorf("%w: %w", errVanished, p.why())
 	}
@@ -238,7 +241,7 @@ func (u *stdio) modern(ctx context.Context, r *Request) (*process, *call, error)
 
 // enter registers a request as in flight; nil if its id or its progress token
 // already is, or if the process takes no more calls. Needs u.mu.
-func (u *stdio) enter(p *process, m *wire.Message) *call {
+func (u *stdio) enter(p *process, m *wire.Message, internal bool) *call {
 	id, token := idKey(m.ID), idKey(m.ProgressToken)
 	if p.leaving || p.calls[id] != nil {
 		return nil
@@ -251,8 +254,8 @@ func (u *stdio) enter(p *process, m *wire.Message) *call {
 	u.clock++
 	c := &call{
 		id: id, token: token, order: u.clock,
-		listen: m.Method == "subscriptions/listen",
-		mail:   newMailbox(u.waiting, u.cfg.Room),
+		listen: m.Method == "subscriptions/listen", internal: internal,
+		mail: newMailbox(u.waiting, u.cfg.Room),
 	}
 	p.calls[id] = c
 	p.used = u.clock
@@ -262,7 +265,7 @@ func (u *stdio) enter(p *process, m *wire.Message) *call {
 // ask sends a request of a session to one of its processes.
 func (u *stdio) ask(ctx, first context.Context, p *process, r *Request) (*Reply, error) {
 	u.mu.Lock()
-	c := u.enter(p, r.Message)
+	c := u.enter(p, r.Message, r.Quiet)
 	leaving := p.leaving
 	u.mu.Unlock()
 	switch {

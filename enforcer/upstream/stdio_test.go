@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -440,6 +441,34 @@ func TestStdioStreams(t *testing.T) {
 	u.EndSession(session)
 	if e, err := second.Next(); err != io.EOF {
 		t.Errorf("after the session: %s, %v", e.Data, err)
+	}
+}
+
+// A question of our own takes its answer and leaves the rest to the client.
+func TestStdioQuietQuestions(t *testing.T) {
+	var changed atomic.Int32
+	u := open(t, "notes", func(c *StdioConfig) { c.ToolsChanged = func() { changed.Add(1) } })
+	session := initialize(t, u, "")
+	r := legacy(session, "", `{"jsonrpc":"2.0","id":"ours","method":"x"}`)
+	r.Quiet = true
+	reply, err := u.Send(t.Context(), r)
+	if err != nil || reply.Stream() {
+		t.Fatalf("%+v, %v", reply, err)
+	}
+	if e, err := reply.Next(); err != nil || string(e.Data) != `{"jsonrpc":"2.0","id":"ours","result":{"initialized":0}}` {
+		t.Errorf("got %s, %v", e.Data, err)
+	}
+	get, err := u.Send(t.Context(), &Request{Verb: http.MethodGet, Session: session, Holder: "alice"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"notifications/message", "list_changed"} {
+		if e, err := get.Next(); err != nil || !strings.Contains(string(e.Data), want) {
+			t.Errorf("the client's stream has %s, %v; want %s", e.Data, err, want)
+		}
+	}
+	if changed.Load() != 1 {
+		t.Errorf("told %d times that the tools changed", changed.Load())
 	}
 }
 

@@ -44,6 +44,9 @@ type Request struct {
 	// Next gave last included, until Done. Nil: they are not. An answer for
 	// which there is no room ends with budget.ErrFull.
 	Room *budget.Share
+	// Quiet marks a question of our own among the caller's messages: it gets its
+	// response and nothing else, so that no message for the caller goes astray.
+	Quiet bool
 }
 
 // Reply is the server's answer. It must be closed.
