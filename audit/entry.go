@@ -32,6 +32,9 @@ const (
 	KindSegment    Kind = "segment"     // events of a stream since the last segment
 	KindRecovered  Kind = "recovered"   // closed by a later incarnation
 	KindAnchor     Kind = "anchor"      // another log's checkpoint; Detail is an Anchor
+	// KindToolChanged: a server offers a tool that is not as tools.lock has it,
+	// noticed for the first time; it is hidden, and calls of it are refused.
+	KindToolChanged Kind = "tool-changed"
 )
 
 // What Status says of an outcome.

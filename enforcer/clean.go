@@ -17,6 +17,9 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be read safely: %w", err)
 	}
 	kept := data
+	if m.Kind == wire.Notification && m.Method == "notifications/tools/list_changed" {
+		x.e.pins.changed(x.server)
+	}
 	if m.Kind == wire.Response {
 		if x.msg != nil && x.msg.Method == "tools/list" {
 			x.e.mirrors.learn(x.server, m)
@@ -46,9 +49,10 @@ var listed = map[string]struct{ key, method string }{
 	"resources/list": {"resources", "resources/read"},
 }
 
-// filterLists shows only what this subject could get under some arguments. It
-// goes by the request; on a resumed stream, where the request is not at hand,
-// by the shape of the result.
+// filterLists shows only what this subject could get under some arguments, and
+// of a locked server only what is as it was reviewed. It goes by the request;
+// on a resumed stream, where the request is not at hand, by the shape of the
+// result.
 func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 	for list, l := range listed {
 		if x.msg != nil && x.msg.Method != list {
@@ -59,8 +63,12 @@ func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 				continue
 			}
 		}
-		kept, _, err := wire.FilterList(m, l.key, func(name, uri string, _ wire.Span) bool {
-			return x.force.policy.Visible(rules.Request{
+		asLocked, err := x.lockedTools(m, list)
+		if err != nil {
+			return nil, err
+		}
+		kept, _, err := wire.FilterList(m, l.key, func(name, uri string, at wire.Span) bool {
+			return asLocked(name, at) && x.force.policy.Visible(rules.Request{
 				Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source, Now: x.e.Now(),
 				Method: l.method, Tool: name, Resource: uri,
 			})
@@ -68,4 +76,26 @@ func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 		return kept, err
 	}
 	return m.Raw, nil
+}
+
+// lockedTools tells which elements of a list of tools are as tools.lock has
+// them; all of any other list, and of a server that is not locked. What differs
+// is in the record before the list goes anywhere.
+func (x *exchange) lockedTools(m *wire.Message, list string) (func(name string, at wire.Span) bool, error) {
+	if list != "tools/list" || !x.force.policy.Locked(x.server) {
+		return func(string, wire.Span) bool { return true }, nil
+	}
+	places := m.Tools()
+	if len(places) > maxTools {
+		return nil, errTools
+	}
+	tools := map[string]sight{}
+	x.e.room.works(len(m.Raw), func() {
+		for _, at := range places {
+			x.see(tools, offered(m.Tool(at)), x.start, x.turn)
+		}
+	})
+	return func(name string, at wire.Span) bool {
+		return x.drift(name, sight{pin: offered(m.Tool(at)).Pin, offered: true}) == ""
+	}, x.saw(tools)
 }

@@ -79,6 +79,7 @@ type Enforcer struct {
 	late    undelivered
 	room    room
 	mirrors mirrors
+	pins    sights
 	metrics *metrics
 
 	closing  atomic.Bool
@@ -106,6 +107,7 @@ func New(c Config) (*Enforcer, error) {
 	e.waiting.init()
 	e.auth.init()
 	e.room.init()
+	e.pins.init()
 	e.metrics = newMetrics(e)
 	e.lifetime, e.stop = context.WithCancel(context.Background())
 	return e, nil

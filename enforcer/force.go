@@ -44,7 +44,12 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 				continue
 			}
 		}
-		next.upstreams[s.Name] = e.newUpstream(s, p.Settings())
+		next.upstreams[s.Name] = NewUpstream(s, p.Settings(), upstream.StdioConfig{
+			Room: e.room.answers, ToolsChanged: func() { e.pins.changed(s.Name) },
+			Stderr: func(line string) {
+				e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))
+			},
+		})
 	}
 	e.keepQuotas(p)
 	e.room.resize(p.Settings())
@@ -67,17 +72,15 @@ func sameUpstream(a, b rules.Server) bool {
 		reflect.DeepEqual(a.Command, b.Command) && maps.Equal(a.Env, b.Env)
 }
 
-func (e *Enforcer) newUpstream(s rules.Server, set rules.Settings) upstream.Upstream {
+// NewUpstream is a server as the policy defines it; nothing is dialled or
+// started yet. with says of a spawned one what the policy does not.
+func NewUpstream(s rules.Server, set rules.Settings, with upstream.StdioConfig) upstream.Upstream {
 	if s.URL != "" {
 		return upstream.HTTP(upstream.HTTPConfig{URL: s.URL, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse)})
 	}
-	return upstream.Stdio(upstream.StdioConfig{
-		Command: s.Command, Env: environ(s.Env), Dir: s.Dir, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse),
-		MaxDepth: set.MaxDepth, Room: e.room.answers,
-		Stderr: func(line string) {
-			e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))
-		},
-	})
+	with.Command, with.Env, with.Dir, with.Timeout = s.Command, environ(s.Env), s.Dir, s.Timeout
+	with.MaxMessage, with.MaxDepth = int(set.MaxResponse), set.MaxDepth
+	return upstream.Stdio(with)
 }
 
 // environ is a spawned server's whole environment, in a fixed order.

@@ -19,6 +19,7 @@ type metrics struct {
 	masked    *prometheus.CounterVec
 	exhausted *prometheus.CounterVec
 	full      *prometheus.CounterVec
+	changed   prometheus.Counter
 }
 
 func newMetrics(e *Enforcer) *metrics {
@@ -36,11 +37,13 @@ func newMetrics(e *Enforcer) *metrics {
 			Name: "countersign_over_quota_total", Help: "Calls refused by a quota, by its id."}, []string{"quota"}),
 		full: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_no_room_total", Help: "Calls refused or answers blocked for want of memory (limits.memory), by what there was no room for."}, []string{"what"}),
+		changed: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "countersign_tools_changed_total", Help: "Tools of locked servers noticed not to be as they were locked."}),
 	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.decisions, m.masked, m.exhausted, m.full,
+	m.registry.MustRegister(m.requests, m.seconds, m.decisions, m.masked, m.exhausted, m.full, m.changed,
 		gauge("countersign_policy_age_seconds", "Seconds since a fetch last confirmed the policy's tip.", func() float64 {
 			e.policy.mu.Lock()
 			defer e.policy.mu.Unlock()

@@ -51,6 +51,7 @@ type exchange struct {
 	sending  *budget.Share // an event's, while it is written
 	pass     http.Header   // of the reply, to go out with it
 	cleanup  []func()
+	turn     uint64 // of the server's tools, before it was asked: see sights
 
 	cancelled atomic.Bool // by the client, in a notification
 
@@ -73,9 +74,11 @@ func (x *exchange) run(ctx context.Context) error {
 		x.admit,      // not stopping, policy still in force
 		x.decide,     // the policy's decision
 		x.meter,      // the policy's quotas, and room for an answer
+		x.foreseen,   // what a pin would stop stops before a person is asked
 		x.approve,    // a person's, where policy asks; decided again, spent once
 		x.intend,     // the intent, durable
 		x.credential, // minted or reused, and spliced in
+		x.pinned,     // a locked server's tool: offered as it was reviewed
 		x.forward,    // to the upstream
 		x.answer,     // masked, the outcome durable, then released
 	} {
