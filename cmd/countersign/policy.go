@@ -18,10 +18,10 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check a policy directory, and explain its decisions",
+		Short: "Check a policy directory, explain its decisions, and lock the tools of its servers",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(policyCheckCommand(), policyExplainCommand())
+	cmd.AddCommand(policyCheckCommand(), policyExplainCommand(), policyLockCommand())
 	return cmd
 }
 
