@@ -63,6 +63,7 @@ func (e *Enforcer) keepQuotas(p *rules.Policy) {
 	var ids []string
 	for _, q := range p.Quotas() {
 		ids = append(ids, q.ID)
+		e.metrics.exhausted.WithLabelValues(q.ID) // from zero on, so that an alert sees the first
 	}
 	e.Quotas.Keep(ids)
 }

@@ -40,6 +40,9 @@ func newMetrics(e *Enforcer) *metrics {
 		changed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "countersign_tools_changed_total", Help: "Tools of locked servers noticed not to be as they were locked."}),
 	}
+	for _, what := range []string{"requests", "answers"} { // from zero on, so that an alert sees the first
+		m.full.WithLabelValues(what)
+	}
 	gauge := func(name, help string, f func() float64) prometheus.Collector {
 		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f)
 	}
