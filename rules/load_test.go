@@ -24,7 +24,7 @@ func TestLoadProblems(t *testing.T) {
 		{"hold", "countersign.yaml", "version: 1\napprovals: { hold: 45 }\n", "countersign.yaml:2:20: approvals.hold must be a text"},
 		{"expires", "countersign.yaml", "version: 1\napprovals: { expires: 720h }\n", "it must lie between"},
 		{"size", "countersign.yaml", "version: 1\nlimits: { request: 9999GB }\n", "countersign.yaml:2:20: limits.request must be a size"},
-		{"unknown limit", "countersign.yaml", "version: 1\nlimits: { bytes: 1 }\n", `unknown field "bytes" in limits (known: request, response, headers, depth, memory)`},
+		{"unknown limit", "countersign.yaml", "version: 1\nlimits: { bytes: 1 }\n", `unknown field "bytes" in limits (known: request, response, headers, depth, memory, processes)`},
 		{"depth", "countersign.yaml", "version: 1\nlimits: { depth: 1000 }\n", "countersign.yaml:2:18: limits.depth must lie between 8 and 500"},
 		{"depth type", "countersign.yaml", "version: 1\nlimits: { depth: deep }\n", "limits.depth must be a whole number"},
 		{"headers", "countersign.yaml", "version: 1\nlimits: { headers: 1KB }\n", "countersign.yaml:2:20: limits.headers is less than 4KB"},
@@ -201,6 +201,8 @@ func FuzzLoad(f *testing.F) {
 	f.Add("tests/x.yaml", "- { name: a, subject: { sub: x }, server: customers, args: { a: 1 }, expect: { effect: deny } }\n")
 	f.Add("rules/x.yaml", "? [a]\n: b\n")
 	f.Add("tools.lock", string(locked().Encode()))
+	f.Add("servers/x.yaml", "server: x\nurl: https://x/\nproxy: http://p:1\ntimeouts: { connect: 1s, idle: 1m }\ntls: { ca: [a.pem, \"-----BEGIN CERTIFICATE-----\\n-----END CERTIFICATE-----\\n\"], cert: b, key: c, name: d }\n")
+	f.Add("servers/x.yaml", "server: x\ncommand: [x]\nprocesses: 1\nresources: { memory: 1GB, cpu: 1s, files: 8, processes: 1, filesize: 1 }\n")
 	f.Fuzz(func(t *testing.T, name, text string) {
 		if !fs.ValidPath(name) || name == "." || strings.Contains(text, "sql(") { // the parser has a fuzz target of its own
 			return

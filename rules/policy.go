@@ -43,6 +43,7 @@ type Settings struct {
 	MaxHeaders     int64         // bytes of a request's headers
 	MaxDepth       int           // nested objects and arrays of a message
 	MaxMemory      int64         // bytes of all messages that are held at one moment
+	MaxProcesses   int           // of all spawned servers together
 }
 
 // Masks is what masks/*.yaml add up to.
@@ -73,7 +74,7 @@ func Load(fsys fs.FS, commit string) (*Policy, error) {
 	l := loader{fsys: fsys, ids: map[string]*rule{}, pinned: map[string]string{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
 	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute,
-		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20}
+		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20, MaxProcesses: 256}
 	l.load()
 	if len(l.problems) > 0 {
 		return nil, l.problems.sorted()
@@ -279,7 +280,7 @@ const (
 
 // limits reads the bounds on one message, and on all of them together.
 func (d *document) limits(n *yaml.Node, s *Settings) {
-	a, ok := d.fields(n, "limits", "request", "response", "headers", "depth", "memory")
+	a, ok := d.fields(n, "limits", "request", "response", "headers", "depth", "memory", "processes")
 	if !ok {
 		return
 	}
@@ -298,6 +299,9 @@ func (d *document) limits(n *yaml.Node, s *Settings) {
 		if s.MaxDepth = d.number(v, "limits.depth"); v.Tag == "!!int" && (s.MaxDepth < 8 || s.MaxDepth > 500) {
 			d.report(v, "limits.depth must lie between 8 and 500")
 		}
+	}
+	if v := a["processes"]; v != nil {
+		s.MaxProcesses = d.count(v, "limits.processes", 1, 10_000)
 	}
 	if v := a["memory"]; v != nil {
 		if s.MaxMemory = d.size(v, "limits.memory", maxMemory); s.MaxMemory > 0 && s.MaxMemory < minMemory {

@@ -90,7 +90,7 @@ func call(tool, args string) Request {
 
 func TestLoad(t *testing.T) {
 	p := load(t, base())
-	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20}); got != want {
+	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20, 256}); got != want {
 		t.Errorf("Settings = %+v, want %+v", got, want)
 	}
 	s, ok := p.Server("customers")

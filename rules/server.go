@@ -23,7 +23,12 @@ type Server struct {
 	Dir         string
 	Credential  string // default for calls to this server; empty: none
 	Credentials map[string]Credential
-	Timeout     time.Duration
+	Timeout     time.Duration // until an answer begins
+	Timeouts    Timeouts
+	TLS         TLS
+	Proxy       string // of a URL: http://host:port; empty: none
+	Processes   int    // of Command, at most
+	Resources   Resources
 	File        string
 	Line        int
 }
@@ -66,7 +71,8 @@ func (l *loader) server(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "a server", "server", "url", "command", "env", "dir", "timeout", "credential", "credentials")
+	f, ok := d.fields(root, "a server", "server", "url", "command", "env", "dir", "timeout", "timeouts",
+		"tls", "proxy", "processes", "resources", "credential", "credentials")
 	if !ok {
 		return
 	}
@@ -96,9 +102,14 @@ func (l *loader) server(d *document) {
 	default:
 		d.report(root, "a server needs url or command")
 	}
-	for _, name := range []string{"env", "dir"} {
+	for _, name := range []string{"env", "dir", "processes", "resources"} {
 		if n := f[name]; n != nil && f["command"] == nil {
 			d.report(n, "%s is for servers started by command", name)
+		}
+	}
+	for _, name := range []string{"tls", "proxy"} {
+		if n := f[name]; n != nil && f["url"] == nil {
+			d.report(n, "%s is for servers behind a url", name)
 		}
 	}
 	s.Env = d.env(f["env"], "env")
@@ -106,6 +117,8 @@ func (l *loader) server(d *document) {
 	if n := f["timeout"]; n != nil {
 		s.Timeout = d.span(n, "timeout", time.Second, time.Hour)
 	}
+	d.reach(&s, f)
+	d.bounds(&s, f)
 	if n := f["credentials"]; n != nil {
 		s.Credentials = map[string]Credential{}
 		for _, c := range d.mapping(n, "credentials") {

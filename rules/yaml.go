@@ -237,6 +237,16 @@ func (d *document) number(n *yaml.Node, what string) int {
 	return i
 }
 
+// count reads a whole number within bounds.
+func (d *document) count(n *yaml.Node, what string, least, most int) int {
+	before := len(*d.problems)
+	i := d.number(n, what)
+	if len(*d.problems) == before && (i < least || i > most) {
+		d.report(n, "%s is %d: it must lie between %d and %d", what, i, least, most)
+	}
+	return i
+}
+
 // span reads a duration such as 45s, 15m or 1h30m, within bounds.
 func (d *document) span(n *yaml.Node, what string, least, most time.Duration) time.Duration {
 	s := d.text(n, what)
