@@ -7,13 +7,10 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net"
 	"net/http"
 	"net/http/httptrace"
-	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"countersign/enforcer/budget"
@@ -25,21 +22,38 @@ type HTTPConfig struct {
 	URL string
 	// Timeout bounds the wait for the first byte of an answer; a stream may
 	// then last as long as it likes. 60 s if zero.
-	Timeout time.Duration
+	Timeout  time.Duration
+	Timeouts Timeouts // of single phases within it
+	TLS      TLSConfig
+	// Proxy is an HTTP proxy, http://host:port; empty: none, whatever our
+	// environment says. https goes through it by CONNECT.
+	Proxy string
 	// MaxMessage bounds one message, that is one body or one event. 8 MiB if zero.
 	// (Its depth is for whoever parses it.)
 	MaxMessage int
 	// Client may bring a transport; nothing else of it counts. Redirects are never
-	// followed. Nil means a transport of our own.
+	// followed. Nil means a transport of our own, to which alone TLS, Proxy and
+	// Timeouts apply.
 	Client *http.Client
+	Now    func() time.Time  // the clock; time.Now if nil
+	Warn   func(text string) // what a person should look at, not yet masked; may be nil
+}
+
+// Timeouts bounds phases of an exchange.
+type Timeouts struct {
+	Connect time.Duration // until a connection stands, through the proxy if there is one; 10 s if zero
+	TLS     time.Duration // the handshake; 10 s if zero
+	Answer  time.Duration // from the request sent to the first byte of an answer; no bound of its own if zero
+	Idle    time.Duration // silence within the stream that answers a request; none if zero
 }
 
 type httpUpstream struct {
 	cfg HTTPConfig
 	url string
 	limits
-	client http.Client
-	tells  bool // the transport is net/http's, which tells when it has a connection
+	fixed http.RoundTripper // that the caller brought; nil: ours
+	conns *connections
+	tells bool // the transport is net/http's, which tells when it has a connection
 
 	mu      sync.Mutex
 	traffic traffic
@@ -61,29 +75,31 @@ func HTTP(cfg HTTPConfig) Upstream {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = 60 * time.Second
 	}
-	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}, traffic: traffic{calm: calm}}
+	if cfg.Timeouts.Connect <= 0 {
+		cfg.Timeouts.Connect = 10 * time.Second
+	}
+	if cfg.Timeouts.TLS <= 0 {
+		cfg.Timeouts.TLS = 10 * time.Second
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Warn == nil {
+		cfg.Warn = func(string) {}
+	}
+	u := &httpUpstream{cfg: cfg, url: cfg.URL, running: map[int]*exchange{}, traffic: traffic{calm: calm}, tells: true}
 	u.SetLimits(cfg.MaxMessage, 0)
-	if cfg.Client != nil {
-		u.client = *cfg.Client
+	if cfg.Client != nil && cfg.Client.Transport != nil {
+		u.fixed = cfg.Client.Transport
+		_, u.tells = cfg.Client.Transport.(*http.Transport)
+		return u
 	}
-	if u.client.Transport == nil {
-		u.client.Transport = &http.Transport{
-			DialContext: (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
-			// A proxy named by our environment is not the operator's choice of
-			// a way to this server.
-			Proxy:                  nil,
-			TLSHandshakeTimeout:    10 * time.Second,
-			MaxIdleConns:           256,
-			MaxIdleConnsPerHost:    256,
-			IdleConnTimeout:        90 * time.Second,
-			MaxResponseHeaderBytes: 64 << 10,
-			// Without this the transport asks for gzip and unpacks it behind
-			// our back.
-			DisableCompression: true,
-			ForceAttemptHTTP2:  true,
-		}
+	u.conns = &connections{cfg: cfg}
+	// Files are read now, so that what is wrong with them is in the log before
+	// the first call; nothing is dialled.
+	if _, err := u.conns.transport(); err != nil {
+		cfg.Warn(err.Error())
 	}
-	_, u.tells = u.client.Transport.(*http.Transport)
 	return u
 }
 
@@ -142,30 +158,37 @@ func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done f
 }
 
 func (u *httpUpstream) send(ctx context.Context, cancel context.CancelCauseFunc, r *Request) (*Reply, error) {
-	// Before it has a connection the transport cannot write. (One that is not
-	// net/http's would not tell.)
-	var connected atomic.Bool
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { connected.Store(true) }}
-	req, err := u.request(httptrace.WithClientTrace(ctx, trace), r)
+	transport := u.fixed
+	if transport == nil {
+		ours, err := u.conns.transport()
+		if err != nil {
+			return nil, unsent{fmt.Errorf("%w: %w", ErrDead, err)}
+		}
+		transport = ours
+	}
+	w := watch(u.cfg, cancel)
+	req, err := u.request(httptrace.WithClientTrace(ctx, w.trace()), r)
 	if err != nil {
+		w.stop()
 		return nil, unsent{err}
 	}
-	timer := time.AfterFunc(u.cfg.Timeout, func() { cancel(errTimeout) })
 	// Not client.Do: there are no redirects to follow and no cookies to keep.
-	resp, err := u.client.Transport.RoundTrip(req)
+	resp, err := transport.RoundTrip(req)
 	if err != nil {
-		timer.Stop()
-		err = u.failed(ctx, err)
-		if u.tells && !connected.Load() {
+		w.stop()
+		err = u.failed(ctx, w, err)
+		// Before it has a connection the transport cannot write. (One that is
+		// not net/http's would not tell.)
+		if u.tells && !w.connected() {
 			err = unsent{err}
 		}
 		return nil, err
 	}
-	reply, err := u.reply(ctx, r, resp, timer)
+	reply, err := u.reply(ctx, r, resp, w)
 	if err != nil {
-		timer.Stop()
+		w.stop()
 		if cerr := resp.Body.Close(); cerr != nil {
-			return nil, errors.Join(err, u.failed(ctx, cerr))
+			return nil, errors.Join(err, u.failed(ctx, w, cerr))
 		}
 		return nil, err
 	}
@@ -225,7 +248,7 @@ func forwardable(name string) bool {
 		strings.HasPrefix(name, "Mcp-Param-")
 }
 
-func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Response, timer *time.Timer) (*Reply, error) {
+func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Response, w *watcher) (*Reply, error) {
 	if enc := resp.Header.Values("Content-Encoding"); len(enc) > 0 && !strings.EqualFold(strings.Join(enc, ","), "identity") || resp.Uncompressed {
 		return nil, fmt.Errorf("%w: content encoding %s, though identity was asked for", ErrEncoded, shown(strings.Join(enc, ",")))
 	}
@@ -255,30 +278,34 @@ func (u *httpUpstream) reply(ctx context.Context, r *Request, resp *http.Respons
 	}
 	switch {
 	case kind == "text/event-stream" && resp.StatusCode < 300:
-		timer.Stop()
+		w.stop()
 		reply.stream = true
-		events := wire.NewEventReader(resp.Body, u.max())
+		var body io.Reader = resp.Body
+		if u.cfg.Timeouts.Idle > 0 && !listens(r) {
+			body = w.audible(resp.Body)
+		}
+		events := wire.NewEventReader(body, u.max())
 		events.Hold = func(n int) error { return r.Room.Set(ctx, n) }
 		reply.done = func() { _ = events.Done() } // to hold less never fails
 		reply.next = func() (wire.Event, error) {
 			e, err := events.Next()
 			if err != nil && err != io.EOF {
-				err = u.failed(ctx, err)
+				err = u.failed(ctx, w, err)
 			}
 			return e, err
 		}
 		return reply, nil
 	case kind == "application/json":
-		return reply, u.whole(ctx, r, reply, resp, timer)
+		return reply, u.whole(ctx, r, reply, resp, w)
 	}
 	// No message. An empty body needs no content type: 202 for what is not a
 	// request, 204 for a session's end, 405 for a GET that is not offered.
 	var one [1]byte
 	n, err := io.ReadFull(resp.Body, one[:])
-	timer.Stop()
+	w.stop()
 	switch {
 	case err != nil && err != io.EOF:
-		return nil, u.failed(ctx, err)
+		return nil, u.failed(ctx, w, err)
 	case n == 0 && resp.StatusCode < 300, resp.StatusCode == http.StatusMethodNotAllowed:
 		return reply, nil
 	case n > 0 && resp.StatusCode == http.StatusAccepted && !isRequest(r):
@@ -291,19 +318,19 @@ func isRequest(r *Request) bool { return r.Message != nil && r.Message.Kind == w
 
 // whole reads a JSON body. The bound on waiting covers it, because a body that
 // is one message has nothing to wait for once it has begun.
-func (u *httpUpstream) whole(ctx context.Context, r *Request, reply *Reply, resp *http.Response, timer *time.Timer) error {
+func (u *httpUpstream) whole(ctx context.Context, r *Request, reply *Reply, resp *http.Response, w *watcher) error {
 	max := int64(u.max())
 	tooLarge := func() error { return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, max) }
 	if resp.ContentLength > max {
 		return tooLarge()
 	}
 	body, err := r.Room.ReadAll(ctx, resp.Body, resp.ContentLength, max)
-	timer.Stop()
+	w.stop()
 	switch {
 	case errors.Is(err, budget.ErrTooLarge):
 		return tooLarge()
 	case err != nil:
-		return u.failed(ctx, err)
+		return u.failed(ctx, w, err)
 	case len(body) > 0:
 		reply.next = once(wire.Event{Raw: body, Data: body, HasData: true})
 	}
@@ -319,41 +346,6 @@ func returnable(name string) bool {
 		return true
 	}
 	return false
-}
-
-// failed names the cause of a broken exchange without the URL (it may hold a
-// user or a key) and without the server's bytes.
-func (u *httpUpstream) failed(ctx context.Context, err error) error {
-	if errors.Is(err, wire.ErrEventTooLarge) {
-		return fmt.Errorf("%w: one event has more bytes than the policy's limit", ErrTooLarge)
-	}
-	if errors.Is(err, budget.ErrFull) {
-		return err
-	}
-	switch cause := context.Cause(ctx); {
-	case errors.Is(cause, errTimeout):
-		return fmt.Errorf("%w: %w within %s", ErrDead, errTimeout, u.cfg.Timeout)
-	case errors.Is(cause, errSessionEnd):
-		return fmt.Errorf("%w: %w", ErrSessionGone, cause)
-	case errors.Is(cause, errKeyEnded):
-		return fmt.Errorf("%w: %w", ErrDead, cause)
-	case errors.Is(cause, errShutDown):
-		return ErrClosed
-	case ctx.Err() != nil:
-		return ctx.Err()
-	}
-	var wrapped *url.Error
-	if errors.As(err, &wrapped) {
-		err = wrapped.Err
-	}
-	var refused *net.OpError
-	if errors.As(err, &refused) {
-		return fmt.Errorf("%w: %s failed: %w", ErrDead, refused.Op, refused.Err)
-	}
-	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {
-		return fmt.Errorf("%w: the connection ended in the middle of an answer", ErrDead)
-	}
-	return fmt.Errorf("%w: the exchange over HTTP broke", ErrDead)
 }
 
 // shown is a header's value as an error may show it: all of it or nothing. The
@@ -405,6 +397,10 @@ func (u *httpUpstream) Close() error {
 	}
 	u.mu.Unlock()
 	u.wait.Wait()
-	u.client.CloseIdleConnections()
+	if u.fixed != nil {
+		u.cfg.Client.CloseIdleConnections()
+	} else {
+		u.conns.close()
+	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (t *traffic) enter(mu *sync.Mutex, r *Request) (leave func(), err error) {
 	}
 	// Streams that only listen may last for days, and their clients open them
 	// again: they hold up nothing.
-	if r.Verb == http.MethodGet || r.Message != nil && r.Message.Method == "subscriptions/listen" {
+	if listens(r) {
 		return func() {}, nil
 	}
 	t.begun++
@@ -37,6 +37,10 @@ func (t *traffic) enter(mu *sync.Mutex, r *Request) (leave func(), err error) {
 		defer mu.Unlock()
 		t.running--
 	}, nil
+}
+
+func listens(r *Request) bool {
+	return r.Verb == http.MethodGet || r.Message != nil && r.Message.Method == "subscriptions/listen"
 }
 
 // settle returns when nothing has run for a while, when ctx has ended, or when
