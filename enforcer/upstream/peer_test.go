@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"github.com/modelcontextprotocol/go-sdk/mcp"
@@ -82,8 +83,12 @@ func rawPeer(kind string) {
 			os.Exit(1)
 		}
 	}
-	if kind == "grandchild" || kind == "deaf" {
+	switch kind {
+	case "grandchild", "deaf":
 		forever()
+	case "leaves a grandchild":
+		fork("grandchild", &syscall.SysProcAttr{Setsid: true})
+		return
 	}
 	fmt.Fprintln(os.Stderr, "peer starts")
 	in := bufio.NewReader(os.Stdin)
@@ -167,16 +172,32 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 		fmt.Print(strings.Repeat(note, 100))
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
 		fmt.Print(strings.Repeat(note, 20))
-	case "fork":
-		self, err := os.Executable()
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
+	case "fork", "fork away", "daemon":
+		switch kind {
+		case "fork":
+			fork("grandchild", nil)
+		case "fork away": // out of our session
+			fork("grandchild", &syscall.SysProcAttr{Setsid: true})
+		case "daemon": // and out of our sight
+			fork("leaves a grandchild", nil)
 		}
-		cmd := exec.Command(self)
-		cmd.Env = []string{"PEER=grandchild", "PEER_SOCKET=" + os.Getenv("GRANDCHILD_SOCKET")}
-		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // it keeps our pipes open
-		if err := cmd.Start(); err != nil {
-			fmt.Fprintln(os.Stderr, err)
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "chatty":
+		for i := range 100_000 {
+			fmt.Fprintf(os.Stderr, "line %d %s\n", i, strings.Repeat("x", 200))
+		}
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+	case "flood":
+		if method == "flood" { // without an end, beside what else is asked
+			line := fmt.Appendf(nil, `{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":"f","progress":1,"message":%q}}`+"\n", strings.Repeat("x", 1000))
+			go func() {
+				for { // shorter than what a pipe takes at once, so lines stay whole
+					if _, err := os.Stdout.Write(line); err != nil {
+						return
+					}
+				}
+			}()
+			return
 		}
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
 	case "listen":
@@ -185,6 +206,8 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 		switch method {
 		case "subscriptions/listen":
 			fmt.Printf(note, "subscriptions/acknowledged", about)
+		case "half": // an answer of which nothing more comes
+			fmt.Printf(note, "message", `"level":"info"`)
 		case "change":
 			fmt.Printf(note+note, "tools/list_changed", about, "message", `"level":"info"`)
 			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
@@ -206,6 +229,24 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 	}
 }
 
+// fork starts another peer in our place.
+func fork(kind string, attr *syscall.SysProcAttr) {
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+	socket := "GRANDCHILD_SOCKET=" + os.Getenv("GRANDCHILD_SOCKET")
+	if kind == "grandchild" {
+		socket = "PEER_" + strings.TrimPrefix(socket, "GRANDCHILD_")
+	}
+	cmd := exec.Command(self)
+	cmd.Env, cmd.SysProcAttr = []string{"PEER=" + kind, socket}, attr
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // it keeps our pipes open
+	if err := cmd.Start(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+	}
+}
+
 // keeper spawns a server as the enforcer does, and waits to be killed.
 func keeper() {
 	self, err := os.Executable()
@@ -213,7 +254,9 @@ func keeper() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	u := Stdio(StdioConfig{Command: []string{self}, Env: []string{"PEER=deaf", "PEER_SOCKET=" + os.Getenv("CHILD_SOCKET")}})
+	u := Stdio(StdioConfig{Command: []string{self}, Env: []string{
+		"PEER=" + os.Getenv("CHILD"), "PEER_SOCKET=" + os.Getenv("CHILD_SOCKET"), "GRANDCHILD_SOCKET=" + os.Getenv("GRANDCHILD_SOCKET"),
+	}})
 	if _, err := u.Send(context.Background(), request(`{"jsonrpc":"2.0","id":1,"method":"x","params":{`+modernMeta+`}}`)); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 	}

@@ -7,32 +7,30 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
-// process is one spawned server, leader of a process group of its own.
+// process is one spawned server under its guard.
 //
-// Its end always takes the same way, whoever caused it: the leader exits; the
-// group is killed while the leader still is a zombie, so that its number
-// cannot belong to somebody else; what was written is read to the end; the
-// leader is reaped; the calls in flight fail; gone is closed.
+// Its end always takes the same way, whoever caused it: the server exits; its
+// guard kills what it has started; what was written is read to the end; the
+// calls in flight fail; gone is closed.
 type process struct {
 	owner *stdio
-	cmd   *exec.Cmd
+	guard *guardian
 	stdin *os.File
 	in    chan []byte   // lines for the writer
 	quit  chan struct{} // closed when the process is asked to end
 	gone  chan struct{} // closed when it has ended
 
-	life    sync.Mutex // guards the fields below, and signals against reaping
-	reaped  bool
-	cause   error // why it was ended, if we did it
+	life    sync.Mutex // guards cause
+	cause   error      // why it was ended, if we did it
 	endOnce sync.Once
 
 	// guarded by owner.mu
@@ -41,6 +39,9 @@ type process struct {
 	calls   map[string]*call // in flight, by id
 	leaving bool             // takes no more calls
 	used    uint64           // when it took its last call, in calls
+	at      slot             // of its restarts: the key, and the holder of its session
+	worked  bool             // it has answered something
+	ours    bool             // its end is no fault of its own
 	ended   bool
 }
 
@@ -54,45 +55,54 @@ func (u *stdio) start(s *session, at slot, inject Injection) (*process, error) {
 		}
 		path = found
 	}
+	limits, err := u.cfg.Resources.limits()
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDead, err)
+	}
 	files, err := pipes(3)
 	if err != nil {
 		return nil, fmt.Errorf("%w: cannot make pipes: %w", ErrDead, err)
 	}
+	guard, err := engage(task{
+		Path: path, Args: u.cfg.Command, Env: environment(u.cfg.Env, inject.Env), Dir: u.cfg.Dir, Limits: limits,
+	}, [3]*os.File{files[0].r, files[1].w, files[2].w})
+	err = errors.Join(err, files[0].r.Close(), files[1].w.Close(), files[2].w.Close())
+	if err != nil {
+		err = errors.Join(err, files[0].w.Close(), files[1].r.Close(), files[2].r.Close())
+		if guard != nil {
+			err = errors.Join(err, guard.dismiss())
+		}
+		return nil, fmt.Errorf("%w: cannot start it: %w", ErrDead, err)
+	}
 	p := &process{
-		owner: u, session: s, slot: at,
+		owner: u, session: s, slot: at, guard: guard, at: slot{holder: at.holder, key: at.key},
 		in:    make(chan []byte),
 		quit:  make(chan struct{}),
 		gone:  make(chan struct{}),
-		calls: map[string]*call{},
-		cmd: &exec.Cmd{
-			Path:        path,
-			Args:        u.cfg.Command,
-			Env:         append(append([]string{}, u.cfg.Env...), inject.Env...), // never nil: nil would be ours
-			Dir:         u.cfg.Dir,
-			Stdin:       files[0].r,
-			Stdout:      files[1].w,
-			Stderr:      files[2].w,
-			SysProcAttr: groupLeader(),
-		},
+		calls: map[string]*call{}, used: u.cfg.Pool.clock.Add(1),
 		stdin: files[0].w,
 	}
-	err = u.spawner.run(p.cmd.Start)
-	ours := []*os.File{files[0].r, files[1].w, files[2].w}
-	if err != nil {
-		ours = append(ours, files[0].w, files[1].r, files[2].r)
-	}
-	for _, f := range ours {
-		if cerr := f.Close(); cerr != nil && err == nil {
-			err = cerr
-			p.signal(syscall.SIGKILL)
-		}
-	}
-	if p.cmd.Process == nil {
-		return nil, fmt.Errorf("%w: cannot start it: %w", ErrDead, err)
+	if s != nil {
+		p.at.holder = s.holder
 	}
 	go p.write()
 	go p.reap(files[1].r, files[2].r)
 	return p, nil
+}
+
+// environment is all that a server gets. Of two values the last one counts.
+func environment(lists ...[]string) (out [][]byte) {
+	place := map[string]int{}
+	for _, v := range slices.Concat(lists...) {
+		name, _, _ := strings.Cut(v, "=")
+		if i, twice := place[name]; twice {
+			out[i] = []byte(v)
+			continue
+		}
+		place[name] = len(out)
+		out = append(out, []byte(v))
+	}
+	return out
 }
 
 type pipe struct{ r, w *os.File }
@@ -257,64 +267,22 @@ func readLine(r *bufio.Reader, most func() int, grow func(int) error) ([]byte, e
 	}
 }
 
-// A line of stderr longer than this is left out, not cut: half of a secret
-// would pass the mask.
-const maxLogLine = 64 << 10
-
-func (p *process) log(stderr *os.File) {
-	say := p.owner.cfg.Stderr
-	if say == nil {
-		say = func(string) {}
-	}
-	r := bufio.NewReaderSize(stderr, maxLogLine)
-	long := false
-	for {
-		part, err := r.ReadSlice('\n')
-		switch {
-		case errors.Is(err, bufio.ErrBufferFull):
-			long = true
-			continue
-		case long:
-			say("(a line of more than 64 KiB was left out)")
-		case len(part) > 0:
-			say(strings.TrimRight(string(part), "\r\n"))
-		}
-		long = false
-		if err != nil {
-			return
-		}
-	}
-}
-
-// drain is how long the pipes of a server that has exited are read: what it
-// wrote is there already; only a grandchild that left the group can add more.
+// drain is how long the pipes of a server that has ended are read: what it
+// wrote is there already; only what its guard could not kill can add more.
 const drain = time.Second
 
 func (p *process) reap(stdout, stderr *os.File) {
 	var readers sync.WaitGroup
 	readers.Go(func() { p.read(stdout) })
-	readers.Go(func() { p.log(stderr) })
+	readers.Go(func() { p.owner.chatter.read(stderr) })
 
-	waited := waitExit(p.cmd.Process.Pid)
-	p.signal(syscall.SIGKILL)
+	state, waited := p.guard.wait()
 	deadline := time.Now().Add(drain)
 	problems := []error{waited, stdout.SetReadDeadline(deadline), stderr.SetReadDeadline(deadline)}
 	readers.Wait()
 	problems = append(problems, stdout.Close(), stderr.Close())
 
-	p.life.Lock()
-	p.reaped = true
-	var status *exec.ExitError
-	if err := p.cmd.Wait(); err != nil && !errors.As(err, &status) && !errors.Is(err, syscall.ECHILD) {
-		problems = append(problems, err)
-	}
-	p.life.Unlock()
-
 	p.end(nil) // closes stdin, if nobody has
-	state := "unknown"
-	if p.cmd.ProcessState != nil {
-		state = p.cmd.ProcessState.String()
-	}
 	died := fmt.Errorf("%w: its process ended (%s)", ErrDead, state)
 	if err := errors.Join(problems...); err != nil {
 		died = fmt.Errorf("%w; and: %w", died, err)
@@ -328,24 +296,9 @@ func (p *process) reap(stdout, stderr *os.File) {
 	close(p.gone)
 }
 
-// signal sends to the whole group, unless the leader was reaped: then the
-// number may be somebody else's.
-func (p *process) signal(sig syscall.Signal) {
-	p.life.Lock()
-	defer p.life.Unlock()
-	if p.reaped || p.cmd.Process == nil {
-		return
-	}
-	if err := syscall.Kill(-p.cmd.Process.Pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
-		// EPERM: a member that runs as somebody else. At least the leader.
-		if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-			p.cause = errors.Join(p.cause, err)
-		}
-	}
-}
-
 // end asks the process to end, as MCP's stdio transport says: its input is
-// closed, then the group gets SIGTERM, then SIGKILL, a grace apart. It does
+// closed, then its group gets SIGTERM, then all that it started SIGKILL, a
+// grace apart. It does
 // not wait. With a cause the calls in flight fail with it at once, without one
 // they may still be answered until the process is gone.
 func (p *process) end(cause error) {
@@ -360,14 +313,14 @@ func (p *process) end(cause error) {
 		p.owner.abandon(p, cause)
 		go func() {
 			grace := p.owner.cfg.Grace
-			for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
+			for _, step := range []func(){p.guard.term, p.guard.kill} {
 				timer := time.NewTimer(grace)
 				select {
 				case <-p.gone:
 					timer.Stop()
 					return
 				case <-timer.C:
-					p.signal(sig)
+					step()
 				}
 			}
 		}()
@@ -377,7 +330,15 @@ func (p *process) end(cause error) {
 // kill ends a process that broke the protocol: nothing it says is awaited.
 func (p *process) kill(cause error) {
 	p.end(cause)
-	p.signal(syscall.SIGKILL)
+	p.guard.kill()
+}
+
+// evict ends a process that did nothing wrong.
+func (p *process) evict() {
+	p.owner.mu.Lock()
+	p.ours = true
+	p.owner.mu.Unlock()
+	p.end(nil)
 }
 
 func (p *process) why() error {

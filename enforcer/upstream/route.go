@@ -31,6 +31,10 @@ func (u *stdio) route(p *process, m *wire.Message, l *letter) {
 			return // late: its call was cancelled
 		}
 		delete(p.calls, c.id)
+		if !p.worked {
+			p.worked = true
+			u.restarts.worked(p.at)
+		}
 		l.final = true
 		if m.ErrorObj.Present() {
 			l.code = errorCode(m)

@@ -110,6 +110,11 @@ func (u *stdio) replay(ctx context.Context, s *session, inject Injection) (*proc
 		return nil, err
 	}
 	fail := func(err error) (*process, error) {
+		if ctx.Err() != nil && context.Cause(ctx) != errTimeout { // the caller left
+			u.mu.Lock()
+			p.ours = true
+			u.mu.Unlock()
+		}
 		p.end(fmt.Errorf("%w: the session could not be opened again in it", ErrDead))
 		if ctx.Err() == nil {
 			err = fmt.Errorf("the session could not be opened again in a new process: %w", err)
@@ -245,6 +250,7 @@ func (u *stdio) EndSession(id string) {
 	var ending []*process
 	for p := range u.procs {
 		if p.session == s {
+			p.ours = true
 			ending = append(ending, p)
 		}
 	}
@@ -269,6 +275,7 @@ func (u *stdio) EndKey(key string) {
 	var ending []*process
 	for p := range u.procs {
 		if p.slot.key == key {
+			p.ours = true
 			ending = append(ending, p)
 		}
 	}
@@ -300,6 +307,7 @@ func (u *stdio) Close() error {
 	u.traffic.closed = true
 	var ending []*process
 	for p := range u.procs {
+		p.ours = true
 		ending = append(ending, p)
 	}
 	var open []string
@@ -314,19 +322,28 @@ func (u *stdio) Close() error {
 		u.EndSession(id)
 	}
 	u.wait.Wait()
-	u.stop.Do(u.spawner.stop)
+	u.cfg.Pool.leave(u)
 	return nil
 }
 
-// spawn starts a process within the bound. At the bound a modern process that
-// has nothing to do makes room, the one idle for longest; a session's process
-// may hold state and is left alone.
+// spawn starts a process within the bounds. At this server's bound a modern
+// process of it that has nothing to do makes room, the one idle for longest;
+// the pool does likewise. A server that ends at once is not started at once
+// again.
 func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection) (*process, error) {
+	again := at
+	if s != nil {
+		again.holder = s.holder
+	}
 	for {
 		u.mu.Lock()
 		if u.traffic.closed {
 			u.mu.Unlock()
 			return nil, ErrClosed
+		}
+		if err := u.restarts.allow(again, u.cfg.Now()); err != nil {
+			u.mu.Unlock()
+			return nil, err
 		}
 		if u.count < u.cfg.MaxProcesses {
 			u.count++
@@ -334,20 +351,12 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 			u.mu.Unlock()
 			break
 		}
-		var idle *process
-		leaving := false
-		for p := range u.procs {
-			leaving = leaving || p.leaving
-			if p.session == nil && !p.leaving && len(p.calls) == 0 && (idle == nil || p.used < idle.used) {
-				idle = p
-			}
-		}
 		freed := u.freed
 		u.mu.Unlock()
-		switch {
+		switch idle, _, leaving := u.idlest(); {
 		case leaving:
 		case idle != nil:
-			idle.end(nil)
+			idle.evict()
 		default:
 			return nil, fmt.Errorf("%w: %d, the bound", ErrBusy, u.cfg.MaxProcesses)
 		}
@@ -357,8 +366,16 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 			return nil, ctx.Err()
 		}
 	}
+	if err := u.cfg.Pool.take(ctx); err != nil {
+		u.free(nil)
+		return nil, err
+	}
 	p, err := u.start(s, at, inject)
 	if err != nil {
+		u.cfg.Pool.give()
+		u.mu.Lock()
+		u.restarts.failed(again, u.cfg.Now(), reason(err))
+		u.mu.Unlock()
 		u.free(nil)
 		return nil, err
 	}
@@ -367,12 +384,27 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 	if !p.ended {
 		u.procs[p] = struct{}{}
 	}
+	p.ours = p.ours || over
 	u.mu.Unlock()
 	if over {
 		p.end(ErrClosed)
 		return nil, ErrClosed
 	}
 	return p, nil
+}
+
+// idlest is the modern process that has nothing to do for longest, nil if there
+// is none, since which call; and whether some process is ending anyway.
+func (u *stdio) idlest() (idle *process, used uint64, leaving bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for p := range u.procs {
+		leaving = leaving || p.leaving
+		if p.session == nil && !p.leaving && len(p.calls) == 0 && (idle == nil || p.used < idle.used) {
+			idle, used = p, p.used
+		}
+	}
+	return idle, used, leaving
 }
 
 // free gives a place back.
@@ -398,6 +430,11 @@ func (u *stdio) abandon(p *process, cause error) {
 	}
 	var failing []*call
 	if cause != nil {
+		// Before its calls fail: their callers may be here again at once.
+		if !p.worked && !p.ours {
+			p.ours = true // noted once
+			u.restarts.failed(p.at, u.cfg.Now(), reason(cause))
+		}
 		for id, c := range p.calls {
 			failing = append(failing, c)
 			delete(p.calls, id)
@@ -430,6 +467,7 @@ func (u *stdio) unread(p *process, cause error) {
 // ended is the last that is heard of a process.
 func (u *stdio) ended(p *process, died error) {
 	u.abandon(p, died)
+	u.cfg.Pool.give()
 	u.mu.Lock()
 	if s := p.session; s != nil {
 		for id, from := range s.asked {

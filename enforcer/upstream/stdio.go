@@ -25,12 +25,16 @@ type StdioConfig struct {
 	// MaxProcesses bounds the processes of this server, those that are ending
 	// included. 32 if zero.
 	MaxProcesses int
+	Pool         *Pool             // bounds them with those of other servers; may be nil
+	Resources    Resources         // of each process
 	MaxMessage   int               // bytes of one line; 8 MiB if zero
 	MaxDepth     int               // of the JSON in it; 64 if zero
 	Room         *budget.Pool      // what the lines that wait for a reader are counted in; nil: they are not
 	Timeout      time.Duration     // until the first message of an answer, a start included; 60 s if zero
-	Stderr       func(line string) // not yet masked
+	Idle         time.Duration     // silence within the stream that answers a request; no bound if zero
+	Stderr       func(line string) // not yet masked, bounded in rate; may be nil
 	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
+	Now          func() time.Time  // the clock of restarts and of the log's bound; time.Now if nil
 	// ToolsChanged is told when a process says that its tools have changed,
 	// whether or not a client listens. It must return at once. May be nil.
 	ToolsChanged func()
@@ -47,17 +51,16 @@ type StdioConfig struct {
 type stdio struct {
 	limits
 	cfg     StdioConfig
-	spawner *spawner
+	chatter *chatter
 
 	mu       sync.Mutex
 	traffic  traffic
 	count    int // processes that run or are being started
-	clock    uint64
+	restarts restarts
 	procs    map[*process]struct{}
 	sessions map[string]*session
 	wait     sync.WaitGroup
 	freed    chan struct{} // closed and replaced when a process has ended
-	stop     sync.Once
 }
 
 // slot is what a modern process belongs to; of a legacy one only the key counts.
@@ -85,11 +88,18 @@ func Stdio(cfg StdioConfig) Upstream {
 	if cfg.Grace <= 0 {
 		cfg.Grace = 5 * time.Second
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Pool == nil {
+		cfg.Pool = NewPool(0)
+	}
 	u := &stdio{
-		cfg: cfg, spawner: newSpawner(), traffic: traffic{calm: calm},
+		cfg: cfg, chatter: &chatter{say: cfg.Stderr, now: cfg.Now}, traffic: traffic{calm: calm}, restarts: restarts{},
 		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
 	}
 	u.SetLimits(cfg.MaxMessage, cfg.MaxDepth)
+	cfg.Pool.join(u)
 	return u
 }
 
@@ -251,14 +261,14 @@ func (u *stdio) enter(p *process, m *wire.Message, internal bool) *call {
 			return nil
 		}
 	}
-	u.clock++
+	now := u.cfg.Pool.clock.Add(1)
 	c := &call{
-		id: id, token: token, order: u.clock,
+		id: id, token: token, order: now,
 		listen: m.Method == "subscriptions/listen", internal: internal,
 		mail: newMailbox(u.waiting, u.cfg.Room),
 	}
 	p.calls[id] = c
-	p.used = u.clock
+	p.used = now
 	return c
 }
 
@@ -316,7 +326,16 @@ func (u *stdio) await(ctx, first context.Context, p *process, c *call, r *Reques
 			return e, nil
 		}
 		r.Room.Free()
-		l, err := c.mail.next(ctx, nil)
+		heard, stop := ctx, func() {}
+		if u.cfg.Idle > 0 && !c.listen {
+			heard, stop = context.WithTimeoutCause(ctx, u.cfg.Idle, errTimeout)
+		}
+		l, err := c.mail.next(heard, nil)
+		if err != nil && ctx.Err() == nil && context.Cause(heard) == errTimeout {
+			u.abandonCall(p, c, r.Message.ID, true)
+			err = fmt.Errorf("%w: %w", ErrDead, &lateError{phase: silent, bound: u.cfg.Idle})
+		}
+		stop()
 		if err != nil {
 			return wire.Event{}, err
 		}

@@ -122,8 +122,10 @@ func TestStdioHostileServers(t *testing.T) {
 		"die": ErrDead, "half": ErrDead,
 	} {
 		t.Run(kind, func(t *testing.T) {
-			u := open(t, kind, func(c *StdioConfig) { c.MaxMessage = 10_000 })
-			for id := range 2 { // the second finds a new process
+			clock := newClock()
+			u := open(t, kind, func(c *StdioConfig) { c.MaxMessage, c.Now = 10_000, clock.now })
+			for id := range 2 { // the second finds a new process, after a pause
+				clock.advance(maxPause)
 				_, err := answer(t, u, modern(id, "x"))
 				if !errors.Is(err, want) || strings.Contains(err.Error(), "hunter2") {
 					t.Errorf("got %v, want %v", err, want)
@@ -586,15 +588,21 @@ func awaitDeath(t *testing.T, c net.Conn) {
 	}
 }
 
+// What a server started dies with it, also what left its group and session,
+// or was left by its own parent.
 func TestStdioLeavesNoGrandchild(t *testing.T) {
-	path, connected := listenAt(t)
-	u := spawns(t, "fork", func(c *StdioConfig) { c.Env = append(c.Env, "GRANDCHILD_SOCKET="+path) })
-	if _, err := answer(t, u, modern(1, "x")); err != nil {
-		t.Fatal(err)
+	for _, kind := range []string{"fork", "fork away", "daemon"} {
+		t.Run(kind, func(t *testing.T) {
+			path, connected := listenAt(t)
+			u := spawns(t, kind, func(c *StdioConfig) { c.Env = append(c.Env, "GRANDCHILD_SOCKET="+path) })
+			if _, err := answer(t, u, modern(1, "x")); err != nil {
+				t.Fatal(err)
+			}
+			grandchild := connected()
+			closeUpstream(t, u)
+			awaitDeath(t, grandchild)
+		})
 	}
-	grandchild := connected()
-	closeUpstream(t, u)
-	awaitDeath(t, grandchild)
 }
 
 // A server that ignores the end of its input, and one that reads nothing at
@@ -627,25 +635,36 @@ func TestStdioKillsTheStubborn(t *testing.T) {
 	}
 }
 
-// We are killed without a chance to clean up: the kernel does it.
+// We are killed without a chance to clean up: the guards do it.
 func TestStdioServersDieWithUs(t *testing.T) {
-	path, connected := listenAt(t)
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	enforcer := exec.Command(self)
-	enforcer.Env = []string{"PEER=keeper", "CHILD_SOCKET=" + path}
-	if err := enforcer.Start(); err != nil {
-		t.Fatal(err)
-	}
-	child := connected()
-	if err := enforcer.Process.Kill(); err != nil {
-		t.Error(err)
-	}
-	awaitDeath(t, child)
-	var status *exec.ExitError
-	if err := enforcer.Wait(); !errors.As(err, &status) {
-		t.Errorf("it was not killed: %v", err)
+	for _, kind := range []string{"deaf", "fork", "fork away", "daemon"} {
+		t.Run(kind, func(t *testing.T) {
+			t.Parallel()
+			path, connected := listenAt(t)
+			below, connectedBelow := listenAt(t)
+			self, err := os.Executable()
+			if err != nil {
+				t.Fatal(err)
+			}
+			enforcer := exec.Command(self)
+			enforcer.Env = []string{"PEER=keeper", "CHILD=" + kind, "CHILD_SOCKET=" + path, "GRANDCHILD_SOCKET=" + below}
+			if err := enforcer.Start(); err != nil {
+				t.Fatal(err)
+			}
+			family := []net.Conn{connected()}
+			if kind != "deaf" {
+				family = append(family, connectedBelow())
+			}
+			if err := enforcer.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+			for _, c := range family {
+				awaitDeath(t, c)
+			}
+			var status *exec.ExitError
+			if err := enforcer.Wait(); !errors.As(err, &status) {
+				t.Errorf("it was not killed: %v", err)
+			}
+		})
 	}
 }
