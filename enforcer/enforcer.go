@@ -36,6 +36,7 @@ import (
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
 	"countersign/enforcer/quota"
+	"countersign/enforcer/upstream"
 )
 
 // Config is what an Enforcer is made of. All fields are required unless they
@@ -57,6 +58,9 @@ type Config struct {
 	// service refused the channel, say); nil, or a nil error, means that
 	// somebody was, or is about to be.
 	CardError func(approvalID string) error
+	// Certificates is the operator's folder of the files that servers of the
+	// policy may name under tls; "" if there is none.
+	Certificates string
 	// Ready lists further conditions that readiness depends on, by name.
 	Ready map[string]func(context.Context) error
 
@@ -82,6 +86,8 @@ type Enforcer struct {
 	pins    sights
 	metrics *metrics
 
+	processes *upstream.Pool // of all spawned servers, those of earlier policies included
+
 	closing  atomic.Bool
 	inside   inside
 	stop     context.CancelFunc
@@ -99,7 +105,7 @@ func New(c Config) (*Enforcer, error) {
 	if len(c.DigestKey) < 32 {
 		return nil, errors.New("digest key: want at least 32 bytes")
 	}
-	e := &Enforcer{Config: c, public: u}
+	e := &Enforcer{Config: c, public: u, processes: upstream.NewPool(0)}
 	if e.Quotas == nil {
 		e.Quotas = quota.New(c.Now())
 	}

@@ -35,6 +35,7 @@ type policyHealth struct {
 // anew (nothing is dialled yet) and the old ones closed.
 func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	old := e.force.Load()
+	e.processes.SetMax(p.Settings().MaxProcesses)
 	next := &force{policy: p, upstreams: map[string]upstream.Upstream{}}
 	for _, s := range p.Servers() {
 		if old != nil {
@@ -44,7 +45,13 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 				continue
 			}
 		}
-		next.upstreams[s.Name] = NewUpstream(s, p.Settings(), upstream.StdioConfig{
+		next.upstreams[s.Name] = NewUpstream(s, p.Settings(), upstream.HTTPConfig{
+			TLS: upstream.TLSConfig{Dir: e.Certificates}, Now: e.Now,
+			Warn: func(text string) {
+				e.Log.Warn("upstream", slog.String("server", s.Name), slog.String("policy", fmt.Sprintf("%s:%d", s.File, s.Line)), slog.String("err", text))
+			},
+		}, upstream.StdioConfig{
+			Pool: e.processes, Now: e.Now,
 			Room: e.room.answers, ToolsChanged: func() { e.pins.changed(s.Name) },
 			Stderr: func(line string) {
 				e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))
@@ -65,22 +72,29 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	}
 }
 
-// sameUpstream compares what the connection depends on; credentials and the
-// place in the file do not.
+// sameUpstream compares all that the connection depends on; credentials and
+// the place in the file do not count.
 func sameUpstream(a, b rules.Server) bool {
-	return a.URL == b.URL && a.Dir == b.Dir && a.Timeout == b.Timeout &&
-		reflect.DeepEqual(a.Command, b.Command) && maps.Equal(a.Env, b.Env)
+	for _, s := range []*rules.Server{&a, &b} {
+		s.Credential, s.Credentials, s.File, s.Line = "", nil, "", 0
+	}
+	return reflect.DeepEqual(a, b)
 }
 
 // NewUpstream is a server as the policy defines it; nothing is dialled or
-// started yet. with says of a spawned one what the policy does not.
-func NewUpstream(s rules.Server, set rules.Settings, with upstream.StdioConfig) upstream.Upstream {
+// started yet. Of remote and spawned, what the policy does not say is taken: the
+// operator's folder of certificates, clocks, logs, what is shared with others.
+func NewUpstream(s rules.Server, set rules.Settings, remote upstream.HTTPConfig, spawned upstream.StdioConfig) upstream.Upstream {
 	if s.URL != "" {
-		return upstream.HTTP(upstream.HTTPConfig{URL: s.URL, Timeout: s.Timeout, MaxMessage: int(set.MaxResponse)})
+		remote.URL, remote.Proxy, remote.Timeout, remote.Timeouts = s.URL, s.Proxy, s.Timeout, upstream.Timeouts(s.Timeouts)
+		remote.TLS.CA, remote.TLS.CAFiles, remote.TLS.Cert, remote.TLS.Key, remote.TLS.Name = s.TLS.CA, s.TLS.CAFiles, s.TLS.Cert, s.TLS.Key, s.TLS.Name
+		remote.MaxMessage = int(set.MaxResponse)
+		return upstream.HTTP(remote)
 	}
-	with.Command, with.Env, with.Dir, with.Timeout = s.Command, environ(s.Env), s.Dir, s.Timeout
-	with.MaxMessage, with.MaxDepth = int(set.MaxResponse), set.MaxDepth
-	return upstream.Stdio(with)
+	spawned.Command, spawned.Env, spawned.Dir, spawned.Timeout, spawned.Idle = s.Command, environ(s.Env), s.Dir, s.Timeout, s.Timeouts.Idle
+	spawned.MaxMessage, spawned.MaxDepth = int(set.MaxResponse), set.MaxDepth
+	spawned.MaxProcesses, spawned.Resources = s.Processes, upstream.Resources(s.Resources)
+	return upstream.Stdio(spawned)
 }
 
 // environ is a spawned server's whole environment, in a fixed order.

@@ -594,7 +594,7 @@ func TestSurvey(t *testing.T) {
 	s.offer([]string{echoTool}, []string{sumTool})
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
-	up := NewUpstream(rules.Server{URL: web.URL}, rules.Settings{}, upstream.StdioConfig{})
+	up := NewUpstream(rules.Server{URL: web.URL}, rules.Settings{}, upstream.HTTPConfig{}, upstream.StdioConfig{})
 	t.Cleanup(func() { fail(t, up.Close()) })
 	names := func() string {
 		t.Helper()

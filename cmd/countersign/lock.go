@@ -203,7 +203,9 @@ func (s *survey) lock(ctx context.Context, servers, asked []rules.Server, old ru
 func (s *survey) ask(ctx context.Context, server rules.Server) ([]enforcer.Offered, error) {
 	ctx, cancel := context.WithTimeout(ctx, max(server.Timeout, time.Minute))
 	defer cancel()
-	up := enforcer.NewUpstream(server, rules.Settings{}, upstream.StdioConfig{
+	up := enforcer.NewUpstream(server, rules.Settings{}, upstream.HTTPConfig{
+		TLS: upstream.TLSConfig{Dir: os.Getenv("COUNTERSIGN_UPSTREAM_CERTS")},
+	}, upstream.StdioConfig{
 		Stderr: func(line string) { fmt.Fprintf(s.err, "%s: %s\n", server.Name, s.safe(line)) },
 	})
 	tools, err := enforcer.Survey(ctx, up, s.inject)
