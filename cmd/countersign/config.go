@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"sort"
 	"strings"
@@ -25,6 +26,7 @@ type config struct {
 	TLSCert        string         `env:"COUNTERSIGN_TLS_CERT" help:"certificate file (PEM); serves plain HTTP without"`
 	TLSKey         string         `env:"COUNTERSIGN_TLS_KEY" help:"key file (PEM)"`
 	TrustedProxies []netip.Prefix `env:"COUNTERSIGN_TRUSTED_PROXIES" help:"networks whose X-Forwarded-For is believed, e.g. 10.0.0.0/8"`
+	UpstreamCerts  string         `env:"COUNTERSIGN_UPSTREAM_CERTS" help:"folder of the certificates and keys that servers of the policy may name under tls; read again when they change"`
 	StateDir       string         `env:"COUNTERSIGN_STATE_DIR" envDefault:"/var/lib/countersign" help:"journal, policy clone, approvals; one enforcer each"`
 	ShutdownGrace  time.Duration  `env:"COUNTERSIGN_SHUTDOWN_GRACE" envDefault:"20s" help:"how long calls under way may finish after SIGTERM"`
 	LogLevel       string         `env:"COUNTERSIGN_LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
@@ -162,6 +164,11 @@ func (c config) check() (problems []string) {
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("COUNTERSIGN_TLS_CERT, COUNTERSIGN_TLS_KEY", "set both or neither")
+	}
+	if c.UpstreamCerts != "" {
+		if info, err := os.Stat(c.UpstreamCerts); err != nil || !info.IsDir() || !filepath.IsAbs(c.UpstreamCerts) {
+			bad("COUNTERSIGN_UPSTREAM_CERTS", "%q: want the absolute path of a folder that is there", c.UpstreamCerts)
+		}
 	}
 	atLeast := func(name string, have, want time.Duration) {
 		if have < want {

@@ -62,6 +62,10 @@ func serve(ctx context.Context, c config) (err error) {
 	// A file at its limit (ulimit -f) is an error of the write, as a full disk
 	// is, and no death of the process.
 	signal.Ignore(syscall.SIGXFSZ)
+	// A core file, of ours or of a spawned server, would hold credentials.
+	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
+		return fmt.Errorf("core files cannot be switched off: %w", err)
+	}
 
 	masker, log, err := newMask(c)
 	if err != nil {
@@ -144,7 +148,7 @@ func serve(ctx context.Context, c config) (err error) {
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
 		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Journal: record.journal, Mask: masker, Credentials: vault,
-		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table,
+		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts,
 		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
 		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
 	})
