@@ -397,5 +397,6 @@ func TestTheOperatorsPage(t *testing.T) {
 		verify + " --anchor anchor":                    {says: "all links hold"},
 		"countersign audit replay --repo audit policy": {says: " 0 different"},
 		"countersign audit verify":                     {instead: "stands in a sentence, and is run above with its flags", check: func(*shell) {}},
+		"countersign policy lock":                      {instead: "stands in a sentence, and is run with its flags by the test of the policy page", check: func(*shell) {}},
 	})
 }
