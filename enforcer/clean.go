@@ -75,7 +75,9 @@ func (x *exchange) filterLists(m *wire.Message) ([]byte, error) {
 		})
 		return kept, err
 	}
-	return m.Raw, nil
+	// Every answer was decided for this caller, and recorded: what a server may
+	// give to everybody, a cache in front of us may not.
+	return wire.Private(m), nil
 }
 
 // lockedTools tells which elements of a list of tools are as tools.lock has

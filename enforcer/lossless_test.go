@@ -354,7 +354,7 @@ func (m *maker) reply(p *passage, id string) {
 	m.answer = true
 	result := m.members(nested)
 	if p.modern {
-		result = append(result, `"resultType":"complete"`, `"cacheScope":"public"`, `"ttlMs":`+m.pick("0", "1.0", "1e3"))
+		result = append(result, `"resultType":"complete"`, `"cacheScope":"private"`, `"ttlMs":`+m.pick("0", "1.0", "1e3"))
 	}
 	body := `"result":` + m.object(result)
 	if m.IntN(8) == 0 {

@@ -49,7 +49,7 @@ func (s *mirroring) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	s.headers, s.body = r.Header.Clone(), string(b)
 	s.mu.Unlock()
-	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","content":[],"was":%q}}`, m.ID, r.Header.Get("Mcp-Param-Connection"))
+	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","cacheScope":"public","content":[],"was":%q}}`, m.ID, r.Header.Get("Mcp-Param-Connection"))
 }
 
 // A header that mirrors an argument follows it when a credential is spliced in,
@@ -104,7 +104,7 @@ func TestMirroredHeadersFollowASplicedArgument(t *testing.T) {
 		"doubled":  {arguments, header("tools/call", "query", "Mcp-Param-Connection", "a", "Mcp-Param-Connection", "b", "Mcp-Param-Region", "eu-1", "Mcp-Param-Zone", "=?base64?w6k=?=")},
 	} {
 		status, text := call(c.arguments, c.header)
-		if status != http.StatusOK || !strings.Contains(text, "[masked: ") {
+		if status != http.StatusOK || !strings.Contains(text, "[masked: ") || !strings.Contains(text, `"cacheScope":"private"`) {
 			t.Errorf("%s: %d %s", name, status, text)
 			continue
 		}
