@@ -128,6 +128,9 @@ func EachMember(object []byte, visit func(name, value []byte) bool) {
 	members(object, at, func(_ Span, name []byte, value Span) bool { return visit(name, object[value.Start:value.End]) })
 }
 
+// Elements calls visit for each element of an array inside m.
+func (m *Message) Elements(array Span, visit func(Span)) { elements(m.Raw, array, visit) }
+
 // Text decodes the JSON string in a span; false if there is no string.
 func (m *Message) Text(s Span) (string, bool) {
 	b := m.Bytes(s)

@@ -37,6 +37,12 @@ func ToolError(id []byte, text string) []byte {
 	return append(out, `}],"isError":true,"resultType":"complete"}}`...)
 }
 
+// Quote makes a JSON string literal, with only the escapes that JSON asks for.
+// What is not valid UTF-8 in text becomes U+FFFD.
+func Quote(text string) []byte {
+	return appendString(make([]byte, 0, len(text)+2), bytes.ToValidUTF8([]byte(text), []byte("\uFFFD")))
+}
+
 func appendID(out, id []byte) []byte {
 	if len(id) == 0 {
 		return out

@@ -253,3 +253,11 @@ func FuzzEdits(f *testing.F) {
 		}
 	})
 }
+
+func TestQuote(t *testing.T) {
+	for text, want := range map[string]string{"": `""`, "a\"\\\n\u0001é<": `"a\"\\\n\u0001é<"`, "a\xffb": "\"a\uFFFDb\""} {
+		if got := string(Quote(text)); got != want {
+			t.Errorf("%q: got %s, want %s", text, got, want)
+		}
+	}
+}

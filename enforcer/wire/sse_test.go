@@ -351,3 +351,31 @@ func FuzzHeader(f *testing.F) {
 		}
 	})
 }
+
+// Only ids change, and the data if it is to; what stays keeps its bytes.
+func TestRenumber(t *testing.T) {
+	id := func(s string) string { return "x." + s }
+	for _, c := range []struct{ raw, data, want string }{
+		{"id: 7\ndata: a\n\n", "a", "id: x.7\ndata: a\n\n"},
+		{": c\r\nid:7\r\nretry: 5\r\nevent: e\r\ndata:a\r\n\r\n", "a", ": c\r\nid:x.7\r\nretry: 5\r\nevent: e\r\ndata:a\r\n\r\n"},
+		{"id\ndata: a\n\n", "b", "id\ndata: b\n\n"},
+		{"id:\n\n", "", "id:\n\n"},
+		{"id: 1\nid: 2\ndata: a\ndata: b\n\n", "c", "id: x.1\nid: x.2\ndata: c\n\n"},
+		{"identity: 1\ndata: a\n\n", "a", "identity: 1\ndata: a\n\n"},
+	} {
+		ev, err := NewEventReader(strings.NewReader(c.raw), 0).Next()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := string(ev.Renumber([]byte(c.data), id)); got != c.want {
+			t.Errorf("%q: got %q, want %q", c.raw, got, c.want)
+		}
+	}
+	ev, err := NewEventReader(strings.NewReader("id: 1\n\n"), 0).Next()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := string(ev.Renumber(nil, func(string) string { return "a\nid: b" })); got != "id: a id: b\n\n" {
+		t.Errorf("a line break in an id: %q", got)
+	}
+}

@@ -85,6 +85,24 @@ func (e Event) beside(text func(string) string) []byte {
 	return append(out, e.Raw[done:]...)
 }
 
+// Renumber is WithData that also passes the event's ids through id, for a
+// stream that is put together from several. An empty id, which resets the
+// client's last one, stays empty.
+func (e Event) Renumber(data []byte, id func(string) string) []byte {
+	raw := e.WithData(data)
+	out := make([]byte, 0, len(raw)+32)
+	eachLine(raw, e.first, func(l line) {
+		if string(l.field) != "id" || len(l.value) == 0 {
+			out = append(out, l.raw...)
+			return
+		}
+		out = append(out, l.lead...)
+		out = append(out, strings.NewReplacer("\r", " ", "\n", " ").Replace(id(string(l.value)))...)
+		out = append(out, l.end...)
+	})
+	return out
+}
+
 // dataStyle completes the style of a data line that has no value (and maybe
 // no colon) or no end, so that data can be put there.
 func dataStyle(l line) (lead, end []byte) {
