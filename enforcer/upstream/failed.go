@@ -27,7 +27,7 @@ func (u *httpUpstream) failed(ctx context.Context, w *watcher, err error) error 
 	switch cause := context.Cause(ctx); {
 	case errors.Is(cause, errTimeout):
 		return fmt.Errorf("%w: %w", ErrDead, cause)
-	case errors.Is(cause, errSessionEnd):
+	case errors.Is(cause, ErrSessionEnd):
 		return fmt.Errorf("%w: %w", ErrSessionGone, cause)
 	case errors.Is(cause, errKeyEnded):
 		return fmt.Errorf("%w: %w", ErrDead, cause)

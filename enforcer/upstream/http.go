@@ -104,10 +104,9 @@ func HTTP(cfg HTTPConfig) Upstream {
 }
 
 var (
-	errTimeout    = errors.New("no answer in time")
-	errKeyEnded   = errors.New("the credential of this call has ended")
-	errSessionEnd = errors.New("the session was ended")
-	errShutDown   = errors.New("the upstream is shutting down")
+	errTimeout  = errors.New("no answer in time")
+	errKeyEnded = errors.New("the credential of this call has ended")
+	errShutDown = errors.New("the upstream is shutting down")
 )
 
 func (u *httpUpstream) Send(ctx context.Context, r *Request) (*Reply, error) {
@@ -375,7 +374,7 @@ func (u *httpUpstream) end(cause error, which func(*exchange) bool) {
 // EndSession ends the streams of a session. Telling the server (DELETE) is an
 // exchange like any other, and the caller's to make.
 func (u *httpUpstream) EndSession(session string) {
-	u.end(errSessionEnd, func(e *exchange) bool { return session != "" && e.session == session })
+	u.end(ErrSessionEnd, func(e *exchange) bool { return session != "" && e.session == session })
 }
 
 func (u *httpUpstream) EndKey(key string) {

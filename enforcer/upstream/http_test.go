@@ -233,7 +233,7 @@ func TestHTTPStatuses(t *testing.T) {
 		r := request(ping)
 		r.Verb, r.Session = tt.verb, tt.session
 		reply, err := u.Send(t.Context(), r)
-		if !errors.Is(err, tt.want) {
+		if !errors.Is(err, tt.want) || errors.Is(err, ErrSessionEnd) {
 			t.Errorf("%d %s: %v, want %v", tt.status, tt.kind, err, tt.want)
 		}
 		if reply == nil {
@@ -371,7 +371,7 @@ func TestHTTPEndsCalls(t *testing.T) {
 		want error
 	}{
 		"caller":  {func(_ Upstream, cancel func()) { cancel() }, context.Canceled},
-		"session": {func(u Upstream, _ func()) { u.EndSession("s1") }, ErrSessionGone},
+		"session": {func(u Upstream, _ func()) { u.EndSession("s1") }, ErrSessionEnd},
 		"key":     {func(u Upstream, _ func()) { u.EndKey("k1") }, ErrDead},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -261,7 +261,7 @@ func (u *stdio) EndSession(id string) {
 		mail.discard()
 	}
 	for _, p := range ending {
-		p.end(fmt.Errorf("%w: %w", ErrSessionGone, errSessionEnd))
+		p.end(fmt.Errorf("%w: %w", ErrSessionGone, ErrSessionEnd))
 	}
 }
 

@@ -125,6 +125,11 @@ var (
 	ErrBusy        = errors.New("too many processes of this MCP server are running")
 	ErrClosed      = errors.New("the upstream is closed")
 
+	// ErrSessionEnd is wrapped beside ErrSessionGone where the session was ended
+	// here while the exchange was under way: then it may have run, where else a
+	// session that is gone means that the server did not look at the message.
+	ErrSessionEnd = errors.New("the session was ended")
+
 	// ErrNotSent is wrapped, beside the cause, by an error of Send exactly if
 	// it is certain that nothing of the message was sent: it did not run.
 	// Without it nobody knows.
