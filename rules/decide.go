@@ -261,6 +261,14 @@ func (p *Policy) Visible(req Request) bool {
 	return possible
 }
 
+// Reaches tells whether the protocol's baseline is open to the request's
+// subject on its server: what an endpoint for many servers goes by when it asks
+// those that concern the caller. Each request is decided all the same.
+func (p *Policy) Reaches(req Request) bool {
+	_, known := p.servers[req.Server]
+	return known && p.reaches(req)
+}
+
 // reaches tells whether some rule might let the subject do something on the
 // server: what opens the baseline.
 func (p *Policy) reaches(req Request) bool {
