@@ -1,0 +1,112 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"countersign/enforcer/wire"
+)
+
+// In the stateless era nothing is opened, but a server has to speak it. Each is
+// asked server/discover, once for a while and caller: what it offers, or why it
+// cannot be used.
+
+const (
+	eraKnown   = 5 * time.Minute
+	eraUnknown = 15 * time.Second // a failure holds that long, for lists
+	maxEras    = 50_000           // beyond it all is forgotten and asked again
+)
+
+type eras struct {
+	mu sync.Mutex
+	m  map[string]*era // by owner and server
+}
+
+type era struct {
+	ready chan struct{}
+	way   way
+	err   error
+	ended time.Time
+}
+
+func (e *era) stale(now time.Time, eager bool) bool {
+	select {
+	case <-e.ready:
+	default:
+		return false
+	}
+	if e.err != nil {
+		return eager || now.Sub(e.ended) > eraUnknown
+	}
+	return now.Sub(e.ended) > eraKnown
+}
+
+func (t *eras) reach(ctx context.Context, x *exchange, server string, eager bool) (way, error) {
+	key := x.c.Owner + "\x00" + server
+	t.mu.Lock()
+	e := t.m[key]
+	if e == nil || e.stale(x.h.now(), eager) {
+		if len(t.m) >= maxEras {
+			clear(t.m)
+		}
+		e = &era{ready: make(chan struct{})}
+		t.m[key] = e
+		asking := context.WithoutCancel(ctx)
+		go x.h.guard(func() {
+			e.err = errors.New("asking it failed inside")
+			defer close(e.ready)
+			e.way, e.err = x.ask(asking, server)
+			e.ended = x.h.now()
+		})
+	}
+	t.mu.Unlock()
+	select {
+	case <-e.ready:
+		return e.way, e.err
+	case <-ctx.Done():
+		return way{}, context.Cause(ctx)
+	}
+}
+
+// ask is server/discover with what the client says of itself.
+func (x *exchange) ask(ctx context.Context, server string) (way, error) {
+	var meta []byte
+	x.m.Members(x.m.Meta, func(name []byte, value wire.Span) bool {
+		switch string(name) {
+		case wire.MetaVersion, "io.modelcontextprotocol/clientInfo", "io.modelcontextprotocol/clientCapabilities":
+			meta = append(append(append(meta, ','), wire.Quote(string(name))...), ':')
+			meta = append(meta, x.m.Bytes(value)...)
+		}
+		return true
+	})
+	body := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":"countersign-discover","method":"server/discover","params":{"_meta":{%s}}}`,
+		strings.TrimPrefix(string(meta), ","))
+	w := way{server: server, version: x.m.ProtocolVersion}
+	r, found := collect(nil)
+	x.h.send(ctx, x.c, ask{verb: http.MethodPost, way: w, body: body, own: true}, r)
+	m := found()
+	switch {
+	case m == nil:
+		return way{}, r.failure(nil)
+	case m.ErrorObj.Present() && (errorCode(m) == "-32601" || errorCode(m) == "-32022" || r.code == http.StatusBadRequest):
+		return way{}, fmt.Errorf("it does not speak %s, only revisions with sessions: connect with one of those (it said: %s)", wire.ModernVersion, errorText(m))
+	case m.ErrorObj.Present():
+		return way{}, r.failure(m)
+	}
+	at, _ := m.Member(m.Result, "supportedVersions")
+	speaks := false
+	m.Elements(at, func(v wire.Span) {
+		text, _ := m.Text(v)
+		speaks = speaks || text == wire.ModernVersion
+	})
+	if !speaks {
+		return way{}, fmt.Errorf("it does not speak %s", wire.ModernVersion)
+	}
+	w.offers = readOffers(m)
+	return w, nil
+}

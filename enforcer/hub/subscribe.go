@@ -1,0 +1,243 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"countersign/enforcer/wire"
+)
+
+// subscriptions/listen (2026-07-28): one stream of ours merges one of each
+// server that it concerns. The request's id, which is the subscription's, is
+// the same everywhere. What the servers acknowledge is gathered first, because
+// a client gets one acknowledgement, ahead of everything else.
+
+const (
+	flagged      = "resourceSubscriptions"
+	acknowledged = "notifications/subscriptions/acknowledged"
+	// ackWait is how long the acknowledgement waits for a server.
+	ackWait = 3 * time.Second
+)
+
+type subscription struct {
+	x     *exchange
+	flags []wire.Span         // of the filter's members other than resources: name and value
+	names []string            // of those members
+	uris  map[string][]string // by server, without its name
+
+	mu      sync.Mutex
+	waiting map[string]bool // servers that have yet to acknowledge, or to fail
+	agreed  map[string]any
+	all     []string      // resources agreed on, as the client knows them
+	heard   chan struct{} // closed when nobody is waited for any more
+	acked   chan struct{} // closed when the acknowledgement is out
+}
+
+func (x *exchange) subscribe(ctx context.Context) error {
+	s := &subscription{
+		x: x, uris: map[string][]string{}, waiting: map[string]bool{}, agreed: map[string]any{},
+		heard: make(chan struct{}), acked: make(chan struct{}),
+	}
+	servers, err := s.filter()
+	if err != nil {
+		return err
+	}
+	if !x.out.accepts {
+		return refuse(BadRequest, "subscriptions/listen is answered with an event stream: accept text/event-stream")
+	}
+	if err := x.c.Answered("the subscription at all servers that it concerns"); err != nil {
+		return err
+	}
+	if x.out.open() != nil {
+		return nil
+	}
+	for _, server := range servers {
+		s.waiting[server] = true
+	}
+	if len(servers) == 0 {
+		close(s.heard)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		x.h.each(servers, func(server string) {
+			defer s.failed(server)
+			s.follow(ctx, server)
+		})
+	}()
+	patience := time.NewTimer(min(ackWait, x.h.patience))
+	defer patience.Stop()
+	select {
+	case <-s.heard:
+	case <-patience.C:
+	case <-ctx.Done():
+	}
+	s.acknowledge()
+	<-done
+	if ctx.Err() == nil { // every server has ended it: so do we
+		_ = x.out.message(http.StatusOK, nil, fmt.Appendf(nil, // to whoever still listens
+			`{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","_meta":{%q:%s}}}`, x.m.ID, wire.MetaSubscription, x.m.ID))
+	}
+	return nil
+}
+
+// filter takes the request's filter apart by server.
+func (s *subscription) filter() ([]string, error) {
+	m := s.x.m
+	at, ok := m.Member(m.Params, "notifications")
+	if b := m.Bytes(at); !ok || b[0] != '{' {
+		return nil, refuse(Unknown, "params.notifications must be an object")
+	}
+	everyone, err := false, error(nil)
+	m.Members(at, func(name []byte, value wire.Span) bool {
+		if string(name) != flagged {
+			s.names, s.flags = append(s.names, string(name)), append(s.flags, value)
+			everyone = everyone || string(m.Bytes(value)) != "false" && string(m.Bytes(value)) != "null"
+			return true
+		}
+		m.Elements(value, func(e wire.Span) {
+			joined, _ := m.Text(e)
+			server, uri, ok := splitURI(joined)
+			if !ok || !s.x.c.reaches(server) {
+				err = refuse(Unknown, "resource %s: there is no such server that you may use, or none is named; it is spelled mcp+<server>+<uri>", quoted(joined))
+				return
+			}
+			s.uris[server] = append(s.uris[server], uri)
+		})
+		return true
+	})
+	var servers []string
+	for _, server := range s.x.c.Servers {
+		if everyone || len(s.uris[server]) > 0 {
+			servers = append(servers, server)
+		}
+	}
+	return servers, err
+}
+
+// request is the client's request with one server's part of the filter.
+func (s *subscription) request(server string) []byte {
+	m := s.x.m
+	var filter []byte
+	add := func(name string, value []byte) {
+		filter = append(append(append(filter, ','), wire.Quote(name)...), ':')
+		filter = append(filter, value...)
+	}
+	for i, name := range s.names {
+		add(name, m.Bytes(s.flags[i]))
+	}
+	if own := s.uris[server]; len(own) > 0 {
+		list := []byte{'['}
+		for i, uri := range own {
+			if i > 0 {
+				list = append(list, ',')
+			}
+			list = append(list, wire.Quote(uri)...)
+		}
+		add(flagged, append(list, ']'))
+	}
+	filter = append([]byte{'{'}, filter[min(1, len(filter)):]...)
+	at, _ := m.Member(m.Params, "notifications")
+	return wire.Splice(m.Raw, wire.Edit{Span: at, New: append(filter, '}')})
+}
+
+var errUnasked = errors.New("an event came ahead of its subscription's acknowledgement")
+
+// follow keeps one server's stream in the merged one: it is opened again when
+// it ends, once it has been acknowledged.
+func (s *subscription) follow(ctx context.Context, server string) {
+	x := s.x
+	body := s.request(server)
+	for wait := followSoon; ctx.Err() == nil; {
+		w, err := x.reach(ctx, server, false)
+		if err != nil {
+			x.h.log.Info("a server is left out of a merged subscription", "server", server, "err", err)
+			return
+		}
+		ours, events := false, 0
+		r, _ := collect(func(m *wire.Message, ev wire.Event) error {
+			if m.Method == acknowledged {
+				ours = true
+				s.agree(server, m)
+				return nil
+			}
+			if !ours {
+				return errUnasked
+			}
+			select {
+			case <-s.acked:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+			events++
+			return x.pass(ctx, w, m, ev, nil)
+		})
+		x.h.send(ctx, x.c, ask{verb: http.MethodPost, way: w, body: body}, r)
+		if !ours || r.code >= 300 {
+			return
+		}
+		if wait = min(2*wait, followLater); events > 0 {
+			wait = followSoon
+		}
+		pause := time.NewTimer(wait)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
+			pause.Stop()
+		}
+	}
+}
+
+// agree takes one server's acknowledgement in.
+func (s *subscription) agree(server string, m *wire.Message) {
+	s.mu.Lock()
+	at, _ := m.Member(m.Params, "notifications")
+	m.Members(at, func(name []byte, value wire.Span) bool {
+		if string(name) == flagged {
+			m.Elements(value, func(e wire.Span) {
+				if uri, ok := m.Text(e); ok {
+					s.all = append(s.all, joinURI(server, uri))
+				}
+			})
+		} else if string(m.Bytes(value)) == "true" {
+			s.agreed[string(name)] = true
+		}
+		return true
+	})
+	s.mu.Unlock()
+	s.failed(server)
+}
+
+// failed: nobody waits for this server any more, whatever the reason.
+func (s *subscription) failed(server string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiting[server] {
+		if delete(s.waiting, server); len(s.waiting) == 0 {
+			close(s.heard)
+		}
+	}
+}
+
+// acknowledge tells the client what the servers agreed to, and lets their
+// events through.
+func (s *subscription) acknowledge() {
+	s.mu.Lock()
+	if len(s.all) > 0 {
+		s.agreed[flagged] = s.all
+	}
+	filter, err := json.Marshal(s.agreed)
+	s.mu.Unlock()
+	if err != nil {
+		filter = []byte("{}") // booleans and strings only: it cannot fail
+	}
+	_ = s.x.out.event(wire.MessageEvent(fmt.Appendf(nil, // a client that has left ends the context
+		`{"jsonrpc":"2.0","method":%q,"params":{"_meta":{%q:%s},"notifications":%s}}`,
+		acknowledged, wire.MetaSubscription, s.x.m.ID, filter)))
+	close(s.acked)
+}
