@@ -89,11 +89,15 @@ func (x *exchange) identify(ctx context.Context) error {
 	auth := x.r.Header.Get("Authorization")
 	scheme, token, _ := strings.Cut(auth, " ")
 	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(x.r.Header.Values("Authorization")) != 1 {
-		return &refusal{kindUnauthenticated, errors.New("a bearer token is needed")}
+		return refuse(kindUnauthenticated, "a bearer token is needed")
 	}
-	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token), x.e.names(x.r.URL.Path)...)
+	resource := x.r.URL.Path
+	if x.via != "" { // a token is for the endpoint that the caller called
+		resource = x.via
+	}
+	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token), x.e.names(resource)...)
 	if err != nil {
-		return &refusal{kindUnauthenticated, err}
+		return &refusal{kind: kindUnauthenticated, cause: err}
 	}
 	x.caller = caller
 	return nil
@@ -104,7 +108,7 @@ func (x *exchange) identify(ctx context.Context) error {
 // out, so any name of one will do.
 func (e *Enforcer) isResource(path string) bool {
 	name, endpoint := strings.CutPrefix(path, "/mcp/")
-	return path == "" || endpoint && name != "" && !strings.Contains(name, "/")
+	return path == "" || path == allServers || endpoint && name != "" && !strings.Contains(name, "/")
 }
 
 // names are what else than the configured audience a token for this endpoint
@@ -130,16 +134,10 @@ func (x *exchange) read(ctx context.Context) error {
 		return err
 	}
 	x.session = x.r.Header.Get("Mcp-Session-Id")
-	if x.r.Method == http.MethodPost {
-		if err := x.readBody(ctx); err != nil {
-			return err
-		}
+	if err := x.readMessage(ctx); err != nil {
+		return err
 	}
-	_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{}) // the body is in
-	if x.r.Method == http.MethodPost {
-		if err := wire.CheckHeaders(x.r.Header, x.msg); err != nil {
-			return refuse(kindMismatch, "%w", err)
-		}
+	if x.msg != nil {
 		if x.msg.Modern() {
 			x.session = "" // the stateless era has no sessions
 		}
@@ -151,6 +149,28 @@ func (x *exchange) read(ctx context.Context) error {
 	if x.session != "" && !x.e.session.owned(x.session, x.server, x.ownerKey()) {
 		return refuse(kindNoSession, "this session is unknown: initialize again")
 	}
+	return x.sessionless()
+}
+
+// readMessage takes in what a POST brings.
+func (x *exchange) readMessage(ctx context.Context) error {
+	if x.r.Method == http.MethodPost {
+		if err := x.readBody(ctx); err != nil {
+			return err
+		}
+	}
+	_ = http.NewResponseController(x.w).SetReadDeadline(time.Time{}) // the body is in
+	if x.msg == nil {
+		return nil
+	}
+	if err := wire.CheckHeaders(x.r.Header, x.msg); err != nil {
+		return refuse(kindMismatch, "%w", err)
+	}
+	return nil
+}
+
+// sessionless refuses what makes sense in a session only.
+func (x *exchange) sessionless() error {
 	if x.session != "" || x.r.Method == http.MethodPost {
 		return nil
 	}

@@ -33,6 +33,7 @@ import (
 	"countersign/audit"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/credential"
+	"countersign/enforcer/hub"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
 	"countersign/enforcer/quota"
@@ -70,14 +71,15 @@ type Config struct {
 	Log       *slog.Logger     // already behind the mask
 }
 
-// Enforcer serves MCP under /mcp/<server>, and health, readiness, metrics and
-// resource metadata beside it.
+// Enforcer serves MCP under /mcp/<server>, all servers together under /mcp, and
+// health, readiness, metrics and resource metadata beside it.
 type Enforcer struct {
 	Config
 	public  *url.URL
 	force   atomic.Pointer[force]
 	policy  policyHealth
 	session sessions
+	hub     *hub.Hub
 	waiting inflight
 	auth    authFailures
 	late    undelivered
@@ -110,6 +112,7 @@ func New(c Config) (*Enforcer, error) {
 		e.Quotas = quota.New(c.Now())
 	}
 	e.session.init(c.Now)
+	e.hub = hub.New(hub.Config{Inner: http.HandlerFunc(e.serveMCP), Now: c.Now, Log: c.Log})
 	e.waiting.init()
 	e.auth.init()
 	e.room.init()
@@ -177,14 +180,20 @@ func (e *Enforcer) Handler() http.Handler {
 	mux.HandleFunc("GET /readyz", e.serveReady)
 	mux.Handle("GET /metrics", e.metrics.handler())
 	mux.HandleFunc("/mcp/{server}", e.serveMCP)
+	mux.HandleFunc("/mcp", e.serveAll)
 	return mux
 }
 
 // bodyLimit is how long a client may take to send a request.
 const bodyLimit = 30 * time.Second
 
-// serveMCP runs one exchange, and makes sure that it ends in the record.
+// serveMCP is the endpoint of one server.
 func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
+	e.serve(w, r, r.PathValue("server"), (*exchange).run)
+}
+
+// serve runs one exchange, and makes sure that it ends in the record.
+func (e *Enforcer) serve(w http.ResponseWriter, r *http.Request, server string, run func(*exchange, context.Context) error) {
 	if e.inside.enter() { // one that is not counted finds the gate closing, and is refused
 		defer e.inside.leave()
 	}
@@ -195,7 +204,7 @@ func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
 	// The deadline of the last write is the connection's: left there, it would
 	// break the next answer on it, a minute later.
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
-	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: r.PathValue("server")}
+	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: server, via: via(r.Context())}
 	x.out.w, x.out.r = w, r
 	x.asked, x.answers, x.sending = e.room.requests.Share(), e.room.answers.Share(), e.room.answers.Share()
 	defer x.close()
@@ -207,7 +216,7 @@ func (e *Enforcer) serveMCP(w http.ResponseWriter, r *http.Request) {
 			x.refuse(refuse(kindUnavailable, "the enforcer failed inside; the call may have run"))
 		}
 	}()
-	if err := x.run(r.Context()); err != nil && !errors.Is(err, errAnswered) {
+	if err := run(x, r.Context()); err != nil && !errors.Is(err, errAnswered) {
 		x.refuse(err)
 	}
 }

@@ -55,7 +55,7 @@ func (x *exchange) draws() []quota.Draw {
 func (x *exchange) exhausted(e *quota.Exhausted) *refusal {
 	x.quota, x.retry = e.Quota, e.After
 	x.e.metrics.exhausted.WithLabelValues(e.Quota).Inc()
-	return &refusal{kindQuota, errors.New(e.Error())}
+	return &refusal{kind: kindQuota, cause: errors.New(e.Error())}
 }
 
 // keepQuotas keeps the counts of the quotas that the next policy still has.

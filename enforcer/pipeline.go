@@ -25,6 +25,7 @@ type exchange struct {
 	id     string // the call id: the name of this exchange in the record
 	start  time.Time
 	server string // from the path; a name of the policy once decided
+	via    string // the endpoint for all servers, where the call came by it
 
 	source    string // the caller's IP address
 	caller    identity.Caller

@@ -124,7 +124,8 @@ func (x *exchange) facts(params string) json.RawMessage {
 		Facts  audit.Facts `json:"facts"`
 		Params string      `json:"params,omitempty"`
 		Quota  string      `json:"quota,omitempty"`
-	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota})
+		Via    string      `json:"via,omitempty"`
+	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via})
 	if err != nil {
 		return nil // strings only: it cannot fail
 	}

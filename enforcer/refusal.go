@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"strconv"
 	"time"
@@ -35,6 +36,9 @@ const (
 	kindCancelled                   // by the client, before forwarding
 	kindQuota                       // enough of such calls, for now
 	kindHeaders                     // too large: 431
+	kindUnknown                     // a name, uri, cursor or id that leads nowhere
+	kindNoMethod                    // not a method of this endpoint
+	kindVersion                     // a revision of MCP that is not served
 )
 
 // refusal is an early end with its reason. The reason is words for the agent:
@@ -42,6 +46,7 @@ const (
 type refusal struct {
 	kind  kind
 	cause error
+	data  map[string]any // for the client, beside the record's id
 }
 
 func (r *refusal) Error() string { return r.cause.Error() }
@@ -60,6 +65,7 @@ func (k kind) status() string {
 		kindMismatch: "bad-request", kindNoSession: "no-session", kindNoServer: "no-server", kindMethod: "bad-request",
 		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
 		kindQuota: "over-quota", kindHeaders: "bad-request",
+		kindUnknown: "bad-request", kindNoMethod: "bad-request", kindVersion: "bad-request",
 	}[k]
 }
 
@@ -122,6 +128,8 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		if errors.As(ref.cause, &werr) {
 			code, id = werr.Code, werr.ID
 		}
+	case kindUnknown, kindNoMethod, kindVersion:
+		status, code = x.protocolError(ref.kind)
 	case kindNoSession, kindNoServer:
 		status = http.StatusNotFound
 	case kindMethod:
@@ -165,12 +173,32 @@ func (x *exchange) tell(ref *refusal, reason string) {
 	if x.quota != "" {
 		data["quota"] = x.quota
 	}
+	maps.Copy(data, ref.data)
 	said := ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota
 	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && said {
 		x.out.message(status, wire.ToolError(id, reason))
 		return
 	}
 	x.out.message(status, wire.ErrorReply(id, code, reason, data))
+}
+
+// protocolError is the protocol's own code for what leads nowhere, and the HTTP
+// status that it has in the era of the message (2026-07-28 basic/transports/
+// streamable-http; before, an error came with 200, and clients drop their
+// session on others).
+func (x *exchange) protocolError(k kind) (status, code int) {
+	switch k {
+	case kindNoMethod:
+		status, code = http.StatusNotFound, wire.CodeMethodNotFound
+	case kindVersion:
+		status, code = http.StatusBadRequest, wire.CodeVersion
+	default:
+		status, code = http.StatusBadRequest, wire.CodeInvalidParams
+	}
+	if x.msg == nil || !x.msg.Modern() {
+		status = http.StatusOK
+	}
+	return status, code
 }
 
 // challenge answers 401 with the way to the resource metadata (RFC 9728
@@ -196,6 +224,10 @@ func (x *exchange) upstreamFailed(err error) *refusal {
 	var ambiguous *wire.Error
 	notSent := errors.Is(err, upstream.ErrNotSent)
 	switch {
+	case errors.Is(err, upstream.ErrSessionEnd) && !notSent:
+		ref := refuse(kindNoSession, "the session was ended while the upstream server worked; whether the call ran is not known: initialize again")
+		ref.data = map[string]any{"ran": "unknown"}
+		return ref
 	case errors.Is(err, upstream.ErrSessionGone):
 		return refuse(kindNoSession, "the upstream server no longer knows this session: initialize again")
 	case errors.Is(err, context.Canceled):

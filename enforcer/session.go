@@ -123,6 +123,7 @@ func (e *Enforcer) endIdle(ctx context.Context) {
 		}
 		e.endHolder(ctx, s.owner)
 	}
+	e.hub.Sweep()
 	e.endIdleHolders(ctx)
 }
 
