@@ -58,6 +58,34 @@ func TestFindingTheIssuer(t *testing.T) {
 			t.Errorf("%s: %+v", tc.audience, a)
 		}
 	}
+	// The endpoint for all servers is one more, and a token for it is good for
+	// what it hands on.
+	a, err = p.send(t.Context(), "", "", helloAll, toAll(""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if challenges, err = oauthex.ParseWWWAuthenticate(a.header.Values("WWW-Authenticate")); err != nil || len(challenges) != 1 {
+		t.Fatalf("%v, %v", a.header, err)
+	}
+	if _, err := oauthex.GetProtectedResourceMetadata(t.Context(), challenges[0].Params["resource_metadata"], s.URL+"/mcp", http.DefaultClient); err != nil {
+		t.Error(err)
+	}
+	legacyProbe(u, nil)
+	for audience, good := range map[string]bool{s.URL: true, s.URL + "/mcp": true, endpoint: false} {
+		token, err := s.Token("alice", []string{"support"}, map[string]any{"aud": audience})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !good {
+			if a := p.all(t.Context(), "", token, helloAll); a.status != http.StatusUnauthorized {
+				t.Errorf("%s: %+v", audience, a)
+			}
+			continue
+		}
+		if a := p.all(t.Context(), p.openAll(token), token, toolCall("probe__echo", "x")); a.text != "ran echo" {
+			t.Errorf("%s: %+v", audience, a)
+		}
+	}
 	p.kill()
 
 	// An operator who chose an audience gets that one and no other; the

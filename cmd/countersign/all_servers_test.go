@@ -1,0 +1,474 @@
+package main
+
+//lint:file-ignore SA1019 sampling and logging belong to the era of sessions, which is served too
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/modelcontextprotocol/go-sdk/mcp"
+
+	"countersign/audit"
+	"countersign/fixtures/peer"
+	"countersign/fixtures/stage"
+)
+
+// The endpoint for all servers, with the official clients, and by hand.
+
+// toAll sends a request to it; in a session, if there is one.
+func toAll(session string) func(*http.Request) {
+	return func(r *http.Request) {
+		r.URL.Path = "/mcp"
+		if session != "" {
+			r.Header.Set("Mcp-Session-Id", session)
+		}
+	}
+}
+
+const helloAll = `{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`
+
+// all sends one message to the endpoint for all servers.
+func (p *program) all(ctx context.Context, session, token, body string) answer {
+	p.t.Helper()
+	a, err := p.send(ctx, "", token, body, toAll(session))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return a
+}
+
+func (p *program) openAll(token string) (session string) {
+	p.t.Helper()
+	a := p.all(p.t.Context(), "", token, helloAll)
+	if session = a.header.Get("Mcp-Session-Id"); a.status != http.StatusOK || session == "" {
+		p.t.Fatalf("initialize: %+v", a)
+	}
+	return session
+}
+
+func TestOfficialClientsAtOneEndpoint(t *testing.T) {
+	t.Parallel()
+	s, _ := clientsStage(t)
+	p := serving(t, s, nil)
+	user, sampler := p.token("alice", "users"), p.token("sam", "users", "samplers")
+	const everywhere = "everything__echo everything__toggle-simulated-logging everything__trigger-long-running-operation files__list_directory files__read_text_file workshop__ask workshop__work"
+	const long = "everything__trigger-long-running-operation"
+
+	t.Run("TypeScript 1.x", func(t *testing.T) {
+		lines := peer.Client1(t, s.URL+"/mcp", user, "level", "debug", "list", "prompts", "resources", "call", "workshop__work", `{"steps":3}`, "call", long, `{"steps":3,"duration":0.3}`,
+			"call", "workshop__demolish", `{"steps":1}`, "get", "workshop__simple-prompt", "{}", "get", "everything__simple-prompt", "{}",
+			"read", "mcp+workshop+demo://open/plan", "read", "mcp+everything+demo://resource/dynamic/text/1", "read", "mcp+workshop+demo://closed/plan", "call", "demolish", "{}", "call", "everything__toggle-simulated-logging", "{}", "hear")
+		if len(lines) != 16 || lines[0].Version != "2025-11-25" {
+			t.Fatalf("%+v", lines)
+		}
+		if level, heard := lines[1], lines[15]; level.Error != nil || heard.Error != nil || !strings.Contains(string(heard.Log), "message") {
+			t.Errorf("log messages: %s, %s", said(level), said(heard))
+		}
+		lines = slices.Delete(lines, 1, 2)
+		if got := names(t, lines[1].Tools, "name"); got != everywhere {
+			t.Errorf("tools: %s", got)
+		}
+		if got := names(t, lines[2].Prompts, "name"); got != "everything__simple-prompt workshop__simple-prompt" {
+			t.Errorf("prompts: %s", got)
+		}
+		if got := names(t, lines[3].Resources, "uri"); !strings.Contains(got, "mcp+workshop+demo://open/plan") || strings.Contains(got, "closed") {
+			t.Errorf("resources: %s", got)
+		}
+		for _, l := range lines[4:6] {
+			if l.Error != nil || !reflect.DeepEqual(l.Progress, []float64{1, 2, 3}) {
+				t.Errorf("%s: progress %v: %s", l.Name, l.Progress, said(l))
+			}
+		}
+		if got := said(lines[6]); !strings.Contains(got, "No rule allows tools/call demolish on server \\\"workshop\\\"") {
+			t.Errorf("a tool without a rule: %s", got)
+		}
+		for _, l := range lines[7:9] {
+			if got := said(l); l.Error != nil || !strings.Contains(got, "messages") {
+				t.Errorf("prompt: %s", got)
+			}
+		}
+		for i, uri := range []string{"mcp+workshop+demo://open/plan", "mcp+everything+demo://resource/dynamic/text/1"} {
+			if got := said(lines[9+i]); !strings.Contains(got, `"uri":"`+uri+`"`) {
+				t.Errorf("resource: %s", got)
+			}
+		}
+		if got := said(lines[11]); !strings.Contains(got, "No rule allows resources/read") {
+			t.Errorf("a resource without a rule: %s", got)
+		}
+		if got := said(lines[12]); !strings.HasPrefix(got, "error -32602") || !strings.Contains(got, `name "demolish" names no server`) {
+			t.Errorf("a name without a server: %s", got)
+		}
+	})
+	t.Run("TypeScript 2.x", func(t *testing.T) {
+		lines := peer.Client2(t, s.URL+"/mcp", user, "list", "call", "workshop__work", `{"steps":3}`, "read", "mcp+workshop+demo://open/plan", "call", "files__list_directory", `{"path":"/"}`)
+		if len(lines) != 5 || lines[0].Version != "2026-07-28" {
+			t.Fatalf("%+v", lines)
+		}
+		if got := names(t, lines[1].Tools, "name"); !strings.Contains(got, "workshop__ask workshop__work") {
+			t.Errorf("tools: %s", got)
+		}
+		if l := lines[2]; l.Error != nil || !reflect.DeepEqual(l.Progress, []float64{1, 2, 3}) {
+			t.Errorf("call: progress %v: %s", l.Progress, said(l))
+		}
+		if got := said(lines[3]); !strings.Contains(got, `"uri":"mcp+workshop+demo://open/plan"`) {
+			t.Errorf("resource: %s", got)
+		}
+		if got := said(lines[4]); !strings.Contains(got, "does not speak 2026-07-28, only revisions with sessions") {
+			t.Errorf("a server of the other era: %s", got)
+		}
+	})
+	t.Run("what servers ask of the client", func(t *testing.T) {
+		for _, c := range []struct {
+			token, tool, args, want string
+			run                     func(testing.TB, string, string, ...string) []peer.Line
+		}{
+			{user, "everything__trigger-sampling-request", `{"prompt":"say something"}`, "refused by the client's gateway", peer.Client1},
+			{sampler, "everything__trigger-sampling-request", `{"prompt":"say something"}`, "sampled words", peer.Client1},
+			{sampler, "workshop__ask", "{}", "sampled words", peer.Client2},
+		} {
+			lines := c.run(t, s.URL+"/mcp", c.token, "answering", "call", c.tool, c.args)
+			if len(lines) != 2 || !strings.Contains(said(lines[1]), c.want) {
+				t.Errorf("%s: %+v", c.tool, lines)
+			}
+		}
+	})
+	for _, c := range []struct{ version, tools string }{{"2025-11-25", everywhere}, {"2026-07-28", "workshop__ask workshop__work"}} {
+		t.Run("Go "+c.version, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			progress := make(chan float64, 10)
+			client, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, &mcp.ClientOptions{
+				ProgressNotificationHandler: func(_ context.Context, r *mcp.ProgressNotificationClientRequest) { progress <- r.Params.Progress },
+				ToolListChangedHandler:      func(context.Context, *mcp.ToolListChangedRequest) {},
+			}).Connect(ctx, &mcp.StreamableClientTransport{
+				Endpoint: s.URL + "/mcp", HTTPClient: &http.Client{Transport: bearer(user)}, MaxRetries: -1,
+			}, &mcp.ClientSessionOptions{ProtocolVersion: c.version})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := client.InitializeResult().ProtocolVersion; got != c.version {
+				t.Errorf("speaks %s", got)
+			}
+			list, err := client.ListTools(ctx, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var all []string
+			for _, tool := range list.Tools {
+				all = append(all, tool.Name)
+			}
+			slices.Sort(all)
+			if got := strings.Join(all, " "); got != c.tools {
+				t.Errorf("tools: %s", got)
+			}
+			params := &mcp.CallToolParams{Name: "workshop__work", Arguments: map[string]any{"steps": 2}}
+			params.SetProgressToken("p")
+			if res, err := client.CallTool(ctx, params); err != nil || res.IsError {
+				t.Errorf("call: %+v %v", res, err)
+			}
+			for _, want := range []float64{1, 2} {
+				select {
+				case got := <-progress:
+					if got != want {
+						t.Errorf("progress %v, want %v", got, want)
+					}
+				case <-ctx.Done():
+					t.Fatal("no progress")
+				}
+			}
+			if res, err := client.ReadResource(ctx, &mcp.ReadResourceParams{URI: "mcp+workshop+demo://open/plan"}); err != nil || res.Contents[0].URI != "mcp+workshop+demo://open/plan" {
+				t.Errorf("resource: %+v %v", res, err)
+			}
+			if err := client.Close(); err != nil {
+				t.Errorf("close: %v", err)
+			}
+		})
+	}
+}
+
+// legacyProbe has a probe answer initialize as a server does.
+func legacyProbe(u *probe, more func(w http.ResponseWriter, id json.RawMessage, method, tool string) bool) {
+	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
+		if method == "initialize" {
+			w.Header().Set("Mcp-Session-Id", fmt.Sprintf("session-%d", u.requests()))
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
+			return true
+		}
+		return more != nil && more(w, id, method, tool)
+	})
+}
+
+// An approval asked for at one endpoint is the same at the other; so is the
+// answer that is kept for a caller who left; and the record differs in a note.
+func TestApprovalsAtBothEndpoints(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "45s")
+	p := serving(t, s, nil)
+	alice := p.token("alice", "support")
+	arrived, release := make(chan string, 1), make(chan struct{})
+	legacyProbe(u, func(_ http.ResponseWriter, _ json.RawMessage, _, tool string) bool {
+		if tool == "hasty" {
+			arrived <- tool
+			<-release
+		}
+		return false
+	})
+	session := p.openAll(alice)
+	if u.requests() != 0 {
+		t.Error("the server was asked before anything concerned it")
+	}
+	joined := func(tool, what string) string {
+		return strings.Replace(toolCall(tool, what), `"name":"`, `"name":"probe__`, 1)
+	}
+	// Asked at /mcp, where the caller leaves; attached to at /mcp/probe.
+	ctx, leave := context.WithCancel(t.Context())
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = p.send(ctx, "", alice, joined("risky", "both"), toAll(session)) // it is left alone
+	}()
+	card := awaitCard(t, s, "both")
+	leave()
+	<-gone
+	waiting := p.asking(t.Context(), "probe", alice, toolCall("risky", "both"))
+	if err := approve(t, s, card, stage.SlackBob); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-waiting; a.failed || a.text != "ran risky" || p.happened("risky", "asked") != 1 || u.ran("risky") != 1 {
+		t.Errorf("got %+v; asked %d times, ran %d times", a, p.happened("risky", "asked"), u.ran("risky"))
+	}
+	// Approved and run through /mcp; its caller leaves, and has the answer at the other.
+	ctx, leave = context.WithCancel(t.Context())
+	gone = make(chan struct{})
+	go func() {
+		defer close(gone)
+		_, _ = p.send(ctx, "", alice, joined("hasty", "left"), toAll(session)) // it is left alone
+	}()
+	if err := approve(t, s, awaitCard(t, s, "left"), stage.SlackBob); err != nil {
+		t.Fatal(err)
+	}
+	<-arrived
+	leave()
+	<-gone
+	p.await("the client's leaving", func() bool { return strings.Contains(p.log.String(), "has left; its answer will be kept") })
+	close(release)
+	p.await("the call's end", func() bool { return p.happened("hasty", "finished") == 1 })
+	if a := p.ask("probe", alice, toolCall("hasty", "left")); a.failed || a.text != "ran hasty" || u.ran("hasty") != 1 {
+		t.Errorf("got %+v, and it ran %d times", a, u.ran("hasty"))
+	}
+
+	// The same call at both: two entries that differ in the note alone.
+	if a := p.all(t.Context(), session, alice, joined("echo", "twice")); a.text != "ran echo" {
+		t.Fatalf("%+v", a)
+	}
+	p.ask("probe", alice, toolCall("echo", "twice"))
+	intents := p.entries(func(en audit.Entry) bool { return en.Kind == audit.KindIntent && en.Tool == "echo" })
+	if len(intents) != 2 {
+		t.Fatalf("%d intents", len(intents))
+	}
+	by, direct := intents[0], intents[1]
+	var note struct{ Via string }
+	if err := json.Unmarshal(by.Detail, &note); err != nil || note.Via != "/mcp" || strings.Contains(string(direct.Detail), "via") {
+		t.Errorf("notes: %s, %s, %v", by.Detail, direct.Detail, err)
+	}
+	if by.Digest != direct.Digest || by.Args != direct.Args || by.Server != "probe" || by.Method != direct.Method || !slices.Equal(by.Rules, direct.Rules) {
+		t.Errorf("differ: %+v\n%+v", by, direct)
+	}
+
+	// The client cancels by the id that it knows.
+	stuck := make(chan struct{})
+	legacyProbe(u, func(_ http.ResponseWriter, _ json.RawMessage, _, tool string) bool {
+		if tool == "echo" {
+			arrived <- tool
+			<-stuck
+		}
+		return false
+	})
+	done := make(chan answer, 1)
+	go func() {
+		a, _ := p.send(t.Context(), "", alice, joined("echo", "cancelled"), toAll(session)) // checked below
+		done <- a
+	}()
+	<-arrived
+	if a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`); a.status != http.StatusAccepted {
+		t.Errorf("%+v", a)
+	}
+	u.mu.Lock()
+	cancelled := u.cancel
+	u.mu.Unlock()
+	if close(stuck); cancelled != 1 {
+		t.Errorf("the server heard of %d cancellations", cancelled)
+	}
+	<-done
+}
+
+// What leads nowhere gets the exact refusal, is in the record, and no server
+// hears of it.
+func TestHostileRequestsAtOneEndpoint(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	legacyProbe(u, nil)
+	s := probeStage(t, u, "1s")
+	p := serving(t, s, nil)
+	alice, mallory := p.token("alice", "support"), p.token("mallory", "support")
+	session := p.openAll(alice)
+	if a := p.all(t.Context(), session, alice, toolCall("probe__echo", "hello")); a.text != "ran echo" {
+		t.Fatalf("an honest call: %+v", a)
+	}
+	modern := func(method, params, version string) string {
+		return `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + `"_meta":{"io.modelcontextprotocol/protocolVersion":"` + version + `"}}}`
+	}
+	header := func(kv ...string) func(*http.Request) {
+		return func(r *http.Request) {
+			for i := 0; i < len(kv); i += 2 {
+				r.Header.Set(kv[i], kv[i+1])
+			}
+		}
+	}
+	before := u.requests()
+	for _, c := range []struct {
+		name, token, session, body string
+		edit                       func(*http.Request)
+		status, code               int
+		words                      string
+		kind                       audit.Kind
+		recorded                   string
+	}{
+		{"a bad token", "nonsense", session, toolCall("probe__echo", "x"), nil, 401, -32000, "a valid bearer token for this resource is needed", audit.KindAuthFailed, "unauthenticated"},
+		{"a foreign Host", alice, session, toolCall("probe__echo", "x"), func(r *http.Request) { r.Host = "evil.example" }, 403, -32000, `host "evil.example" is not served here`, audit.KindRefused, "forbidden"},
+		{"a duplicate name", alice, session, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"probe__echo","name":"probe__risky"}}`, nil, 400, -32700, "an object has the same key twice", audit.KindRefused, "bad-request"},
+		{"another's session", mallory, session, toolCall("probe__echo", "x"), nil, 404, -32000, "this session is unknown: initialize again", audit.KindRefused, "no-session"},
+		{"a server's own session", alice, "session-1", toolCall("probe__echo", "x"), nil, 404, -32000, "this session is unknown: initialize again", audit.KindRefused, "no-session"},
+		{"no session", alice, "", toolCall("probe__echo", "x"), nil, 400, -32600, "this endpoint keeps sessions: send initialize first", audit.KindRefused, "bad-request"},
+		{"a name without a server", alice, session, toolCall("echo", "x"), nil, 200, -32602, `name "echo" names no server: at this endpoint it is spelled <server>__<name>`, audit.KindRefused, "bad-request"},
+		{"an unknown server", alice, session, toolCall("elsewhere__echo", "x"), nil, 200, -32602, `there is no server "elsewhere" that you may use`, audit.KindRefused, "bad-request"},
+		{"a server that is another's", alice, session, toolCall("private__echo", "x"), nil, 200, -32602, `there is no server "private" that you may use`, audit.KindRefused, "bad-request"},
+		{"a forged cursor", alice, session, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"eyJ0b29scyI6eyJwcml2YXRlIjoieCJ9fQ"}}`, nil, 200, -32602, "this cursor is not one that this list gave: it names a server that you may not use", audit.KindRefused, "bad-request"},
+		{"a forged answer", alice, session, `{"jsonrpc":"2.0","id":"cs1.probe.MSwibWV0aG9kIjoidG9vbHMvY2FsbCI","result":{}}`, nil, 400, -32600, "this answers nothing that a server of this session asked", audit.KindRefused, "bad-request"},
+		{"an unknown method", alice, session, `{"jsonrpc":"2.0","id":1,"method":"servers/list"}`, nil, 200, -32601, `method "servers/list" does not exist at this endpoint`, audit.KindRefused, "bad-request"},
+		{"an unknown method, modern", alice, "", modern("servers/list", "", "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "servers/list"), 404, -32601, `method "servers/list" does not exist at this endpoint`, audit.KindRefused, "bad-request"},
+		{"an unknown server, modern", alice, "", modern("tools/call", `"name":"x__y",`, "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "x__y"), 400, -32602, `there is no server "x" that you may use`, audit.KindRefused, "bad-request"},
+		{"a header that disagrees", alice, "", modern("tools/call", `"name":"probe__risky",`, "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "probe__echo"), 400, -32020, "Mcp-Name differs from the body's name", audit.KindRefused, "bad-request"},
+		{"a revision to come", alice, "", modern("tools/list", "", "2031-01-01"), header("Mcp-Protocol-Version", "2031-01-01", "Mcp-Method", "tools/list"), 400, -32022, "this revision of MCP is not served here", audit.KindRefused, "bad-request"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, err := p.send(t.Context(), "", c.token, c.body, func(r *http.Request) {
+				toAll(c.session)(r)
+				if c.edit != nil {
+					c.edit(r)
+				}
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if a.status != c.status || a.code != c.code || !strings.Contains(a.text, c.words) {
+				t.Errorf("got %d, code %d, %q\nwant %d, code %d, %q", a.status, a.code, a.text, c.status, c.code, c.words)
+			}
+			if c.status == 401 {
+				_, rest, _ := strings.Cut(a.header.Get("WWW-Authenticate"), `resource_metadata="`)
+				at, _, _ := strings.Cut(rest, `"`)
+				if at != s.URL+"/.well-known/oauth-protected-resource/mcp" {
+					t.Errorf("metadata at %q", at)
+				}
+				if status, body := p.get(strings.TrimPrefix(at, s.URL)); status != 200 || !strings.Contains(body, `"resource":"`+s.URL+`/mcp"`) {
+					t.Errorf("metadata: %d %s", status, body)
+				}
+			}
+			if u.requests() != before {
+				t.Error("the server was contacted")
+				before = u.requests()
+			}
+			p.in(t).wants(a.record, c.kind, c.recorded)
+		})
+	}
+	t.Run("a stop ends the stream of all servers, and the record proves itself", func(t *testing.T) {
+		get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/mcp", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for k, v := range map[string]string{"Authorization": "Bearer " + alice, "Mcp-Session-Id": session, "Accept": "text/event-stream"} {
+			get.Header.Set(k, v)
+		}
+		resp, err := http.DefaultClient.Do(get)
+		if err != nil || resp.StatusCode != http.StatusOK {
+			t.Fatalf("%v %v", resp, err)
+		}
+		defer resp.Body.Close()
+		start := time.Now()
+		p.stop()
+		if took := time.Since(start); took > 8*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+		verified(t, s)
+	})
+}
+
+// Sixty servers, of which most are dead and some say nothing, are asked side by
+// side: the list is there in time, of those that live.
+func TestSixtyServersMostOfThemDead(t *testing.T) {
+	t.Parallel()
+	s := newStage(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // takes connections, and never answers
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = silent.Close() })
+	files := map[string]string{"rules/customers.yaml": "", "tests/customers.yaml": "", "rules/all.yaml": "- { id: all, server: \"*\", tool: echo, effect: allow }\n"}
+	nobody := unused(t)
+	for i := range 60 {
+		url := nobody
+		switch {
+		case i%20 == 7:
+			u := newProbe(t)
+			legacyProbe(u, func(w http.ResponseWriter, id json.RawMessage, method, _ string) bool {
+				if method != "tools/list" {
+					return false
+				}
+				w.Header().Set("Content-Type", "application/json")
+				fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"echo","inputSchema":{"type":"object"}},{"name":"hidden","inputSchema":{"type":"object"}}]}}`, id)
+				return true
+			})
+			url = u.url
+		case i%20 == 9:
+			url = "http://" + silent.Addr().String()
+		}
+		files[fmt.Sprintf("servers/s%02d.yaml", i)] = fmt.Sprintf("server: s%02d\nurl: %s\ntimeout: 1s\n", i, url)
+	}
+	amend(t, s, s.Dana, files)
+	p := serving(t, s, nil)
+	alice := p.token("alice", "support")
+	session := p.openAll(alice)
+	start := time.Now()
+	a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
+	if took := time.Since(start); took > 9*time.Second {
+		t.Errorf("took %v", took)
+	}
+	var m struct {
+		Result struct{ Tools json.RawMessage }
+	}
+	if err := json.Unmarshal([]byte(a.body), &m); err != nil {
+		t.Fatalf("%s: %v", a.body, err)
+	}
+	if got := names(t, m.Result.Tools, "name"); got != "s07__echo s27__echo s47__echo" {
+		t.Errorf("tools: %s", got)
+	}
+	entries := p.entries(func(en audit.Entry) bool {
+		return en.Kind == audit.KindOutcome && en.Server == "" && en.Method == "tools/list" && strings.Contains(en.Reason, "s00, s01, s02, s03, s04, s05, s06, s08, ")
+	})
+	if len(entries) != 1 {
+		t.Errorf("the record says of it: %+v", entries)
+	}
+	if a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"s27__echo"}}`); a.text != "ran echo" {
+		t.Errorf("%+v", a)
+	}
+}
