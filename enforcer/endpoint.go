@@ -17,7 +17,10 @@ import (
 // goes the way of any call, and there it is recorded, with a note that it came
 // by here. Recorded here is what this endpoint answers or refuses by itself.
 
-const allServers = "/mcp"
+const (
+	allServers = "/mcp"
+	every      = "*" // stands for a server's name in what is recorded and measured here
+)
 
 type viaKey struct{}
 
@@ -28,7 +31,7 @@ func via(ctx context.Context) string {
 }
 
 func (e *Enforcer) serveAll(w http.ResponseWriter, r *http.Request) {
-	e.serve(w, r, "", (*exchange).runAll)
+	e.serve(w, r, every, (*exchange).runAll)
 }
 
 // runAll is the way of a request to the endpoint for all servers.

@@ -86,6 +86,9 @@ func (m *metrics) handler() http.Handler {
 // label is the server's name if the policy knows it: an unknown one is the
 // caller's text.
 func label(x *exchange) string {
+	if x.server == every {
+		return every
+	}
 	if x.force != nil {
 		if _, ok := x.force.upstreams[x.server]; ok {
 			return x.server
