@@ -56,7 +56,7 @@ func (p *program) openAll(token string) (session string) {
 
 func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 	t.Parallel()
-	s, _ := clientsStage(t)
+	s, folder := clientsStage(t)
 	p := serving(t, s, nil)
 	user, sampler := p.token("alice", "users"), p.token("sam", "users", "samplers")
 	const everywhere = "everything__echo everything__toggle-simulated-logging everything__trigger-long-running-operation files__list_directory files__read_text_file workshop__ask workshop__work"
@@ -108,21 +108,26 @@ func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 		}
 	})
 	t.Run("TypeScript 2.x", func(t *testing.T) {
-		lines := peer.Client2(t, s.URL+"/mcp", user, "list", "call", "workshop__work", `{"steps":3}`, "read", "mcp+workshop+demo://open/plan", "call", "files__list_directory", `{"path":"/"}`)
-		if len(lines) != 5 || lines[0].Version != "2026-07-28" {
+		lines := peer.Client2(t, s.URL+"/mcp", user, "list", "call", "workshop__work", `{"steps":3}`, "read", "mcp+workshop+demo://open/plan",
+			"call", "files__list_directory", fmt.Sprintf(`{"path":%q}`, folder), "call", long, `{"steps":3,"duration":0.3}`, "read", "mcp+everything+demo://resource/dynamic/text/1")
+		if len(lines) != 7 || lines[0].Version != "2026-07-28" {
 			t.Fatalf("%+v", lines)
 		}
-		if got := names(t, lines[1].Tools, "name"); !strings.Contains(got, "workshop__ask workshop__work") {
+		if got := names(t, lines[1].Tools, "name"); got != everywhere {
 			t.Errorf("tools: %s", got)
 		}
-		if l := lines[2]; l.Error != nil || !reflect.DeepEqual(l.Progress, []float64{1, 2, 3}) {
-			t.Errorf("call: progress %v: %s", l.Progress, said(l))
+		for _, i := range []int{2, 5} { // the latter of a server that knows sessions only
+			if l := lines[i]; l.Error != nil || !reflect.DeepEqual(l.Progress, []float64{1, 2, 3}) {
+				t.Errorf("%s: progress %v: %s", l.Name, l.Progress, said(l))
+			}
 		}
-		if got := said(lines[3]); !strings.Contains(got, `"uri":"mcp+workshop+demo://open/plan"`) {
-			t.Errorf("resource: %s", got)
+		for i, uri := range map[int]string{3: "mcp+workshop+demo://open/plan", 6: "mcp+everything+demo://resource/dynamic/text/1"} {
+			if got := said(lines[i]); !strings.Contains(got, `"uri":"`+uri+`"`) {
+				t.Errorf("resource: %s", got)
+			}
 		}
-		if got := said(lines[4]); !strings.Contains(got, "does not speak 2026-07-28, only revisions with sessions") {
-			t.Errorf("a server of the other era: %s", got)
+		if got := said(lines[4]); !strings.Contains(got, "notes.txt") {
+			t.Errorf("files: %s", got)
 		}
 	})
 	t.Run("what servers ask of the client", func(t *testing.T) {
@@ -140,8 +145,8 @@ func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 			}
 		}
 	})
-	for _, c := range []struct{ version, tools string }{{"2025-11-25", everywhere}, {"2026-07-28", "workshop__ask workshop__work"}} {
-		t.Run("Go "+c.version, func(t *testing.T) {
+	for _, version := range []string{"2025-11-25", "2026-07-28"} {
+		t.Run("Go "+version, func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 			defer cancel()
 			progress := make(chan float64, 10)
@@ -150,11 +155,11 @@ func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 				ToolListChangedHandler:      func(context.Context, *mcp.ToolListChangedRequest) {},
 			}).Connect(ctx, &mcp.StreamableClientTransport{
 				Endpoint: s.URL + "/mcp", HTTPClient: &http.Client{Transport: bearer(user)}, MaxRetries: -1,
-			}, &mcp.ClientSessionOptions{ProtocolVersion: c.version})
+			}, &mcp.ClientSessionOptions{ProtocolVersion: version})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := client.InitializeResult().ProtocolVersion; got != c.version {
+			if got := client.InitializeResult().ProtocolVersion; got != version {
 				t.Errorf("speaks %s", got)
 			}
 			list, err := client.ListTools(ctx, nil)
@@ -166,7 +171,7 @@ func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 				all = append(all, tool.Name)
 			}
 			slices.Sort(all)
-			if got := strings.Join(all, " "); got != c.tools {
+			if got := strings.Join(all, " "); got != everywhere {
 				t.Errorf("tools: %s", got)
 			}
 			params := &mcp.CallToolParams{Name: "workshop__work", Arguments: map[string]any{"steps": 2}}
@@ -247,6 +252,28 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 	if a := <-waiting; a.failed || a.text != "ran risky" || p.happened("risky", "asked") != 1 || u.ran("risky") != 1 {
 		t.Errorf("got %+v; asked %d times, ran %d times", a, p.happened("risky", "asked"), u.ran("risky"))
 	}
+	// So it is for a client of the other era, though the server knows sessions only.
+	ctx, leave = context.WithCancel(t.Context())
+	direct := p.asking(ctx, "probe", alice, toolCall("risky", "eras"))
+	card = awaitCard(t, s, "eras")
+	leave()
+	<-direct
+	newer := make(chan answer, 1)
+	go func() {
+		a, _ := p.send(t.Context(), "", alice, strings.Replace(joined("risky", "eras"), `"params":{`, `"params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"},`, 1), func(r *http.Request) {
+			toAll("")(r)
+			for k, v := range map[string]string{"Mcp-Protocol-Version": "2026-07-28", "Mcp-Method": "tools/call", "Mcp-Name": "probe__risky"} {
+				r.Header.Set(k, v)
+			}
+		}) // checked below
+		newer <- a
+	}()
+	if err := approve(t, s, card, stage.SlackBob); err != nil {
+		t.Fatal(err)
+	}
+	if a := <-newer; a.failed || a.text != "ran risky" || p.happened("risky", "asked") != 2 || u.ran("risky") != 2 {
+		t.Errorf("got %+v; asked %d times, ran %d times", a, p.happened("risky", "asked"), u.ran("risky"))
+	}
 	// Approved and run through /mcp; its caller leaves, and has the answer at the other.
 	ctx, leave = context.WithCancel(t.Context())
 	gone = make(chan struct{})
@@ -276,13 +303,13 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 	if len(intents) != 2 {
 		t.Fatalf("%d intents", len(intents))
 	}
-	by, direct := intents[0], intents[1]
+	by, single := intents[0], intents[1]
 	var note struct{ Via string }
-	if err := json.Unmarshal(by.Detail, &note); err != nil || note.Via != "/mcp" || strings.Contains(string(direct.Detail), "via") {
-		t.Errorf("notes: %s, %s, %v", by.Detail, direct.Detail, err)
+	if err := json.Unmarshal(by.Detail, &note); err != nil || note.Via != "/mcp" || strings.Contains(string(single.Detail), "via") {
+		t.Errorf("notes: %s, %s, %v", by.Detail, single.Detail, err)
 	}
-	if by.Digest != direct.Digest || by.Args != direct.Args || by.Server != "probe" || by.Method != direct.Method || !slices.Equal(by.Rules, direct.Rules) {
-		t.Errorf("differ: %+v\n%+v", by, direct)
+	if by.Digest != single.Digest || by.Args != single.Args || by.Server != "probe" || by.Method != single.Method || !slices.Equal(by.Rules, single.Rules) {
+		t.Errorf("differ: %+v\n%+v", by, single)
 	}
 
 	// The client cancels by the id that it knows.

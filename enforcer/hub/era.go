@@ -13,8 +13,8 @@ import (
 )
 
 // In the stateless era nothing is opened, but a server has to speak it. Each is
-// asked server/discover, once for a while and caller: what it offers, or why it
-// cannot be used.
+// asked server/discover, once for a while and caller: what it offers, or that it
+// knows sessions only, and then bridge.go leads there.
 
 const (
 	eraKnown   = 5 * time.Minute
@@ -40,7 +40,7 @@ func (e *era) stale(now time.Time, eager bool) bool {
 	default:
 		return false
 	}
-	if e.err != nil {
+	if e.err != nil && !errors.Is(e.err, errSessionsOnly) {
 		return eager || now.Sub(e.ended) > eraUnknown
 	}
 	return now.Sub(e.ended) > eraKnown
@@ -67,10 +67,17 @@ func (t *eras) reach(ctx context.Context, x *exchange, server string, eager bool
 	t.mu.Unlock()
 	select {
 	case <-e.ready:
-		return e.way, e.err
 	case <-ctx.Done():
 		return way{}, context.Cause(ctx)
 	}
+	if !errors.Is(e.err, errSessionsOnly) {
+		return e.way, e.err
+	}
+	s, err := x.h.bridge(x)
+	if err != nil {
+		return way{}, err
+	}
+	return s.reach(ctx, x, server, eager)
 }
 
 // ask is server/discover with what the client says of itself.
@@ -93,8 +100,8 @@ func (x *exchange) ask(ctx context.Context, server string) (way, error) {
 	switch {
 	case m == nil:
 		return way{}, r.failure(nil)
-	case m.ErrorObj.Present() && (errorCode(m) == "-32601" || errorCode(m) == "-32022" || r.code == http.StatusBadRequest):
-		return way{}, fmt.Errorf("it does not speak %s, only revisions with sessions: connect with one of those (it said: %s)", wire.ModernVersion, errorText(m))
+	case m.ErrorObj.Present() && unaware(m):
+		return way{}, errSessionsOnly
 	case m.ErrorObj.Present():
 		return way{}, r.failure(m)
 	}
@@ -105,8 +112,26 @@ func (x *exchange) ask(ctx context.Context, server string) (way, error) {
 		speaks = speaks || text == wire.ModernVersion
 	})
 	if !speaks {
-		return way{}, fmt.Errorf("it does not speak %s", wire.ModernVersion)
+		return way{}, errSessionsOnly
 	}
 	w.offers = readOffers(m)
 	return w, nil
+}
+
+// unaware tells whether an error response is that of a server that does not
+// know the question. Older servers have many ways to say so; a client takes
+// whatever is not a word of the stateless era itself for it (2026-07-28
+// basic/versioning), and so do we, unless the refusal is ours.
+func unaware(m *wire.Message) bool {
+	switch errorCode(m) {
+	case "-32020", "-32021":
+		return false
+	}
+	data, _ := m.Member(m.ErrorObj, "data")
+	if _, ours := m.Member(data, "record"); !ours {
+		return true
+	}
+	at, _ := m.Member(data, "status")
+	status, _ := m.Text(at)
+	return status == "blocked" // an answer without a message, most likely
 }

@@ -129,12 +129,13 @@ type stage struct {
 	hub      *Hub
 	fakes    *fakes
 	servers  []string
+	limit    int
 	mu       sync.Mutex
 	answered []string
 }
 
 func newStage(t *testing.T, servers ...string) *stage {
-	s := &stage{t: t, fakes: &fakes{answer: map[string]func(http.ResponseWriter, *http.Request, sent){}}, servers: servers}
+	s := &stage{t: t, fakes: &fakes{answer: map[string]func(http.ResponseWriter, *http.Request, sent){}}, servers: servers, limit: 1 << 20}
 	for _, name := range servers {
 		s.fakes.answer[name] = s.fakes.ordinary(nil)
 	}
@@ -170,7 +171,7 @@ func (s *stage) request(owner, verb, session, body string) *http.Request {
 }
 
 func (s *stage) serve(w http.ResponseWriter, r *http.Request, owner string) error {
-	c := &Call{Request: r, Owner: owner, Servers: s.servers, Limit: 1 << 20, Answered: func(words string) error {
+	c := &Call{Request: r, Owner: owner, Servers: s.servers, Limit: s.limit, Answered: func(words string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.answered = append(s.answered, words)

@@ -7,7 +7,9 @@
 // mask see it under the server's real name, and know no difference. All that
 // changes on the way is a splice that removes the server's name from tools,
 // prompts, resources, tasks and ids, and one that puts it there on the way
-// back; names.go says how they are spelled.
+// back; names.go says how they are spelled. Where a client of the stateless era
+// meets a server that knows sessions only, what belongs to the era changes too:
+// bridge.go.
 //
 // It promises further that a server that is dead, slow or refuses is left out
 // of a list and hurts nothing else, that no server is asked before something
@@ -49,6 +51,7 @@ type Hub struct {
 	patience time.Duration
 	sessions sessions
 	eras     eras
+	bridges  bridges
 }
 
 // New makes a Hub.
@@ -59,6 +62,7 @@ func New(c Config) *Hub {
 	h := &Hub{inner: c.Inner, now: c.Now, log: c.Log, patience: c.Patience}
 	h.sessions.init(c.Now)
 	h.eras.m = map[string]*era{}
+	h.bridges.m = map[string]*session{}
 	return h
 }
 
@@ -115,7 +119,10 @@ func (h *Hub) Serve(ctx context.Context, w http.ResponseWriter, c *Call) error {
 
 // Sweep ends the sessions that are idle or too old. What they hold at the
 // servers is idle too, and ends there by itself.
-func (h *Hub) Sweep() { h.sessions.sweep() }
+func (h *Hub) Sweep() {
+	h.sessions.sweep()
+	h.bridges.sweep(h.sessions.expired)
+}
 
 func (x *exchange) legacy(ctx context.Context) error {
 	if x.m != nil && x.m.Kind == wire.Request && x.m.Method == "initialize" {

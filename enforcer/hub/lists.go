@@ -32,9 +32,10 @@ type page struct {
 	size     int
 	next     *string // its own cursor; nil: that was all
 	ttl      int64
-	leftOut  int   // elements whose names clients would not take
-	err      error // why there is nothing
-	closed   bool  // the reason is that the server has no session yet
+	leftOut  int    // elements whose names clients would not take
+	unfit    string // the first of these names
+	err      error  // why there is nothing
+	closed   bool   // the reason is that the server has no session yet
 }
 
 var (
@@ -120,7 +121,8 @@ func (x *exchange) merge(key string, servers []string, from cursor, pages map[st
 			continue
 		}
 		if p.leftOut > 0 {
-			all.words = append(all.words, fmt.Sprintf("%d of %s left out: their names are longer than %d bytes with the server's, or clients would not take them", p.leftOut, server, maxName))
+			all.words = append(all.words, fmt.Sprintf("%d of %s left out, %s first: names longer than %d bytes with the server's, or that clients would not take", p.leftOut, server, p.unfit, maxName))
+			x.h.log.Warn("elements of a server's list are left out", "server", server, "list", key, "count", p.leftOut, "first", p.unfit)
 		}
 		for _, e := range p.elements {
 			if all.list.Len() > 0 {
@@ -240,8 +242,8 @@ func (x *exchange) page(ctx context.Context, key, server string, from *string, h
 		m := found()
 		if m == nil || m.ErrorObj.Present() {
 			err := r.failure(m)
-			if m != nil && gone(m) && x.s != nil {
-				if x.s.forget(w); first && !mayHaveRun(m) {
+			if home := x.home(w); m != nil && gone(m) && home != nil {
+				if home.forget(w); first && r.code == http.StatusNotFound && !mayHaveRun(m) {
 					continue
 				}
 			}
@@ -286,8 +288,9 @@ func (x *exchange) read(key, server string, m *wire.Message) page {
 	m.Elements(at, func(e wire.Span) {
 		out, name, ok := element(server, key, m, e)
 		if !ok {
-			p.leftOut++
-			x.h.log.Warn("an element of a server's list is left out: no name that clients take", "server", server, "list", key, "name", quoted(name))
+			if p.leftOut++; p.leftOut == 1 {
+				p.unfit = quoted(name)
+			}
 			return
 		}
 		p.elements, p.size = append(p.elements, out), p.size+len(out)+1

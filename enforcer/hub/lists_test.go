@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -96,6 +97,50 @@ func TestAFullPageIsContinued(t *testing.T) {
 	r = s.post(session, `{"jsonrpc":"2.0","id":2,"method":"tools/list","params":{"cursor":"`+text+`"}}`)
 	if got := names(t, r.result, "tools", "name"); !slices.Equal(got, []string{"c__big"}) || strings.Contains(r.result, "nextCursor") {
 		t.Fatalf("second page: %v", got)
+	}
+}
+
+// What waits to be merged is bounded, however many servers answer at once; who
+// found no room is asked again for the next page, and nothing is lost.
+func TestMergingHoldsNoMoreThanItsBound(t *testing.T) {
+	var servers []string
+	for i := range 12 {
+		servers = append(servers, fmt.Sprintf("s%02d", i))
+	}
+	s := newStage(t, servers...)
+	s.limit = 64 << 10
+	var turnedAway atomic.Int32
+	for _, name := range servers {
+		big := strings.Repeat("y", 60<<10)
+		s.set(name, func(w http.ResponseWriter, r *http.Request, q sent) bool {
+			if q.method != "tools/list" {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/json")
+			if _, err := fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"t","description":%q}]}}`, q.id, big); err != nil {
+				turnedAway.Add(1)
+			}
+			return true
+		})
+	}
+	session := s.open()
+	var all []string
+	params := ""
+	for page := range servers {
+		r := s.post(session, fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":"tools/list","params":{%s}}`, page+1, params))
+		all = append(all, names(t, r.result, "tools", "name")...)
+		if page == 0 && turnedAway.Load() != 8 {
+			t.Errorf("%d of 12 answers found no room", turnedAway.Load())
+		}
+		_, after, more := strings.Cut(r.result, `"nextCursor":"`)
+		if !more {
+			break
+		}
+		text, _, _ := strings.Cut(after, `"`)
+		params = `"cursor":"` + text + `"`
+	}
+	if got := sorted(all); len(got) != 12 || got[0] != "s00__t" || got[11] != "s11__t" {
+		t.Errorf("got %v", got)
 	}
 }
 

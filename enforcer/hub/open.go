@@ -87,6 +87,7 @@ func (s *session) greet(ctx context.Context, x *exchange, server string) (way, e
 	if r.code >= 300 {
 		return way{}, fmt.Errorf("it did not take notifications/initialized: %w", r.failure(found()))
 	}
+	w.bridged = s.bridge
 	return w, nil
 }
 

@@ -32,11 +32,15 @@ type way struct {
 	session string // the server's Mcp-Session-Id, "" if it gave none
 	version string // what goes into MCP-Protocol-Version; "": nothing
 	offers  offers
+	bridged bool // the client is of the other era
 }
 
 // send makes the exchange, with the client's headers, and returns when it has
 // ended. What comes back goes to the relay.
 func (h *Hub) send(ctx context.Context, c *Call, a ask, to *relay) {
+	if a.way.bridged {
+		defer h.cross(ctx, c, &a, to)()
+	}
 	r := c.Request.Clone(ctx)
 	r.Method = a.verb
 	r.URL.Path, r.URL.RawPath, r.URL.RawQuery = "/mcp/"+a.way.server, "", ""

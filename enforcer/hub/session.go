@@ -40,6 +40,7 @@ type session struct {
 	id, owner string
 	version   string // as negotiated with the client
 	hello     *wire.Message
+	bridge    bool // of a caller of the stateless era: see bridge.go
 
 	born, used time.Time // the table's
 
@@ -91,12 +92,17 @@ func (t *sessions) bind(owner, version string, hello *wire.Message) (s, evicted 
 	} else {
 		delete(t.m, evicted.id)
 	}
-	s = &session{
-		id: rand.Text(), owner: owner, version: version, hello: hello, used: t.now(), born: t.now(),
-		links: map[string]*link{}, missed: map[string]bool{}, running: map[string]*running{},
-	}
+	s = newSession(owner, version, hello, t.now())
+	s.id = rand.Text()
 	t.m[s.id] = s
 	return s, evicted
+}
+
+func newSession(owner, version string, hello *wire.Message, now time.Time) *session {
+	return &session{
+		owner: owner, version: version, hello: hello, used: now, born: now,
+		links: map[string]*link{}, missed: map[string]bool{}, running: map[string]*running{},
+	}
 }
 
 // owned is the session if it is owner's, which marks it used; nil otherwise.

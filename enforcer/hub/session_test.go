@@ -196,6 +196,19 @@ func TestASessionThatIsGoneIsOpenedAgain(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a server that says so itself", func(t *testing.T) {
+		s := newStage(t, "a")
+		s.set("a", func(w http.ResponseWriter, r *http.Request, q sent) bool {
+			if q.method == "tools/call" {
+				failure(w, 200, q.id, "-32000", `{"status":"no-session"}`)
+			}
+			return q.method == "tools/call"
+		})
+		s.post(s.open(), call(1, "a__t"))
+		if n := strings.Count(methods(s.fakes.to("a")), "tools/call"); n != 1 {
+			t.Errorf("called %d times", n)
+		}
+	})
 	t.Run("always gone", func(t *testing.T) {
 		s := newStage(t, "a")
 		s.set("a", func(w http.ResponseWriter, r *http.Request, q sent) bool {
@@ -215,7 +228,9 @@ func TestASessionThatIsGoneIsOpenedAgain(t *testing.T) {
 // that reason.
 func TestAServerThatCannotBeOpened(t *testing.T) {
 	s := newStage(t, "a", "b")
-	s.fakes.answer["a"] = func(w http.ResponseWriter, r *http.Request, q sent) { failure(w, 503, q.id, "-32603", "null") }
+	s.fakes.answer["a"] = func(w http.ResponseWriter, r *http.Request, q sent) {
+		failure(w, 200, q.id, "-32603", `{"record":"c_1","status":"unavailable"}`)
+	}
 	s.fakes.answer["b"] = func(w http.ResponseWriter, r *http.Request, q sent) {
 		if q.method == "server/discover" {
 			failure(w, 404, q.id, "-32601", "null")
@@ -232,8 +247,11 @@ func TestAServerThatCannotBeOpened(t *testing.T) {
 			t.Errorf("%s: %v", name, r.refused)
 		}
 	}
-	if r := s.modern("tools/call", `"name":"b__t"`); r.refused == nil || r.refused.Kind != Unavailable || !strings.Contains(r.refused.Reason, "it does not speak 2026-07-28, only revisions with sessions: connect with one of those") {
-		t.Errorf("%+v", r)
+	if r := s.modern("tools/call", `"name":"b__t"`); r.refused == nil || r.refused.Kind != Unavailable || !strings.Contains(r.refused.Reason, "it does not speak the revisions with sessions") {
+		t.Errorf("neither era: %+v", r)
+	}
+	if r := s.modern("tools/call", `"name":"a__t"`); r.refused == nil || r.refused.Reason != `server "a" cannot be used now, and nothing ran: said so` {
+		t.Errorf("down: %+v", r)
 	}
 }
 

@@ -155,6 +155,9 @@ func (s *subscription) follow(ctx context.Context, server string) {
 	body := s.request(server)
 	for wait := followSoon; ctx.Err() == nil; {
 		w, err := x.reach(ctx, server, false)
+		if err == nil && w.bridged {
+			err = errSessionsOnly
+		}
 		if err != nil {
 			x.h.log.Info("a server is left out of a merged subscription", "server", server, "err", err)
 			return
