@@ -9,6 +9,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/hub"
+	"countersign/enforcer/wire"
 	"countersign/rules"
 )
 
@@ -82,11 +83,12 @@ func (x *exchange) spread(ctx context.Context) error {
 			servers = append(servers, s.Name)
 		}
 	}
+	set := x.force.policy.Settings()
 	w := &timed{ResponseWriter: x.w}
 	defer func() { x.out.sent, x.out.stream, x.out.begun = w.sent, w.stream(), w.sent }() // for whatever is said after it
 	return hubRefusal(x.e.hub.Serve(ctx, w, &hub.Call{
 		Request: x.r, Message: x.msg, Owner: x.ownerKey(), Servers: servers,
-		Limit: int(x.force.policy.Settings().MaxResponse), Answered: x.answered,
+		Limits: wire.Limits{Bytes: int(set.MaxResponse), Depth: set.MaxDepth}, Room: x.e.room.answers, Answered: x.answered,
 	}))
 }
 

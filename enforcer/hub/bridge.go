@@ -50,7 +50,7 @@ func (h *Hub) bridge(x *exchange) (*session, error) {
 		}
 		version := legacyVersions[len(legacyVersions)-1]
 		hello, err := wire.Parse(fmt.Appendf(nil, `{"jsonrpc":"2.0","id":"cs-0","method":"initialize","params":{"protocolVersion":%q,"capabilities":{},"clientInfo":%s}}`,
-			version, info), wire.Limits{})
+			version, info), wire.Limits{Depth: x.c.Limits.Depth})
 		if err != nil {
 			return nil, err
 		}
@@ -93,7 +93,7 @@ func (h *Hub) newID() []byte {
 // cross turns a request into one of the older era, and has the relay turn what
 // comes back. The returned func is to be called when the exchange has ended.
 func (h *Hub) cross(ctx context.Context, c *Call, a *ask, to *relay) func() {
-	m, err := wire.Parse(a.body, wire.Limits{Bytes: len(a.body)})
+	m, err := wire.Parse(a.body, wire.Limits{Bytes: len(a.body), Depth: c.Limits.Depth})
 	if err != nil || m.Kind != wire.Request {
 		return func() {}
 	}
@@ -129,7 +129,7 @@ func (h *Hub) cross(ctx context.Context, c *Call, a *ask, to *relay) func() {
 		if len(bytes.TrimSpace(ev.Data)) == 0 {
 			return take(r, ev)
 		}
-		back, err := wire.Parse(ev.Data, wire.Limits{Bytes: r.max})
+		back, err := wire.Parse(ev.Data, r.limits)
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -130,6 +131,7 @@ type stage struct {
 	fakes    *fakes
 	servers  []string
 	limit    int
+	room     *budget.Pool
 	mu       sync.Mutex
 	answered []string
 }
@@ -171,7 +173,7 @@ func (s *stage) request(owner, verb, session, body string) *http.Request {
 }
 
 func (s *stage) serve(w http.ResponseWriter, r *http.Request, owner string) error {
-	c := &Call{Request: r, Owner: owner, Servers: s.servers, Limit: s.limit, Answered: func(words string) error {
+	c := &Call{Request: r, Owner: owner, Servers: s.servers, Limits: wire.Limits{Bytes: s.limit, Depth: 64}, Room: s.room, Answered: func(words string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.answered = append(s.answered, words)

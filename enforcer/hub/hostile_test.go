@@ -216,7 +216,7 @@ func TestNothingUnrecorded(t *testing.T) {
 		}
 		w := &tape{header: http.Header{}}
 		err = s.hub.Serve(t.Context(), w, &Call{Request: s.request("alice", http.MethodPost, in, ""), Message: m, Owner: "alice",
-			Servers: s.servers, Limit: 1 << 20, Answered: func(string) error { return full }})
+			Servers: s.servers, Limits: wire.Limits{Bytes: 1 << 20, Depth: 64}, Answered: func(string) error { return full }})
 		if !errors.Is(err, full) || w.code != 0 || w.take() != "" || w.header.Get("Mcp-Session-Id") != "" {
 			t.Errorf("%s: %v, status %d", name, err, w.code)
 		}

@@ -28,6 +28,7 @@ import (
 	"sync"
 	"time"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -73,7 +74,8 @@ type Call struct {
 	Message *wire.Message // nil for GET and DELETE
 	Owner   string        // who a session belongs to: subject and client
 	Servers []string      // that this subject can reach, sorted
-	Limit   int           // bytes of a server's message
+	Limits  wire.Limits   // of a server's message; both bounds are set
+	Room    *budget.Pool  // what is held of answers is counted in; nil: it is not
 	// Answered makes it durable that the endpoint answers this request by
 	// itself, before the answer leaves. What servers have a part in is in the
 	// record already, under their own names.
@@ -82,7 +84,7 @@ type Call struct {
 
 func (c *Call) limits() wire.Limits {
 	// What the mask or a splice writes may be longer than what it stands for.
-	return wire.Limits{Bytes: 2*c.Limit + 64<<10}
+	return wire.Limits{Bytes: 2*c.Limits.Bytes + 64<<10, Depth: c.Limits.Depth}
 }
 
 func (c *Call) reaches(server string) bool {

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -35,6 +36,7 @@ type page struct {
 	leftOut  int    // elements whose names clients would not take
 	unfit    string // the first of these names
 	err      error  // why there is nothing
+	free     func() // gives back what it is counted in; may be nil
 	closed   bool   // the reason is that the server has no session yet
 }
 
@@ -64,6 +66,16 @@ func (x *exchange) list(ctx context.Context, key string) error {
 	}
 
 	all := x.merge(key, servers, from, pages)
+	for _, p := range pages {
+		if p.free != nil {
+			p.free()
+		}
+	}
+	merged := x.c.Room.Share()
+	defer merged.Free()
+	if err := merged.Set(ctx, 3*all.list.Len()); err != nil { // on its own, in its result, and as it is sent
+		return refuse(Unavailable, "the merged list cannot be sent: %v", err)
+	}
 	if all.failed > 0 && all.failed == len(servers) {
 		return refuse(Unavailable, "none of the servers answered: %s", strings.Join(all.words, "; "))
 	}
@@ -101,7 +113,7 @@ func (x *exchange) merge(key string, servers []string, from cursor, pages map[st
 	leftOut := map[string][]string{} // servers, by why
 	for _, server := range servers {
 		p := pages[server]
-		full := all.list.Len() > 0 && all.list.Len()+p.size > x.c.Limit
+		full := all.list.Len() > 0 && all.list.Len()+p.size > x.c.Limits.Bytes
 		switch {
 		case full || errors.Is(p.err, errNoRoom):
 			all.next[server] = from[server]
@@ -176,6 +188,7 @@ func (x *exchange) pages(ctx context.Context, key string, servers []string, from
 	defer cancel()
 	var mu sync.Mutex
 	got := map[string]page{}
+	over := false
 	var held atomic.Int64 // bytes that wait to be merged
 	done := make(chan struct{})
 	go func() {
@@ -187,7 +200,9 @@ func (x *exchange) pages(ctx context.Context, key string, servers []string, from
 			}
 			mu.Lock()
 			defer mu.Unlock()
-			got[server] = p
+			if got[server] = p; over && p.free != nil { // too late
+				p.free()
+			}
 		})
 	}()
 	select {
@@ -196,6 +211,7 @@ func (x *exchange) pages(ctx context.Context, key string, servers []string, from
 	}
 	mu.Lock()
 	defer mu.Unlock()
+	over = true
 	out := map[string]page{}
 	for _, s := range servers {
 		p, ok := got[s]
@@ -230,8 +246,9 @@ func (x *exchange) page(ctx context.Context, key, server string, from *string, h
 			}
 			return x.pass(ctx, w, m, ev, nil)
 		})
+		r.keeps = true
 		r.room = func(n int) error {
-			if held.Add(int64(n)) > int64(4*x.c.Limit) {
+			if held.Add(int64(n)) > int64(4*x.c.Limits.Bytes) {
 				return errNoRoom
 			}
 			return nil
@@ -251,12 +268,18 @@ func (x *exchange) page(ctx context.Context, key, server string, from *string, h
 			if errors.As(err, &answered) && answered.code == "-32601" {
 				err = errNotOffered
 			}
-			if ctx.Err() != nil {
+			switch {
+			case errors.Is(err, budget.ErrFull):
+				err = errNoRoom
+			case ctx.Err() != nil:
 				err = errSlow
 			}
+			r.share.Free()
 			return page{err: err}
 		}
-		return x.read(key, server, m)
+		p := x.read(key, server, m)
+		p.free = r.share.Free
+		return p
 	}
 }
 

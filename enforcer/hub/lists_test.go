@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"countersign/enforcer/budget"
 )
 
 // Every server's list is worked through to its end, whatever its page size, in
@@ -274,4 +276,55 @@ func TestListedNames(t *testing.T) {
 			t.Errorf("%s: %+v", method, r)
 		}
 	}
+}
+
+// What is held of answers is counted in the memory of all calls, and given back:
+// also by a server that answers when nobody waits any more.
+func TestListsAreCountedInTheMemoryOfAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, "a", "b", "late")
+		s.room = budget.New(400<<10, time.Second)
+		big := strings.Repeat("y", 60<<10)
+		late := make(chan struct{})
+		for _, name := range s.servers {
+			s.set(name, func(w http.ResponseWriter, r *http.Request, q sent) bool {
+				if q.method == "tools/list" {
+					if name == "late" {
+						<-late
+					}
+					result(w, q.id, `{"tools":[{"name":"t","description":"`+big+`"}]}`)
+				}
+				return q.method == "tools/list"
+			})
+		}
+		session := s.open()
+		if got := names(t, s.post(session, `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`).result, "tools", "name"); len(got) != 2 {
+			t.Errorf("%v", got)
+		}
+		close(late)
+		synctest.Wait()
+		if n := s.room.Used(); n != 0 {
+			t.Errorf("%d bytes are counted for ever", n)
+		}
+		other := s.room.Share() // of another call
+		if err := other.Set(t.Context(), 300<<10); err != nil {
+			t.Fatal(err)
+		}
+		r := s.post(session, `{"jsonrpc":"2.0","id":2,"method":"tools/call","params":{"name":"a__t"}}`)
+		if r.refused != nil {
+			t.Errorf("a small answer: %v", r.refused)
+		}
+		s.set("a", func(w http.ResponseWriter, r *http.Request, q sent) bool {
+			result(w, q.id, `{"text":"`+big+`"}`)
+			return true
+		})
+		r = s.post(session, `{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"a__t"}}`)
+		if r.refused == nil || r.refused.Kind != Broken || !strings.Contains(r.refused.Reason, "no room: ") {
+			t.Errorf("a large answer: %+v", r)
+		}
+		other.Free()
+		if r = s.post(session, `{"jsonrpc":"2.0","id":4,"method":"tools/call","params":{"name":"a__t"}}`); r.refused != nil || s.room.Used() != 0 {
+			t.Errorf("then: %v, %d bytes", r.refused, s.room.Used())
+		}
+	})
 }

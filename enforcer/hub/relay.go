@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
 
@@ -73,7 +74,7 @@ func (h *Hub) send(ctx context.Context, c *Call, a ask, to *relay) {
 			wire.MirrorHeaders(r.Header, m)
 		}
 	}
-	to.header, to.max = http.Header{}, c.limits().Bytes
+	to.header, to.limits, to.ctx, to.share = http.Header{}, c.limits(), ctx, c.Room.Share()
 	h.inner.ServeHTTP(to, r)
 	to.end()
 }
@@ -88,7 +89,10 @@ type relay struct {
 
 	header http.Header
 	code   int
-	max    int
+	limits wire.Limits
+	ctx    context.Context
+	share  *budget.Share // what is held is counted here
+	keeps  bool          // beyond the exchange, until somebody frees the share
 
 	mu     sync.Mutex
 	closed bool
@@ -131,7 +135,7 @@ func (r *relay) Write(b []byte) (int, error) {
 		return 0, errOver
 	case r.err != nil:
 		return 0, r.err
-	case len(r.held)+len(b) > r.max:
+	case len(r.held)+len(b) > r.limits.Bytes:
 		r.err = errLarge
 		return 0, r.err
 	}
@@ -140,10 +144,14 @@ func (r *relay) Write(b []byte) (int, error) {
 			return 0, r.err
 		}
 	}
+	// As it came, and as it goes on.
+	if r.err = r.share.Set(r.ctx, 2*(len(r.held)+len(b))); r.err != nil {
+		return 0, r.err
+	}
 	r.held = append(r.held, b...)
 	if r.stream() {
 		r.err = r.events(false)
-	} else if _, err := wire.Parse(r.held, wire.Limits{Bytes: r.max}); err == nil && !r.whole {
+	} else if _, err := wire.Parse(r.held, r.limits); err == nil && !r.whole {
 		r.whole = true
 		body := r.held
 		r.held = nil
@@ -151,6 +159,9 @@ func (r *relay) Write(b []byte) (int, error) {
 	}
 	if r.err != nil {
 		return 0, r.err
+	}
+	if !r.keeps {
+		r.share.Keep(2 * len(r.held))
 	}
 	return len(b), nil
 }
@@ -162,7 +173,7 @@ func (r *relay) events(last bool) error {
 	if len(r.held) == 0 {
 		return nil
 	}
-	from := wire.NewEventReader(bytes.NewReader(r.held), r.max)
+	from := wire.NewEventReader(bytes.NewReader(r.held), r.limits.Bytes)
 	r.held = nil
 	for {
 		ev, err := from.Next()
@@ -193,6 +204,9 @@ func (r *relay) end() {
 		r.err = errors.New("its answer is not a JSON-RPC message")
 	}
 	r.closed = true
+	if !r.keeps {
+		r.share.Free()
+	}
 }
 
 // close has what still comes refused: nobody waits for it any more.
@@ -242,7 +256,7 @@ func collect(other func(m *wire.Message, ev wire.Event) error) (*relay, func() *
 		if len(bytes.TrimSpace(ev.Data)) == 0 {
 			return nil
 		}
-		m, err := wire.Parse(ev.Data, wire.Limits{Bytes: r.max})
+		m, err := wire.Parse(ev.Data, r.limits)
 		if err != nil {
 			return err
 		}
