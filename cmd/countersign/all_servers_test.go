@@ -339,105 +339,77 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 	<-done
 }
 
-// What leads nowhere gets the exact refusal, is in the record, and no server
-// hears of it.
-func TestHostileRequestsAtOneEndpoint(t *testing.T) {
+// hostileAtAll is what leads nowhere at the endpoint for all servers. The session is alice's.
+func hostileAtAll(session, mallory string) []hostile {
+	const group = "At the endpoint for all servers"
+	echo := toolCall("probe__echo", "x")
+	in := func(session string, more ...func(*http.Request)) func(*http.Request) {
+		return func(r *http.Request) {
+			toAll(session)(r)
+			for _, f := range more {
+				f(r)
+			}
+		}
+	}
+	lost := func(name, body string, code int, words string) hostile {
+		return hostile{name: name, body: body, edit: in(session), status: 200, code: code, words: words, recorded: "bad-request"}
+	}
+	rows := []hostile{
+		{name: "a bad token there", token: "nonsense", body: echo, edit: in(session), status: 401, code: -32000, words: "a valid bearer token for this resource is needed", kind: audit.KindAuthFailed, recorded: "unauthenticated"},
+		{name: "a foreign Host there", body: echo, edit: in(session, func(r *http.Request) { r.Host = "evil.example" }), status: 403, code: -32000, words: `host "evil.example" is not served here`, recorded: "forbidden"},
+		{name: "a duplicate tool name there", body: `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"probe__echo","name":"probe__risky"}}`, edit: in(session), status: 400, code: -32700, words: "an object has the same key twice", recorded: "bad-request"},
+		{name: "another's session there", token: mallory, body: echo, edit: in(session), status: 404, code: -32000, words: "this session is unknown: initialize again", recorded: "no-session"},
+		{name: "a server's own session", body: echo, edit: in("session-1"), status: 404, code: -32000, words: "this session is unknown: initialize again", recorded: "no-session"},
+		{name: "no session there", body: echo, edit: in(""), status: 400, code: -32600, words: "this endpoint keeps sessions: send initialize first", recorded: "bad-request"},
+		lost("a name without a server", toolCall("echo", "x"), -32602, `name "echo" names no server: at this endpoint it is spelled <server>__<name>`),
+		lost("a server that is not there", toolCall("elsewhere__echo", "x"), -32602, `there is no server "elsewhere" that you may use`),
+		lost("a path for a server", toolCall("../probe__echo", "x"), -32602, `name "../probe__echo" names no server`),
+		lost("a URI inside a URI", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"mcp+elsewhere+mcp+probe+x:"}}`, -32602, `there is no server "elsewhere" that you may use`),
+		lost("a completion of two servers", `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"probe__p","uri":"mcp+customers+x:"}}}`, -32602, `the request names two servers, "probe" and "customers"`),
+		lost("a forged cursor", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"eyJ0b29scyI6eyJwcml2YXRlIjoieCJ9fQ"}}`, -32602, "this cursor is not one that this list gave: it names a server that you may not use"),
+		lost("a server's own cursor", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"2"}}`, -32602, "this cursor is not one that this list gave"),
+		lost("an unknown method there", `{"jsonrpc":"2.0","id":1,"method":"servers/list"}`, -32601, `method "servers/list" does not exist at this endpoint`),
+		{name: "an answer that smuggles a call", body: `{"jsonrpc":"2.0","id":"cs1.probe.MSwibWV0aG9kIjoidG9vbHMvY2FsbCI","result":{}}`, edit: in(session), status: 400, code: -32600, words: "this answers nothing that a server of this session asked", recorded: "bad-request"},
+		{name: "an answer to a server without a session", body: `{"jsonrpc":"2.0","id":"cs1.customers.MQ","result":{}}`, edit: in(session), status: 400, code: -32600, words: "this answers nothing that a server of this session asked: none is open under that name", recorded: "bad-request"},
+		{name: "an unknown method there, stateless", body: modern("servers/list", ""), edit: in("", mirrored("servers/list", "")), status: 404, code: -32601, words: `method "servers/list" does not exist at this endpoint`, recorded: "bad-request"},
+		{name: "a server that is not there, stateless", body: modern("tools/call", `"name":"x__y",`), edit: in("", mirrored("tools/call", "x__y")), status: 400, code: -32602, words: `there is no server "x" that you may use`, recorded: "bad-request"},
+		{name: "a mirrored header that disagrees there", body: modern("tools/call", `"name":"probe__risky",`), edit: in("", mirrored("tools/call", "probe__echo")), status: 400, code: -32020, words: "Mcp-Name differs from the body's name", recorded: "bad-request"},
+		{name: "a revision to come", body: strings.Replace(modern("tools/list", ""), "2026-07-28", "2031-01-01", 1), edit: in("", mirrored("tools/list", "", "Mcp-Protocol-Version", "2031-01-01")), status: 400, code: -32022, words: "this revision of MCP is not served here", recorded: "bad-request"},
+	}
+	for i := range rows {
+		rows[i].group = group
+	}
+	return rows
+}
+
+// A stop ends the stream of all servers at once.
+func TestAStopEndsTheStreamOfAllServers(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
 	legacyProbe(u, nil)
 	s := probeStage(t, u, "1s")
 	p := serving(t, s, nil)
-	alice, mallory := p.token("alice", "support"), p.token("mallory", "support")
+	alice := p.token("alice", "support")
 	session := p.openAll(alice)
 	if a := p.all(t.Context(), session, alice, toolCall("probe__echo", "hello")); a.text != "ran echo" {
-		t.Fatalf("an honest call: %+v", a)
+		t.Fatalf("%+v", a)
 	}
-	modern := func(method, params, version string) string {
-		return `{"jsonrpc":"2.0","id":7,"method":"` + method + `","params":{` + params + `"_meta":{"io.modelcontextprotocol/protocolVersion":"` + version + `"}}}`
+	get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/mcp", nil)
+	if err != nil {
+		t.Fatal(err)
 	}
-	header := func(kv ...string) func(*http.Request) {
-		return func(r *http.Request) {
-			for i := 0; i < len(kv); i += 2 {
-				r.Header.Set(kv[i], kv[i+1])
-			}
-		}
+	header("Authorization", "Bearer "+alice, "Mcp-Session-Id", session, "Accept", "text/event-stream")(get)
+	resp, err := http.DefaultClient.Do(get)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%v %v", resp, err)
 	}
-	before := u.requests()
-	for _, c := range []struct {
-		name, token, session, body string
-		edit                       func(*http.Request)
-		status, code               int
-		words                      string
-		kind                       audit.Kind
-		recorded                   string
-	}{
-		{"a bad token", "nonsense", session, toolCall("probe__echo", "x"), nil, 401, -32000, "a valid bearer token for this resource is needed", audit.KindAuthFailed, "unauthenticated"},
-		{"a foreign Host", alice, session, toolCall("probe__echo", "x"), func(r *http.Request) { r.Host = "evil.example" }, 403, -32000, `host "evil.example" is not served here`, audit.KindRefused, "forbidden"},
-		{"a duplicate name", alice, session, `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"probe__echo","name":"probe__risky"}}`, nil, 400, -32700, "an object has the same key twice", audit.KindRefused, "bad-request"},
-		{"another's session", mallory, session, toolCall("probe__echo", "x"), nil, 404, -32000, "this session is unknown: initialize again", audit.KindRefused, "no-session"},
-		{"a server's own session", alice, "session-1", toolCall("probe__echo", "x"), nil, 404, -32000, "this session is unknown: initialize again", audit.KindRefused, "no-session"},
-		{"no session", alice, "", toolCall("probe__echo", "x"), nil, 400, -32600, "this endpoint keeps sessions: send initialize first", audit.KindRefused, "bad-request"},
-		{"a name without a server", alice, session, toolCall("echo", "x"), nil, 200, -32602, `name "echo" names no server: at this endpoint it is spelled <server>__<name>`, audit.KindRefused, "bad-request"},
-		{"an unknown server", alice, session, toolCall("elsewhere__echo", "x"), nil, 200, -32602, `there is no server "elsewhere" that you may use`, audit.KindRefused, "bad-request"},
-		{"a server that is another's", alice, session, toolCall("private__echo", "x"), nil, 200, -32602, `there is no server "private" that you may use`, audit.KindRefused, "bad-request"},
-		{"a forged cursor", alice, session, `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"eyJ0b29scyI6eyJwcml2YXRlIjoieCJ9fQ"}}`, nil, 200, -32602, "this cursor is not one that this list gave: it names a server that you may not use", audit.KindRefused, "bad-request"},
-		{"a forged answer", alice, session, `{"jsonrpc":"2.0","id":"cs1.probe.MSwibWV0aG9kIjoidG9vbHMvY2FsbCI","result":{}}`, nil, 400, -32600, "this answers nothing that a server of this session asked", audit.KindRefused, "bad-request"},
-		{"an unknown method", alice, session, `{"jsonrpc":"2.0","id":1,"method":"servers/list"}`, nil, 200, -32601, `method "servers/list" does not exist at this endpoint`, audit.KindRefused, "bad-request"},
-		{"an unknown method, modern", alice, "", modern("servers/list", "", "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "servers/list"), 404, -32601, `method "servers/list" does not exist at this endpoint`, audit.KindRefused, "bad-request"},
-		{"an unknown server, modern", alice, "", modern("tools/call", `"name":"x__y",`, "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "x__y"), 400, -32602, `there is no server "x" that you may use`, audit.KindRefused, "bad-request"},
-		{"a header that disagrees", alice, "", modern("tools/call", `"name":"probe__risky",`, "2026-07-28"), header("Mcp-Protocol-Version", "2026-07-28", "Mcp-Method", "tools/call", "Mcp-Name", "probe__echo"), 400, -32020, "Mcp-Name differs from the body's name", audit.KindRefused, "bad-request"},
-		{"a revision to come", alice, "", modern("tools/list", "", "2031-01-01"), header("Mcp-Protocol-Version", "2031-01-01", "Mcp-Method", "tools/list"), 400, -32022, "this revision of MCP is not served here", audit.KindRefused, "bad-request"},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			a, err := p.send(t.Context(), "", c.token, c.body, func(r *http.Request) {
-				toAll(c.session)(r)
-				if c.edit != nil {
-					c.edit(r)
-				}
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			if a.status != c.status || a.code != c.code || !strings.Contains(a.text, c.words) {
-				t.Errorf("got %d, code %d, %q\nwant %d, code %d, %q", a.status, a.code, a.text, c.status, c.code, c.words)
-			}
-			if c.status == 401 {
-				_, rest, _ := strings.Cut(a.header.Get("WWW-Authenticate"), `resource_metadata="`)
-				at, _, _ := strings.Cut(rest, `"`)
-				if at != s.URL+"/.well-known/oauth-protected-resource/mcp" {
-					t.Errorf("metadata at %q", at)
-				}
-				if status, body := p.get(strings.TrimPrefix(at, s.URL)); status != 200 || !strings.Contains(body, `"resource":"`+s.URL+`/mcp"`) {
-					t.Errorf("metadata: %d %s", status, body)
-				}
-			}
-			if u.requests() != before {
-				t.Error("the server was contacted")
-				before = u.requests()
-			}
-			p.in(t).wants(a.record, c.kind, c.recorded)
-		})
+	defer resp.Body.Close()
+	start := time.Now()
+	p.stop()
+	if took := time.Since(start); took > 10*time.Second {
+		t.Errorf("the stop took %v", took)
 	}
-	t.Run("a stop ends the stream of all servers, and the record proves itself", func(t *testing.T) {
-		get, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+"/mcp", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for k, v := range map[string]string{"Authorization": "Bearer " + alice, "Mcp-Session-Id": session, "Accept": "text/event-stream"} {
-			get.Header.Set(k, v)
-		}
-		resp, err := http.DefaultClient.Do(get)
-		if err != nil || resp.StatusCode != http.StatusOK {
-			t.Fatalf("%v %v", resp, err)
-		}
-		defer resp.Body.Close()
-		start := time.Now()
-		p.stop()
-		if took := time.Since(start); took > 8*time.Second {
-			t.Errorf("the stop took %v", took)
-		}
-		verified(t, s)
-	})
+	verified(t, s)
 }
 
 // Sixty servers, of which most are dead and some say nothing, are asked side by

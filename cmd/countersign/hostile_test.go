@@ -41,7 +41,13 @@ func TestHostileRequests(t *testing.T) {
 		t.Fatalf("an honest call: %+v", a)
 	}
 
-	rows := hostileRequests(t, s, session, mallory)
+	legacyProbe(u, nil)
+	all := p.openAll(alice)
+	if a := p.all(t.Context(), all, alice, toolCall("probe__echo", "hello")); a.text != "ran echo" {
+		t.Fatalf("an honest call by way of all servers: %+v", a)
+	}
+
+	rows := append(hostileRequests(t, s, session, mallory), hostileAtAll(all, mallory)...)
 	before := u.requests()
 	for _, r := range rows {
 		t.Run(r.name, func(t *testing.T) {
