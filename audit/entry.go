@@ -32,6 +32,7 @@ const (
 	KindSegment    Kind = "segment"     // events of a stream since the last segment
 	KindRecovered  Kind = "recovered"   // closed by a later incarnation
 	KindAnchor     Kind = "anchor"      // another log's checkpoint; Detail is an Anchor
+	KindFreeze     Kind = "freeze"      // frozen, unfrozen, standing (again, so that it is found) or refused; Call is the freeze's id, Detail holds the freeze
 	// KindToolChanged: a server offers a tool that is not as tools.lock has it,
 	// noticed for the first time; it is hidden, and calls of it are refused.
 	KindToolChanged Kind = "tool-changed"
@@ -46,6 +47,9 @@ const (
 	StatusRefused   = "refused"
 	StatusUnknown   = "unknown"
 	StatusNotRun    = "not-run"
+	StatusFrozen    = "frozen" // refused, or cut off, by a freeze; of a freeze: it was set
+	StatusUnfrozen  = "unfrozen"
+	StatusStanding  = "standing"
 )
 
 const (

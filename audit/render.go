@@ -25,6 +25,7 @@ type summary struct {
 	entries, calls, denied, blocked int
 	approved                        []string // by whom
 	approvals, rejections           int
+	frozen, unfrozen                int
 	policy                          string
 }
 
@@ -41,6 +42,13 @@ func (s *summary) count(g glance) {
 		}
 		if g.Status == StatusBlocked {
 			s.blocked++
+		}
+	case KindFreeze:
+		switch g.Status {
+		case StatusFrozen:
+			s.frozen++
+		case StatusUnfrozen:
+			s.unfrozen++
 		}
 	case KindApproval:
 		// The detail is the approval as it stands, again and again; the status
@@ -129,6 +137,8 @@ func (s summary) String() string {
 	}
 	add(s.approvals, "approved"+by)
 	add(s.rejections, "rejected by an approver")
+	add(s.frozen, plural(s.frozen, "freeze", "freezes"))
+	add(s.unfrozen, "unfrozen")
 	if s.policy != "" {
 		parts = append(parts, "policy "+short(s.policy))
 	}
@@ -212,7 +222,10 @@ func (e Entry) verb() string {
 		}
 		return e.Status
 	case KindRefused:
-		if e.Effect == "deny" {
+		switch {
+		case e.Status == StatusFrozen:
+			return StatusFrozen
+		case e.Effect == "deny":
 			return "denied"
 		}
 		return "refused"
@@ -220,6 +233,13 @@ func (e Entry) verb() string {
 		return "started"
 	case KindStop:
 		return "stopped"
+	case KindFreeze:
+		if e.Status == StatusStanding {
+			return "still frozen"
+		}
+		if e.Status != "" {
+			return e.Status
+		}
 	case KindApproval:
 		if state, _ := approvalOf(e.Detail); state != "" {
 			return state

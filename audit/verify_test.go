@@ -490,6 +490,17 @@ func TestLineAndShow(t *testing.T) {
 	if got, want := e.Line(), "2026-11-23 12:00:00      9  denied        alice by desk-assistant  → customers query db://x  “These tables hold password hashes”  {\"sql\":\"SELECT 1\"}  (rule no-credential-tables)  3 masked  1.2ms  c_abc"; got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
+	f := Entry{Seq: 4, Time: noon, Kind: KindFreeze, Call: "fz_1", Sub: "dana", Status: StatusFrozen, Reason: "dana froze everything: drill"}
+	if got, want := f.Line(), "2026-11-23 12:00:00      4  frozen        dana  “dana froze everything: drill”  fz_1"; got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	f.Status = StatusStanding
+	if got := f.Line(); !strings.Contains(got, "still frozen") {
+		t.Error(got)
+	}
+	if got := (Entry{Kind: KindRefused, Effect: "allow", Status: StatusFrozen, Time: noon}).Line(); !strings.Contains(got, "  frozen") {
+		t.Error(got)
+	}
 	for _, want := range []string{"entry 9  denied", "  reason      These tables", "3 × stripe-key at result.content[0].text", `"x": 1.0`} {
 		if !strings.Contains(e.Show(), want) {
 			t.Errorf("%s\nhas no %q", e.Show(), want)
