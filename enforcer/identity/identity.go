@@ -34,12 +34,13 @@ import (
 
 // Config is what the operator says about tokens.
 type Config struct {
-	Issuers     []string         // exact iss values, https URLs
-	Audience    string           // what aud must contain: the URL of this resource, or a name that stands for it
-	GroupsClaim string           // claim that lists the subject's groups; "groups" if empty
-	Client      *http.Client     // for discovery and keys; http.DefaultClient if nil. Redirects are never followed
-	Now         func() time.Time // time.Now if nil
-	AllowHTTP   bool             // accept http:// issuers on a loopback address
+	Issuers     []string          // exact iss values, https URLs
+	Audience    string            // what aud must contain: the URL of this resource, or a name that stands for it
+	Never       func(string) bool // an audience that must not stand beside it in aud: a token is good for one resource; may be nil
+	GroupsClaim string            // claim that lists the subject's groups; "groups" if empty
+	Client      *http.Client      // for discovery and keys; http.DefaultClient if nil. Redirects are never followed
+	Now         func() time.Time  // time.Now if nil
+	AllowHTTP   bool              // accept http:// issuers on a loopback address
 }
 
 // Caller is a verified token. Its maps and slices are shared: read only.
@@ -86,6 +87,7 @@ const (
 // Verifier verifies tokens. It is safe for concurrent use.
 type Verifier struct {
 	audience string
+	never    func(string) bool
 	groups   string
 	now      func() time.Time
 	issuers  map[string]*issuer
@@ -114,6 +116,7 @@ func New(cfg Config) (*Verifier, error) {
 	}
 	v := &Verifier{
 		audience: cfg.Audience,
+		never:    cfg.Never,
 		groups:   cfg.GroupsClaim,
 		now:      cfg.Now,
 		issuers:  map[string]*issuer{},
@@ -172,6 +175,9 @@ func (v *Verifier) Verify(ctx context.Context, bearer string, also ...string) (C
 	audience := v.audienceOf(audiences, also)
 	if audience == "" {
 		return Caller{}, invalid("its audience is not %q", v.audience)
+	}
+	if v.never != nil && slices.ContainsFunc(audiences, v.never) {
+		return Caller{}, invalid("it has another audience than %q, too, and must be good for one of the two", v.audience)
 	}
 	key, problem := iss.verify(ctx, audience, bearer, head)
 	if problem != nil {

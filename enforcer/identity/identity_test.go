@@ -584,3 +584,25 @@ func BenchmarkVerify(b *testing.B) {
 		}
 	})
 }
+
+// A token that is good for two resources is good for none that forbids the other.
+func TestATokenForBothIsRefused(t *testing.T) {
+	iss, mcp, c := start(t)
+	const operate = resource + "/operate"
+	v, err := identity.New(identity.Config{Issuers: []string{iss.URL}, Audience: operate, Never: func(a string) bool { return a == resource }, Now: c.now, AllowHTTP: true, Client: &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	one := mint(t, iss, issuer.Claims{"aud": operate}, nil)
+	if caller, err := v.Verify(t.Context(), one); err != nil || caller.Subject.Sub != "alice" {
+		t.Errorf("%+v %v", caller, err)
+	}
+	refused(t, mcp, one, identity.InvalidToken, "audience")
+	refused(t, v, mint(t, iss, nil, nil), identity.InvalidToken, "audience")
+	refused(t, v, mint(t, iss, issuer.Claims{"aud": []any{operate, resource}}, nil), identity.InvalidToken, "good for one of the two")
+	for range 2 { // the second time from memory
+		if _, err := v.Verify(t.Context(), mint(t, iss, issuer.Claims{"aud": []any{operate, "account"}}, nil)); err != nil {
+			t.Errorf("an audience that is nothing of ours: %v", err)
+		}
+	}
+}
