@@ -51,6 +51,7 @@ var (
 	ErrRefused     = errors.New("refused by Vault")
 	ErrNoLease     = errors.New("it has no lease, and would outlive the call: use a dynamic secret")
 	ErrClosed      = errors.New("credentials are shutting down")
+	ErrEnded       = errors.New("it was ended before it could be used")
 	ErrElsewhere   = errors.New("tokens of an earlier run are at another Vault than the configured one")
 )
 
@@ -109,6 +110,8 @@ type Lease struct {
 // LeaseInfo describes a live lease.
 type LeaseInfo struct {
 	Key, Name, Holder, Username string
+	Call                        string // the call it was minted for
+	PerCall                     bool   // for that call alone
 	Expires                     time.Time
 	Uses                        int       // calls in flight
 	LastUsed                    time.Time // when a call last took it or gave it back
@@ -303,6 +306,39 @@ func (m *Minter) EndWhere(ctx context.Context, match func(LeaseInfo) bool) {
 	m.mu.Unlock()
 	for _, err := range m.endAll(ctx, now) {
 		m.cfg.Log.Warn("a holder's credential was not revoked at once; it is repeated", "err", err)
+	}
+	m.work.Add(-len(now))
+}
+
+// EndNow ends the leases that match at once, those for one call and those with
+// calls in flight too. One that is still being minted ends when the mint does,
+// and Acquire returns ErrEnded. A revocation that fails is repeated, as always.
+func (m *Minter) EndNow(ctx context.Context, match func(LeaseInfo) bool) {
+	m.mu.Lock()
+	infos := map[*entry]LeaseInfo{}
+	for _, e := range m.all {
+		infos[e] = e.info()
+	}
+	m.mu.Unlock()
+	for e, info := range infos { // without the lock: match is another's
+		if !match(info) {
+			delete(infos, e)
+		}
+	}
+	m.mu.Lock()
+	var now []*entry
+	for e := range infos {
+		m.unshare(e)
+		e.doomed = true
+		if !m.closed && e.minted && !e.ending {
+			e.ending = true
+			m.work.Add(1) // so that Close waits
+			now = append(now, e)
+		}
+	}
+	m.mu.Unlock()
+	for _, err := range m.endAll(ctx, now) {
+		m.cfg.Log.Warn("a credential was not revoked at once; it is repeated", "err", err)
 	}
 	m.work.Add(-len(now))
 }

@@ -38,6 +38,7 @@ type entry struct {
 	used     bool // since the last renewal
 	lastUsed time.Time
 	last     bool // no more calls: end with the last one in flight
+	doomed   bool // to end at once, though it is still being minted
 	ending   bool // somebody revokes it
 	failed   bool // to revoke it failed before, and is on record
 	expires  time.Time
@@ -59,7 +60,7 @@ func (e *entry) until() time.Time {
 
 // info describes the entry. Called with mu held.
 func (e *entry) info() LeaseInfo {
-	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Uses: e.uses, LastUsed: e.lastUsed}
+	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Call: e.call, PerCall: e.spec.PerCall, Uses: e.uses, LastUsed: e.lastUsed}
 	if e.minted {
 		l.Username, l.Expires = e.username, e.until()
 	}
@@ -80,6 +81,9 @@ func (m *Minter) mint(e *entry) {
 	err := m.fill(ctx, e)
 	m.mu.Lock()
 	closed := m.closed
+	if err == nil && e.doomed {
+		err = ErrEnded
+	}
 	e.err = err
 	if err == nil {
 		e.minted = true

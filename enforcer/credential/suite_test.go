@@ -405,6 +405,44 @@ func suite(t *testing.T, build func(*testing.T) world) {
 		}
 	})
 
+	t.Run("at once", func(t *testing.T) {
+		b := open(t, w, t.TempDir())
+		defer b.close()
+		l1, u1, p1 := b.acquire("h1", shared) // both with their calls in flight
+		l2, u2, p2 := b.acquire("h1", perCall)
+		spared, u3, p3 := b.acquire("h2", shared)
+		ofH1 := func(l credential.LeaseInfo) bool { return l.Holder == "h1" && l.Call == "c_1" }
+		b.EndNow(t.Context(), ofH1)
+		works(t, u1, p1, false)
+		works(t, u2, p2, false)
+		works(t, u3, p3, true)
+		b.release(l1)
+		b.release(l2)
+		b.want("mint", "mint", "mint", "revoke", "revoke")
+		if fresh, _, _ := b.acquire("h1", shared); fresh.Key == l1.Key {
+			t.Error("an ended lease was handed out again")
+		}
+		// One that is just being minted is nobody's, and ends.
+		b.mu.Lock()
+		b.refuse = func(e credential.Event) error {
+			if e.Action == "mint" {
+				b.EndNow(t.Context(), func(l credential.LeaseInfo) bool { return l.Key == e.Key })
+			}
+			return nil
+		}
+		b.mu.Unlock()
+		if _, err := b.Acquire(t.Context(), "h3", "c_1", shared); !errors.Is(err, credential.ErrEnded) {
+			t.Errorf("got %v", err)
+		}
+		b.await("revoke")
+		for _, l := range b.Leases() {
+			if l.Holder == "h3" {
+				t.Errorf("left: %+v", l)
+			}
+		}
+		b.release(spared)
+	})
+
 	t.Run("close", func(t *testing.T) {
 		dir := t.TempDir()
 		b := open(t, w, dir)
