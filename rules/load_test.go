@@ -47,6 +47,12 @@ func TestLoadProblems(t *testing.T) {
 		{"quota of none", "countersign.yaml", "version: 1\nquotas: [{ id: a, minute: 0 }]\n", "countersign.yaml:2:27: minute must lie between 1 and 1000000000; to forbid calls, write a deny rule"},
 		{"quota number", "countersign.yaml", "version: 1\nquotas: [{ id: a, minute: many }]\n", "minute must be a whole number"},
 		{"many quotas", "countersign.yaml", "version: 1\nquotas: [" + strings.Repeat("{}, ", 33) + "]\n", "33 quotas: a policy has at most 32"},
+		{"freezers", "countersign.yaml", "version: 1\nfreeze: { sets: [dba, oncall] }\n", `countersign.yaml:2:23: approver set "oncall" is not in approvers.yaml`},
+		{"freezing person", "countersign.yaml", "version: 1\nfreeze: { people: eve }\n", `countersign.yaml:2:19: "eve" is not among the people`},
+		{"freezers type", "countersign.yaml", "version: 1\nfreeze: [dba]\n", "countersign.yaml:2:9: freeze must be a mapping"},
+		{"freezers unknown", "countersign.yaml", "version: 1\nfreeze: { set: dba }\n", `unknown field "set" in freeze`},
+		{"no freezers", "countersign.yaml", "version: 1\nfreeze: {}\n", "freeze names nobody"},
+		{"no freezers listed", "countersign.yaml", "version: 1\nfreeze: { sets: [] }\n", "freeze.sets is an empty list"},
 		{"negative size", "countersign.yaml", "version: 1\nlimits: { request: -1MB }\n", "must be a size"},
 
 		{"syntax", "rules/x.yaml", "- id: [\n", "rules/x.yaml:1:1: not valid YAML"},

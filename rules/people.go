@@ -4,6 +4,8 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // Person is somebody who may approve: an identity of an issuer, linked by
@@ -59,6 +61,45 @@ func (p *Policy) PersonBySlack(team, user string) (Person, bool) {
 func (p *Policy) MayApprove(set string, subject Subject) bool {
 	person, ok := p.Person(subject.Issuer, subject.Sub)
 	return ok && slices.Contains(p.people.sets[set].Members, person.Name)
+}
+
+// MayFreeze returns the person whom the policy lets freeze and unfreeze over
+// the network, if the subject is one.
+func (p *Policy) MayFreeze(subject Subject) (Person, bool) {
+	person, ok := p.Person(subject.Issuer, subject.Sub)
+	return person, ok && slices.Contains(p.freezers, person.Name)
+}
+
+// freezers reads `freeze` of countersign.yaml: sets of approvers.yaml, people
+// of it, or both.
+func (l *loader) freezers(d *document, n *yaml.Node) {
+	f, ok := d.fields(n, "freeze", "sets", "people")
+	if !ok {
+		return
+	}
+	if f["sets"] == nil && f["people"] == nil {
+		d.report(n, "freeze names nobody: give sets or people of approvers.yaml")
+	}
+	add := func(name string) {
+		if !slices.Contains(l.policy.freezers, name) {
+			l.policy.freezers = append(l.policy.freezers, name)
+		}
+	}
+	d.each(f["sets"], "freeze.sets", func(n *yaml.Node, name string) {
+		set, known := l.policy.people.sets[name]
+		if !known {
+			d.report(n, "approver set %q is not in approvers.yaml", name)
+		}
+		for _, m := range set.Members {
+			add(m)
+		}
+	})
+	d.each(f["people"], "freeze.people", func(n *yaml.Node, name string) {
+		if _, known := l.policy.people.byName[name]; !known {
+			d.report(n, "%q is not among the people of approvers.yaml", name)
+		}
+		add(name)
+	})
 }
 
 var (

@@ -60,6 +60,7 @@ type Policy struct {
 	people   people
 	masks    Masks
 	disabled []Problem // a place for each entry of masks.Disable, Msg being its name
+	freezers []string  // names of people who may freeze
 	rules    []*rule   // by id
 	index    index
 	byServer map[string][]*rule // what may open a server's baseline
@@ -118,7 +119,7 @@ type loader struct {
 	bytes    int64
 	rules    []ruleSource
 	ids      map[string]*rule
-	late     []func()          // what names servers, read before they are known
+	late     []func()          // what names servers or people, read before they are known
 	pinned   map[string]string // digests of locked tools, by server and patterns
 }
 
@@ -243,7 +244,7 @@ func (l *loader) settings(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits", "quotas")
+	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits", "quotas", "freeze")
 	if !ok {
 		return
 	}
@@ -262,6 +263,9 @@ func (l *loader) settings(d *document) {
 				s.DefaultExpires = d.span(v, "approvals.expires", minExpires, maxExpires)
 			}
 		}
+	}
+	if n := f["freeze"]; n != nil {
+		l.late = append(l.late, func() { l.freezers(d, n) })
 	}
 	if n := f["limits"]; n != nil {
 		d.limits(n, s)

@@ -212,6 +212,25 @@ func (d *document) texts(n *yaml.Node, what string) []string {
 	return out
 }
 
+// each calls f for each text of a list, or of a single text, with its place.
+func (d *document) each(n *yaml.Node, what string, f func(*yaml.Node, string)) {
+	if n == nil {
+		return
+	}
+	if len(d.texts(n, what)) == 0 {
+		return // said why
+	}
+	nodes := n.Content
+	if n.Kind != yaml.SequenceNode {
+		nodes = []*yaml.Node{n}
+	}
+	for _, c := range nodes {
+		if c.Kind == yaml.ScalarNode && c.Tag == "!!str" && c.Value != "" {
+			f(c, c.Value)
+		}
+	}
+}
+
 func (d *document) textMap(n *yaml.Node, what string) map[string]string {
 	fs := d.mapping(n, what)
 	if len(fs) == 0 {
