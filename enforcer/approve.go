@@ -75,6 +75,9 @@ func (x *exchange) approve(ctx context.Context) error {
 		x.decision = again
 		return x.denied("approved, but the policy has changed its credential since: repeat the call to ask again")
 	}
+	if err := x.unfrozen(ctx); err != nil {
+		return err // the approval stays: it may be spent once the freeze is lifted
+	}
 	if err := x.answerable(ctx); err != nil { // the approval stays
 		return err
 	}
@@ -100,7 +103,7 @@ func (x *exchange) finish(ctx context.Context) {
 	switch {
 	case !x.forwarded:
 		outcome = audit.StatusNotRun
-	case !x.closed:
+	case !x.closed, x.outcome == audit.StatusFrozen: // cut off
 		outcome = audit.StatusUnknown
 	}
 	if err := x.e.Approvals.Finish(ctx, x.approval, outcome); err != nil {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"countersign/enforcer/budget"
+	"countersign/enforcer/identity"
 	"countersign/enforcer/wire"
 )
 
@@ -21,19 +22,27 @@ import (
 // Origin (DNS rebinding), a method that MCP does not have.
 func (x *exchange) door(ctx context.Context) error {
 	x.source = x.e.source(x.r)
-	if !strings.EqualFold(x.r.Host, x.e.public.Host) {
-		return refuse(kindForbidden, "host %q is not served here: use %s", x.r.Host, x.e.PublicURL)
-	}
-	for _, o := range x.r.Header.Values("Origin") {
-		u, err := url.Parse(o)
-		if err != nil || u.Scheme != x.e.public.Scheme || !strings.EqualFold(u.Host, x.e.public.Host) {
-			return refuse(kindForbidden, "origin %q may not call this server", o)
-		}
+	if err := x.e.foreign(x.r); err != nil {
+		return err
 	}
 	switch x.r.Method {
 	case http.MethodPost, http.MethodGet, http.MethodDelete:
 	default:
 		return refuse(kindMethod, "method %s is not served on an MCP endpoint", x.r.Method)
+	}
+	return nil
+}
+
+// foreign refuses a Host or an Origin that is not ours.
+func (e *Enforcer) foreign(r *http.Request) error {
+	if !strings.EqualFold(r.Host, e.public.Host) {
+		return refuse(kindForbidden, "host %q is not served here: use %s", r.Host, e.PublicURL)
+	}
+	for _, o := range r.Header.Values("Origin") {
+		u, err := url.Parse(o)
+		if err != nil || u.Scheme != e.public.Scheme || !strings.EqualFold(u.Host, e.public.Host) {
+			return refuse(kindForbidden, "origin %q may not call this server", o)
+		}
 	}
 	return nil
 }
@@ -86,21 +95,28 @@ func (e *Enforcer) trusted(host string) bool {
 
 // identify verifies the bearer token. The token goes no further than here.
 func (x *exchange) identify(ctx context.Context) error {
-	auth := x.r.Header.Get("Authorization")
-	scheme, token, _ := strings.Cut(auth, " ")
-	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(x.r.Header.Values("Authorization")) != 1 {
-		return refuse(kindUnauthenticated, "a bearer token is needed")
-	}
 	resource := x.r.URL.Path
 	if x.via != "" { // a token is for the endpoint that the caller called
 		resource = x.via
 	}
-	caller, err := x.e.Identity.Verify(ctx, strings.TrimSpace(token), x.e.names(resource)...)
-	if err != nil {
-		return &refusal{kind: kindUnauthenticated, cause: err}
-	}
+	caller, err := bearer(ctx, x.r, x.e.Identity, x.e.names(resource)...)
 	x.caller = caller
-	return nil
+	return err
+}
+
+// bearer is who the request's one bearer token stands for, to this verifier; also
+// is further names of the resource that is called.
+func bearer(ctx context.Context, r *http.Request, by *identity.Verifier, also ...string) (identity.Caller, error) {
+	auth := r.Header.Get("Authorization")
+	scheme, token, _ := strings.Cut(auth, " ")
+	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(r.Header.Values("Authorization")) != 1 {
+		return identity.Caller{}, refuse(kindUnauthenticated, "a bearer token is needed")
+	}
+	caller, err := by.Verify(ctx, strings.TrimSpace(token), also...)
+	if err != nil {
+		return identity.Caller{}, &refusal{kind: kindUnauthenticated, cause: err}
+	}
+	return caller, nil
 }
 
 // isResource tells which paths are protected resources of their own: ours as a
@@ -282,10 +298,17 @@ func plainJSON(h http.Header) error {
 // are dates, so they compare as text.
 func modernHeader(h http.Header) bool { return h.Get("Mcp-Protocol-Version") >= wire.ModernVersion }
 
-// ownerKey names who a session belongs to; holder adds the credential.
+// ownerKey names who a session belongs to; holder adds the credential. A "|" in
+// a part is escaped, so that no two callers have one key, and the parts can be
+// told again (see holderOf).
 func (x *exchange) ownerKey() string {
-	return x.caller.Subject.Key() + "|" + x.caller.Client + "|" + x.server
+	return escapePart.Replace(x.caller.Subject.Key()) + "|" + escapePart.Replace(x.caller.Client) + "|" + x.server
 }
+
+var (
+	escapePart   = strings.NewReplacer("%", "%25", "|", "%7C")
+	unescapePart = strings.NewReplacer("%25", "%", "%7C", "|")
+)
 
 func (x *exchange) holder() string { return x.ownerKey() + "|" + x.decision.Credential }
 

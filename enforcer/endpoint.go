@@ -42,6 +42,7 @@ func (x *exchange) runAll(ctx context.Context) error {
 		x.identify, // bearer token → subject and client
 		x.readAll,  // body, one strict parse, mirrored headers
 		x.admit,    // not stopping, policy still in force
+		x.unfrozen, // as a whole: single servers are looked at on their way
 		x.spread,   // to the servers that it concerns
 	} {
 		if err := step(ctx); err != nil {

@@ -33,6 +33,7 @@ import (
 	"countersign/audit"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/credential"
+	"countersign/enforcer/freeze"
 	"countersign/enforcer/hub"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
@@ -50,6 +51,8 @@ type Config struct {
 	PolicyMaxAge   time.Duration  // a policy not confirmed by a fetch for longer is not in force
 
 	Identity    *identity.Verifier
+	Operators   *identity.Verifier // of tokens that may freeze: another audience than Identity's, and never both
+	Freezes     *freeze.Board
 	Journal     *audit.Journal
 	Mask        *mask.Mask
 	Credentials *credential.Minter // nil where no Vault is configured: rules that need it refuse
@@ -81,6 +84,7 @@ type Enforcer struct {
 	session sessions
 	hub     *hub.Hub
 	waiting inflight
+	running running
 	auth    authFailures
 	late    undelivered
 	room    room
@@ -117,13 +121,18 @@ func New(c Config) (*Enforcer, error) {
 	e.auth.init()
 	e.room.init()
 	e.pins.init()
+	e.running.init()
 	e.metrics = newMetrics(e)
 	e.lifetime, e.stop = context.WithCancel(context.Background())
+	if c.Freezes != nil {
+		c.Freezes.Notify(e.froze)
+	}
 	return e, nil
 }
 
 // Run does the housekeeping until ctx ends: aggregated authentication
-// failures are recorded, idle sessions and the leases of idle holders end.
+// failures are recorded, idle sessions and the leases of idle holders and of
+// frozen ones end.
 func (e *Enforcer) Run(ctx context.Context) {
 	tick := time.NewTicker(5 * time.Second)
 	defer tick.Stop()
@@ -134,6 +143,7 @@ func (e *Enforcer) Run(ctx context.Context) {
 		case <-tick.C:
 			e.flushAuthFailures(ctx)
 			e.endIdle(ctx)
+			e.endFrozenLeases(ctx)
 		}
 	}
 }
@@ -181,6 +191,7 @@ func (e *Enforcer) Handler() http.Handler {
 	mux.Handle("GET /metrics", e.metrics.handler())
 	mux.HandleFunc("/mcp/{server}", e.serveMCP)
 	mux.HandleFunc("/mcp", e.serveAll)
+	e.mountFreezes(mux, e.operator)
 	return mux
 }
 
@@ -207,6 +218,8 @@ func (e *Enforcer) serve(w http.ResponseWriter, r *http.Request, server string, 
 	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: server, via: via(r.Context())}
 	x.out.w, x.out.r = w, r
 	x.asked, x.answers, x.sending = e.room.requests.Share(), e.room.answers.Share(), e.room.answers.Share()
+	ctx, thaw := x.freezable(r.Context())
+	defer thaw()
 	defer x.close()
 	defer func() {
 		if p := recover(); p != nil {
@@ -216,7 +229,7 @@ func (e *Enforcer) serve(w http.ResponseWriter, r *http.Request, server string, 
 			x.refuse(refuse(kindUnavailable, "the enforcer failed inside; the call may have run"))
 		}
 	}()
-	if err := run(x, r.Context()); err != nil && !errors.Is(err, errAnswered) {
-		x.refuse(err)
+	if err := run(x, ctx); err != nil && !errors.Is(err, errAnswered) {
+		x.refuse(x.orFrozen(err))
 	}
 }

@@ -18,7 +18,9 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/credential"
+	"countersign/enforcer/freeze"
 	"countersign/enforcer/identity"
+	"countersign/enforcer/kv"
 	"countersign/enforcer/mask"
 	"countersign/fixtures/issuer"
 	"countersign/fixtures/vault"
@@ -61,6 +63,7 @@ func newGate(tb testing.TB, server http.Handler, policy map[string]string, more 
 		Mask: mask.New(mask.Options{}), DigestKey: make([]byte, 32), Now: time.Now, Log: slog.New(slog.DiscardHandler),
 		ID: func() string { return fmt.Sprintf("c_%d", calls.Add(1)) },
 	}
+	cfg.Freezes = nothingFrozen(tb)
 	for _, f := range more {
 		f(&cfg)
 	}
@@ -91,6 +94,29 @@ func newGate(tb testing.TB, server http.Handler, policy map[string]string, more 
 		tb.Fatal(err)
 	}
 	return &gate{Enforcer: e, token: token}
+}
+
+// nothingFrozen is a kill switch that nobody has thrown.
+func nothingFrozen(tb testing.TB) *freeze.Board {
+	tb.Helper()
+	store, err := kv.OpenEmbedded(tb.TempDir())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { fail(tb, store.Close()) })
+	bucket, err := store.Bucket(tb.Context(), "freezes")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	board := freeze.New(freeze.Config{Bucket: bucket})
+	if err := board.Load(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- board.Run(ctx) }()
+	tb.Cleanup(func() { stop(); fail(tb, <-done) })
+	return board
 }
 
 func fail(tb testing.TB, err error) {

@@ -64,9 +64,9 @@ func (x *exchange) splice(in rules.Inject) error {
 	return nil
 }
 
-// upstreamContext outlives the client in the legacy era, where a disconnect is
-// not a cancellation, by clientGrace; in the stateless era closing the stream
-// is one.
+// upstreamContext ends with a freeze that covers the call. It outlives the
+// client in the legacy era, where a disconnect is not a cancellation, by
+// clientGrace; in the stateless era closing the stream is one.
 func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	if x.endless() {
 		out, cancel := context.WithCancel(ctx)
@@ -79,13 +79,14 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	}
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	left := context.AfterFunc(ctx, func() {
-		if x.spent {
+		if x.spent && x.stopped() == nil {
 			x.e.Log.Info("the client of an approved call has left; its answer will be kept", "call", x.id, "approval", x.approval)
 		}
 		late := time.AfterFunc(clientGrace, cancel)
 		context.AfterFunc(out, func() { late.Stop() })
 	})
-	x.cleanup = append(x.cleanup, func() { left(); cancel() })
+	cut := context.AfterFunc(x.ice, cancel)
+	x.cleanup = append(x.cleanup, func() { left(); cut(); cancel() })
 	return out
 }
 

@@ -52,6 +52,7 @@ func newMetrics(e *Enforcer) *metrics {
 			defer e.policy.mu.Unlock()
 			return e.Now().Sub(e.policy.confirmed).Seconds()
 		}),
+		gauge("countersign_freezes", "Freezes that stand.", func() float64 { return float64(len(e.Freezes.List())) }),
 		gauge("countersign_policy_rejected", "1 while the newest policy commit is refused and an older one is in force.", func() float64 {
 			e.policy.mu.Lock()
 			defer e.policy.mu.Unlock()

@@ -54,7 +54,10 @@ type exchange struct {
 	cleanup  []func()
 	turn     uint64 // of the server's tools, before it was asked: see sights
 
-	cancelled atomic.Bool // by the client, in a notification
+	cancelled atomic.Bool     // by the client, in a notification
+	ice       context.Context // ends, with the *freeze.Stopped as its cause, when a freeze reaches the exchange
+	halt      context.CancelCauseFunc
+	reachable bool // by a freeze
 
 	spent     bool   // the approval is used up by this call
 	lateKey   string // under which its answer is kept, if the client leaves
@@ -74,12 +77,14 @@ func (x *exchange) run(ctx context.Context) error {
 		x.read,       // body, one strict parse, mirrored headers, session owner
 		x.admit,      // not stopping, policy still in force
 		x.decide,     // the policy's decision
+		x.unfrozen,   // by nobody; asked again before an approval is spent
 		x.meter,      // the policy's quotas, and room for an answer
 		x.foreseen,   // what a pin would stop stops before a person is asked
 		x.approve,    // a person's, where policy asks; decided again, spent once
 		x.intend,     // the intent, durable
 		x.credential, // minted or reused, and spliced in
 		x.pinned,     // a locked server's tool: offered as it was reviewed
+		x.unfrozen,   // still
 		x.forward,    // to the upstream
 		x.answer,     // masked, the outcome durable, then released
 	} {

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"net/http"
 	"time"
+
+	"countersign/enforcer/freeze"
 )
 
 // serveReady answers 200 when every call could be served, 503 otherwise, and
@@ -13,7 +15,8 @@ import (
 //	{"ready": true, "policy": "3f9c2e1…", "checks": {"policy": "ok", "journal": "ok", …}}
 //
 // A rejected policy commit does not make it unready (the last good policy is
-// in force), but it is said, under "policy_rejected".
+// in force), but it is said, under "policy_rejected". Nor does a freeze of
+// everything, which is said under "frozen".
 func (e *Enforcer) serveReady(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), 3*time.Second)
 	defer cancel()
@@ -28,12 +31,18 @@ func (e *Enforcer) serveReady(w http.ResponseWriter, r *http.Request) {
 	f, err := e.current()
 	check("policy", err)
 	check("journal", e.Journal.Err())
+	check("freezes", e.Freezes.Err())
 	for name, fn := range e.Ready {
 		check(name, fn(ctx))
 	}
 	out := map[string]any{"ready": ready, "checks": checks}
 	if f != nil {
 		out["policy"] = f.policy.Commit()
+	}
+	for _, f := range e.Freezes.List() {
+		if f.All {
+			out["frozen"], _ = e.Mask.Text("everything is " + (&freeze.Stopped{Freeze: f}).Error())
+		}
 	}
 	e.policy.mu.Lock()
 	if e.policy.rejected != "" {

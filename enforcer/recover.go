@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"slices"
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
+	"countersign/enforcer/freeze"
 )
 
 // Recovery is what the journals of earlier runs leave to be done: calls whose
@@ -17,6 +19,8 @@ type Recovery struct {
 	// Unfinished are the spent approvals that were not told what became of
 	// their call, with what the record knows of it.
 	Unfinished map[string]string
+	Standing   []freeze.Freeze // frozen and not unfrozen, in the order they were first seen
+	Lifted     map[string]bool // unfrozen, by id
 }
 
 // Recover reads the entries of earlier incarnations, oldest first.
@@ -30,6 +34,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	state := map[string]approval.Approval{}
 	spentBy := map[string]string{}
 	outcomes := map[string]string{} // of calls
+	r := Recovery{Lifted: map[string]bool{}}
 	for _, entries := range journals {
 		for en, err := range entries {
 			if err != nil {
@@ -56,10 +61,13 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 					asked = append(asked, a.ID)
 				}
 				state[a.ID] = a
+			case audit.KindFreeze:
+				if err := r.frozen(en); err != nil {
+					return Recovery{}, fmt.Errorf("entry %d: %w", en.Seq, err)
+				}
 			}
 		}
 	}
-	var r Recovery
 	for _, id := range order {
 		if en, ok := open[id]; ok {
 			r.Dangling = append(r.Dangling, en)
@@ -77,7 +85,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 			switch status, known := outcomes[call]; {
 			case !ran:
 				r.Unfinished[id] = audit.StatusNotRun
-			case known:
+			case known && status != audit.StatusFrozen:
 				r.Unfinished[id] = status
 			default:
 				r.Unfinished[id] = audit.StatusUnknown
@@ -86,6 +94,39 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 		r.Approvals = append(r.Approvals, a)
 	}
 	return r, nil
+}
+
+// frozen takes up one entry about a freeze. The newest about it counts: one
+// that could not be lifted in the store after it was recorded as lifted is
+// recorded as standing again.
+func (r *Recovery) frozen(en audit.Entry) error {
+	if en.Status == audit.StatusRefused || en.Call == "" { // somebody may not; a document was discarded
+		return nil
+	}
+	was := slices.IndexFunc(r.Standing, func(f freeze.Freeze) bool { return f.ID == en.Call })
+	if r.Lifted[en.Call] = en.Status == audit.StatusUnfrozen; r.Lifted[en.Call] {
+		if was >= 0 {
+			r.Standing = slices.Delete(r.Standing, was, was+1)
+		}
+		return nil
+	}
+	var d struct {
+		Freeze json.RawMessage `json:"freeze"`
+	}
+	if err := json.Unmarshal(en.Detail, &d); err != nil {
+		return fmt.Errorf("freeze %s: %w", en.Call, err)
+	}
+	f, err := freeze.Decode(d.Freeze)
+	if err == nil && f.ID != en.Call {
+		err = fmt.Errorf("its detail is about %s", f.ID)
+	}
+	if err != nil {
+		return fmt.Errorf("freeze %s: %w", en.Call, err)
+	}
+	if was < 0 {
+		r.Standing = append(r.Standing, f)
+	}
+	return nil
 }
 
 // serverSide marks the intent of something that an upstream asked of a client:

@@ -4,10 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"iter"
+	"slices"
 	"testing"
+	"time"
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
+	"countersign/enforcer/freeze"
+	"countersign/enforcer/identity"
+	"countersign/rules"
 )
 
 // journalOf plays back entries, as an earlier run left them.
@@ -76,11 +81,65 @@ func TestRecover(t *testing.T) {
 			}
 		})
 	}
+	if r, err := Recover(journalOf(stateOf(t, "a", approval.Spent, ""), intent("c", "a"), audit.Entry{Kind: audit.KindOutcome, Call: "c", Status: audit.StatusFrozen})); err != nil || r.Unfinished["a"] != audit.StatusUnknown {
+		t.Errorf("a call that a freeze cut off may have run: %+v %v", r.Unfinished, err)
+	}
 	broken := errors.New("broken")
 	if _, err := Recover(func(yield func(audit.Entry, error) bool) { yield(audit.Entry{}, broken) }); !errors.Is(err, broken) {
 		t.Errorf("a journal that does not read: %v", err)
 	}
 	if _, err := Recover(journalOf(audit.Entry{Kind: audit.KindApproval, Detail: []byte("[]")})); err == nil {
 		t.Error("an approval that does not read was passed over")
+	}
+}
+
+// The newest entry about a freeze tells whether it stands.
+func TestRecoverFreezes(t *testing.T) {
+	about := func(id, status string) audit.Entry {
+		f := freeze.Freeze{ID: id, Target: freeze.Target{All: true}, Reason: "r", By: "dana", Since: time.Unix(1, 0).UTC()}
+		detail, err := audit.Detail(map[string]any{"by": "dana", "freeze": json.RawMessage(f.Encode())})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return audit.Entry{Kind: audit.KindFreeze, Call: id, Status: status, Detail: detail}
+	}
+	r, err := Recover(journalOf(
+		about("fz_pruned", audit.StatusUnfrozen), about("fz_1", audit.StatusFrozen), about("fz_2", audit.StatusFrozen),
+	), journalOf(
+		about("fz_old", audit.StatusStanding), about("fz_1", audit.StatusUnfrozen), about("fz_2", audit.StatusUnfrozen), about("fz_2", audit.StatusStanding),
+		audit.Entry{Kind: audit.KindFreeze, Status: audit.StatusUnfrozen},             // an unreadable document was discarded
+		audit.Entry{Kind: audit.KindFreeze, Call: "c_1", Status: audit.StatusRefused}, // somebody may not freeze
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var standing []string
+	for _, f := range r.Standing {
+		standing = append(standing, f.ID)
+	}
+	if !slices.Equal(standing, []string{"fz_old", "fz_2"}) || !r.Lifted["fz_1"] || !r.Lifted["fz_pruned"] || r.Lifted["fz_2"] {
+		t.Errorf("standing %q, lifted %v", standing, r.Lifted)
+	}
+	for _, detail := range []string{``, `{}`, `{"freeze":{"id":"fz_1"}}`, string(about("fz_other", "").Detail)} {
+		if _, err := Recover(journalOf(audit.Entry{Kind: audit.KindFreeze, Call: "fz_1", Status: audit.StatusFrozen, Detail: []byte(detail)})); err == nil {
+			t.Errorf("a freeze that does not read was passed over: %s", detail)
+		}
+	}
+}
+
+// Whoever holds a lease is read back from its key, whatever they are called.
+func TestHoldersAreTold(t *testing.T) {
+	for _, c := range []freeze.Call{
+		{Issuer: "https://id.example", Sub: "auth0|alice", Client: "desk", Server: "s"}, {Issuer: "https://id.example", Sub: "auth0", Client: "alice|desk", Server: "s"},
+		{Issuer: "https://id.example", Sub: "a%7Cb", Client: "%", Server: "s"}, {Issuer: "https://id.example", Sub: "a#b", Server: "s"},
+	} {
+		x := &exchange{server: c.Server, caller: identity.Caller{Subject: rules.Subject{Issuer: c.Issuer, Sub: c.Sub}, Client: c.Client}}
+		x.decision.Credential = "db"
+		if got := holderOf(x.holder()); got != c {
+			t.Errorf("%q is %+v, want %+v", x.holder(), got, c)
+		}
+	}
+	if got := holderOf("of|an earlier version"); got != (freeze.Call{}) {
+		t.Errorf("%+v", got)
 	}
 }

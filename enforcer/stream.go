@@ -28,6 +28,9 @@ func (x *exchange) answerStream() error {
 	last := x.e.Now()
 	for {
 		ev, err := x.next()
+		if why := x.stopped(); why != nil && !errors.Is(err, io.EOF) {
+			return x.endFrozen(events, why)
+		}
 		switch {
 		case errors.Is(err, io.EOF):
 			return x.endStream(events, "ok")
