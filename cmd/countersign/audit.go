@@ -217,7 +217,7 @@ func auditLogCommand() *cobra.Command {
 	}
 	from.add(cmd)
 	cmd.Flags().IntVar(&last, "last", 0, "only so many, the newest")
-	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: intent, outcome, refused, approval, credential, policy, …")
+	cmd.Flags().StringSliceVar(&kinds, "kind", nil, "only these kinds: intent, outcome, refused, approval, credential, policy, freeze, …")
 	cmd.Flags().StringVar(&call, "call", "", "only this call")
 	cmd.Flags().StringVar(&since, "since", "", "only from this time on, RFC 3339")
 	return cmd

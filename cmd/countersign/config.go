@@ -27,7 +27,7 @@ type config struct {
 	TLSKey         string         `env:"COUNTERSIGN_TLS_KEY" help:"key file (PEM)"`
 	TrustedProxies []netip.Prefix `env:"COUNTERSIGN_TRUSTED_PROXIES" help:"networks whose X-Forwarded-For is believed, e.g. 10.0.0.0/8"`
 	UpstreamCerts  string         `env:"COUNTERSIGN_UPSTREAM_CERTS" help:"folder of the certificates and keys that servers of the policy may name under tls; read again when they change"`
-	StateDir       string         `env:"COUNTERSIGN_STATE_DIR" envDefault:"/var/lib/countersign" help:"journal, policy clone, approvals; one enforcer each"`
+	StateDir       string         `env:"COUNTERSIGN_STATE_DIR" envDefault:"/var/lib/countersign" help:"journal, policy clone, approvals, control socket; one enforcer each"`
 	ShutdownGrace  time.Duration  `env:"COUNTERSIGN_SHUTDOWN_GRACE" envDefault:"20s" help:"how long calls under way may finish after SIGTERM"`
 	LogLevel       string         `env:"COUNTERSIGN_LOG_LEVEL" envDefault:"info" help:"debug, info, warn or error"`
 
@@ -58,7 +58,7 @@ type config struct {
 	AuditGitSSHKey     string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
 	AuditKnownHosts    string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
 
-	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals: three replicas in a cluster, one where the server stands alone; embedded without"`
+	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
 	VaultAddr     string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
 	VaultAuth     string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token or approle"`
@@ -161,6 +161,9 @@ func (c config) check() (problems []string) {
 	}
 	if u, err := url.Parse(c.PublicURL); c.PublicURL != "" && (err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.Trim(u.Path, "/") != "") {
 		bad("COUNTERSIGN_PUBLIC_URL", "%q: want scheme://host[:port] without a path", c.PublicURL)
+	}
+	if _, err := controlPath(c.StateDir); err != nil {
+		problems = append(problems, err.Error())
 	}
 	if (c.TLSCert == "") != (c.TLSKey == "") {
 		bad("COUNTERSIGN_TLS_CERT, COUNTERSIGN_TLS_KEY", "set both or neither")

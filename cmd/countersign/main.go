@@ -1,6 +1,6 @@
 // Command countersign is the gate between AI agents and the systems they
-// touch: it serves MCP (serve), checks and explains policy (policy), and reads
-// and proves the record (audit).
+// touch: it serves MCP (serve), stops what agents do (freeze), checks and
+// explains policy (policy), and reads and proves the record (audit).
 //
 // Exit status: 0 fine; 1 a check found something; 2 usage or configuration
 // error.
@@ -59,10 +59,11 @@ every secret in what comes back, and writes a signed record of it all to Git.
 Start with:
   countersign policy check ./policy     is this policy sound?
   countersign serve --help              what the enforcer needs, variable by variable
-  countersign audit verify --help       how to prove the record`,
+  countersign audit verify --help       how to prove the record
+  countersign freeze --help             how to stop everything, now`,
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(serveCommand(), healthCommand(), policyCommand(), auditCommand())
+	root.AddCommand(serveCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), policyCommand(), auditCommand())
 	return root
 }

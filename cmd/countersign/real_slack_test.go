@@ -205,6 +205,15 @@ func TestTwoEnforcersShareApprovals(t *testing.T) {
 			t.Errorf("cards: %d", n)
 		}
 	})
+	t.Run("what is frozen at the one is frozen at the other", func(t *testing.T) {
+		list := `{"jsonrpc":"2.0","id":1,"method":"tools/list"}`
+		id := a.freeze("--all", "--reason", "both")
+		b.in(t).await("the freeze at the other", func() bool { return strings.Contains(b.ask("customers", token, list).text, "both ("+id+")") })
+		if out, errs, code := command(t, []string{"COUNTERSIGN_STATE_DIR=" + s.Path("second-state")}, "unfreeze", id); code != 0 {
+			t.Errorf("exit %d %s%s", code, out, errs)
+		}
+		a.in(t).await("the thaw at the one", func() bool { return !strings.Contains(a.ask("customers", token, list).text, "frozen by ") })
+	})
 	t.Run("the one dies, the other takes the vote", func(t *testing.T) {
 		a.kill()
 		s.Slack.DeliverTo(other.URL + "/slack/interactions")

@@ -98,6 +98,12 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	operators, err := identity.New(identity.Config{
+		Issuers: c.OIDCIssuers, Audience: c.operateAudience(), Never: c.forMCP, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
+	})
+	if err != nil {
+		return err
+	}
 	key, err := digestKey(c.StateDir)
 	if err != nil {
 		return err
@@ -134,6 +140,10 @@ func serve(ctx context.Context, c config) (err error) {
 			return fmt.Errorf("COUNTERSIGN_NATS_URL: %w", err)
 		}
 	}
+	freezes, err := openFreezes(ctx, c, approvals, record, policy.commit, log)
+	if err != nil {
+		return err
+	}
 	vault, err := openVault(ctx, c, masker, record.journal, policy, log)
 	if err != nil {
 		return err
@@ -147,7 +157,7 @@ func serve(ctx context.Context, c config) (err error) {
 	}
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
-		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Journal: record.journal, Mask: masker, Credentials: vault,
+		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: record.journal, Mask: masker, Credentials: vault,
 		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts,
 		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
 		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
@@ -178,10 +188,16 @@ func serve(ctx context.Context, c config) (err error) {
 	work("journal", record.prune)
 	work("slack", chat.run)
 	work("approvals", approvals.expire)
+	work("freezes", freezes.Run)
 	work("checks", checks.run)
 	work("quotas", counts.follow)
 	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
+	closeControl, err := serveControl(c.StateDir, gate, log)
+	if err != nil {
+		return err
+	}
+	down.add(closeControl) // after the gate: calls that finish can still be frozen
 	front.open(gate, chat, c)
 	down.addCtx(func(ctx context.Context) error {
 		// First the gate, which answers what it refuses; then the listener.
