@@ -258,6 +258,7 @@ func TestTheReadmesCommands(t *testing.T) {
 			id, _ = en["call"].(string)
 		}
 	}
+	atTheGate := func(s *shell, c string) string { return "COUNTERSIGN_STATE_DIR='" + st.Path("state") + "' " + c }
 	help := shown{says: "COUNTERSIGN_PUBLIC_URL (required)"}
 	s.page("README.md", map[string]shown{
 		"make demo": target("demo"), "make test": target("test"), "make build": target("build"), "make conformance": target("conformance"),
@@ -266,8 +267,13 @@ func TestTheReadmesCommands(t *testing.T) {
 		"docker build --target countersign -t countersign .": imageTarget("countersign"),
 		"./bin/countersign policy check docs/policy":         {says: "no problems"},
 		`./bin/countersign policy explain docs/policy --server customers --tool query --sub alice --group support --args '{"sql":"COMMIT; CREATE TABLE evil(a int)"}'`: {says: "DENY"},
-		"ssh-keygen -t ed25519 -N '' -f commit_key":      {says: "commit_key.pub"},
-		"./bin/countersign serve --help":                 help,
+		"ssh-keygen -t ed25519 -N '' -f commit_key": {says: "commit_key.pub"},
+		"./bin/countersign serve --help":            help,
+		`countersign freeze --all --reason "incident 42: looking into it"`: {says: "frozen: everything", run: func(s *shell, c string) string {
+			p = serving(t, st, nil)
+			return atTheGate(s, c)
+		}},
+		"countersign unfreeze --all":                     {says: "unfrozen: everything", run: atTheGate},
 		"countersign audit log --repo ./audit --last 20": {says: "customers execute"},
 		"countersign audit show --repo ./audit c_…": {says: "UPDATE customers", run: func(_ *shell, c string) string {
 			return strings.Replace(c, "c_…", id, 1)
@@ -323,6 +329,13 @@ func TestTheOperatorsPage(t *testing.T) {
 		s.write("gate/database_password", "chosen-by-the-operator", 0o600)
 		return strings.Replace(c, "db.internal.example.com:5432/customers?sslmode=verify-full", fmt.Sprintf("127.0.0.1:%d/app?sslmode=disable", pg.Port), 1)
 	}}
+	asked := func(method string) shown {
+		return shown{instead: "curl may not be there; the same is asked without it", check: func(*shell) {
+			if status, _, body := p.operate(method, "/freezes", operateToken(t, st), `{"all":true,"reason":"incident 42"}`, nil); status != http.StatusForbidden || !strings.Contains(body, "does not name you") {
+				t.Errorf("%s: %d %s", method, status, body)
+			}
+		}}
+	}
 	const create = `"CREATE ROLE \"{{name}}\" WITH LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}'; GRANT `
 	const revoke = ` ON ALL TABLES IN SCHEMA public TO \"{{name}}\";" revocation_statements="ALTER ROLE \"{{name}}\" NOLOGIN; SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{{name}}'; DROP OWNED BY \"{{name}}\"; DROP ROLE \"{{name}}\";"`
 	const verify = "countersign audit verify --repo audit --commit-signers audit_signers --checkpoint-key checkpoint_key.pub"
@@ -369,7 +382,10 @@ func TestTheOperatorsPage(t *testing.T) {
 		"docker build --target countersign -t countersign ..": imageTarget("countersign"),
 		`docker run -d --name countersign --restart unless-stopped --read-only --cap-drop ALL --security-opt no-new-privileges --tmpfs /tmp --stop-timeout 120 -v countersign-state:/var/lib/countersign -v "$PWD/secrets:/etc/countersign:ro" -p 127.0.0.1:8080:8080 --env-file countersign.env countersign`: {
 			instead: "needs a container engine; the program is started without one, on the page's own configuration",
-			check:   func(s *shell) { p = servesAsThePageSays(s, st, v) },
+			check: func(s *shell) {
+				p = servesAsThePageSays(s, st, v)
+				s.env = append(s.env, "COUNTERSIGN_STATE_DIR="+s.path("state"))
+			},
 		},
 		"docker exec countersign /usr/bin/countersign health": {
 			instead: "needs a container engine; the program is asked without one",
@@ -379,9 +395,34 @@ func TestTheOperatorsPage(t *testing.T) {
 				}
 			},
 		},
-		"kubectl create secret generic countersign-keys --from-file=secrets/": {instead: "needs a cluster", check: secretsAreThere},
-		"kubectl apply -f ../deploy/kubernetes.yaml":                          {instead: "needs a cluster", check: func(s *shell) { manifestsHold(s, p) }},
-		"kubectl rollout status statefulset/countersign":                      {instead: "needs a cluster", check: func(*shell) {}},
+		`countersign freeze --all --reason "incident 42: agents are being phished"`:                             {says: "frozen: everything"},
+		`countersign freeze --subject https://id.example.com#alice --reason "laptop stolen"`:                    {says: "frozen: subject https://id.example.com#alice"},
+		`countersign freeze --server customers --tool execute --reason "no writes until the migration is over"`: {says: "frozen: server customers, tool execute"},
+		"countersign freezes":        {says: "everything"},
+		"countersign unfreeze --all": {says: "unfrozen: server customers, tool execute"},
+		"countersign unfreeze <id>": {says: "unfrozen: tool execute", run: func(s *shell, c string) string {
+			out := s.must("countersign freeze --tool execute --reason 'to be lifted'")
+			return strings.Replace(c, "<id>", freezeID.FindString(out), 1)
+		}},
+		"docker exec countersign /usr/bin/countersign freezes": {
+			instead: "needs a container engine; the program is asked without one",
+			check: func(s *shell) {
+				if out := s.must("countersign freezes"); out != "nothing is frozen\n" {
+					t.Error(out)
+				}
+			},
+		},
+		// Bob of the page's policy is another issuer's: what is seen is that the token is good, and the gate asked.
+		`countersign freeze --all --reason "incident 42" --url https://gate.example.com --token-file operate_token`: {exit: 2, says: "does not name you", run: func(s *shell, c string) string {
+			s.write("gate/operate_token", operateToken(t, st), 0o600)
+			return strings.Replace(c, "https://gate.example.com", st.URL, 1)
+		}},
+		`curl -fsS -H "Authorization: Bearer $(cat operate_token)" -H 'Content-Type: application/json' -d '{"all":true,"reason":"incident 42"}' https://gate.example.com/freezes`: asked(http.MethodPost),
+		`curl -fsS -H "Authorization: Bearer $(cat operate_token)" https://gate.example.com/freezes`:                                                                              asked(http.MethodGet),
+		`curl -fsS -H "Authorization: Bearer $(cat operate_token)" -X DELETE https://gate.example.com/freezes`:                                                                    asked(http.MethodDelete),
+		"kubectl create secret generic countersign-keys --from-file=secrets/":                                                                                                     {instead: "needs a cluster", check: secretsAreThere},
+		"kubectl apply -f ../deploy/kubernetes.yaml":                                                                                                                              {instead: "needs a cluster", check: func(s *shell) { manifestsHold(s, p) }},
+		"kubectl rollout status statefulset/countersign":                                                                                                                          {instead: "needs a cluster", check: func(*shell) {}},
 
 		"git clone -q --no-checkout https://github.com/example/countersign-record.git audit": {run: func(_ *shell, c string) string {
 			status, _, body := p.post("customers", p.token("alice", "support"), `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"query","arguments":{"sql":"SELECT * FROM staff"}}}`, nil)
