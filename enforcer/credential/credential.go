@@ -281,22 +281,10 @@ func (m *Minter) EndHolder(ctx context.Context, holder string) {
 // Those for one call end with it anyway. Match is asked about leases that are
 // still being minted, too: they have no Username and Expires yet.
 func (m *Minter) EndWhere(ctx context.Context, match func(LeaseInfo) bool) {
-	m.mu.Lock()
-	infos := map[*entry]LeaseInfo{}
-	for _, e := range m.all {
-		if !e.spec.PerCall {
-			infos[e] = e.info()
-		}
-	}
-	m.mu.Unlock()
-	for e, info := range infos { // without the lock: match is another's
-		if !match(info) {
-			delete(infos, e)
-		}
-	}
+	found := m.matching(func(e *entry) bool { return !e.spec.PerCall }, match)
 	m.mu.Lock()
 	var now []*entry
-	for e := range infos {
+	for _, e := range found {
 		m.unshare(e)
 		if !m.closed && m.mayEnd(e) {
 			m.work.Add(1) // so that Close waits
@@ -310,24 +298,33 @@ func (m *Minter) EndWhere(ctx context.Context, match func(LeaseInfo) bool) {
 	m.work.Add(-len(now))
 }
 
+// matching lists the leases of a kind that match. Match is asked without the
+// lock, since it is another's.
+func (m *Minter) matching(kind func(*entry) bool, match func(LeaseInfo) bool) (found []*entry) {
+	m.mu.Lock()
+	infos := map[*entry]LeaseInfo{}
+	for _, e := range m.all {
+		if kind(e) {
+			infos[e] = e.info()
+		}
+	}
+	m.mu.Unlock()
+	for e, info := range infos {
+		if match(info) {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
 // EndNow ends the leases that match at once, those for one call and those with
 // calls in flight too. One that is still being minted ends when the mint does,
 // and Acquire returns ErrEnded. A revocation that fails is repeated, as always.
 func (m *Minter) EndNow(ctx context.Context, match func(LeaseInfo) bool) {
-	m.mu.Lock()
-	infos := map[*entry]LeaseInfo{}
-	for _, e := range m.all {
-		infos[e] = e.info()
-	}
-	m.mu.Unlock()
-	for e, info := range infos { // without the lock: match is another's
-		if !match(info) {
-			delete(infos, e)
-		}
-	}
+	found := m.matching(func(*entry) bool { return true }, match)
 	m.mu.Lock()
 	var now []*entry
-	for e := range infos {
+	for _, e := range found {
 		m.unshare(e)
 		e.doomed = true
 		if !m.closed && e.minted && !e.ending {
