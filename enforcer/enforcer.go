@@ -10,8 +10,10 @@
 //   - the caller's token is never forwarded, and minted credentials are
 //     injected on the upstream side only;
 //   - what is decided is what is forwarded: one strict parse, then only
-//     splices that are listed here (credential arguments, mirrored headers,
-//     hidden list elements);
+//     splices that are listed here (towards the server: credentials into
+//     arguments, and the headers that mirror them; towards the client: masked
+//     text, hidden list elements, cacheScope). The endpoint for all servers
+//     composes those of the single ones, and names its own: see hub;
 //   - every doubt is a refusal, and every refusal is recorded and says why.
 //
 // The way of one request is exchange.run, in pipeline.go.
