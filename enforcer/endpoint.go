@@ -84,6 +84,9 @@ func (x *exchange) spread(ctx context.Context) error {
 			servers = append(servers, s.Name)
 		}
 	}
+	// The calls that this one becomes are counted themselves: it must not wait
+	// for them with more in its hands than it holds.
+	x.asked.Keep(len(x.raw))
 	set := x.force.policy.Settings()
 	w := &timed{ResponseWriter: x.w}
 	defer func() { x.out.sent, x.out.stream, x.out.begun = w.sent, w.stream(), w.sent }() // for whatever is said after it

@@ -65,6 +65,9 @@ func (c *client) head(code int, contentType string, pass http.Header) {
 func (c *client) open() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ended {
+		return errOver
+	}
 	c.head(http.StatusOK, "text/event-stream", nil)
 	return c.flush()
 }
@@ -74,6 +77,9 @@ func (c *client) open() error {
 func (c *client) event(raw []byte) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.ended { // the headers, too, are somebody else's now
+		return errOver
+	}
 	if !c.accepts && !c.stream {
 		return nil
 	}
@@ -90,7 +96,7 @@ func (c *client) message(code int, pass http.Header, msg []byte) error {
 	if c.stream {
 		return c.write(wire.MessageEvent(msg))
 	}
-	if c.sent {
+	if c.sent || c.ended {
 		return errOver
 	}
 	c.head(code, "application/json", pass)

@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -32,7 +33,7 @@ func (x *exchange) instructions() []byte {
 }
 
 // initialize opens a session with the endpoint; none with a server.
-func (x *exchange) initialize() error {
+func (x *exchange) initialize(ctx context.Context) error {
 	if x.c.Request.Header.Get("Mcp-Session-Id") != "" {
 		return refuse(BadRequest, "initialize opens a session: it cannot be sent in one")
 	}
@@ -51,7 +52,7 @@ func (x *exchange) initialize() error {
 		return refuse(Unavailable, "too many sessions are open: try again later")
 	}
 	if evicted != nil {
-		go x.h.guard(func() { x.h.endAt(x.c, evicted) })
+		go x.h.guard(func() { x.h.endAt(ctx, x.c, evicted) })
 	}
 	capabilities := `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{}`
 	if version >= "2025-11-25" {

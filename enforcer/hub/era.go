@@ -86,6 +86,9 @@ func (x *exchange) ask(ctx context.Context, server string) (way, error) {
 	x.m.Members(x.m.Meta, func(name []byte, value wire.Span) bool {
 		switch string(name) {
 		case wire.MetaVersion, "io.modelcontextprotocol/clientInfo", "io.modelcontextprotocol/clientCapabilities":
+			if value.End-value.Start > maxHello {
+				return true // what is so long says nothing that the answer depends on
+			}
 			meta = append(append(append(meta, ','), wire.Quote(string(name))...), ':')
 			meta = append(meta, x.m.Bytes(value)...)
 		}

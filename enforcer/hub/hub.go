@@ -128,7 +128,7 @@ func (h *Hub) Sweep() {
 
 func (x *exchange) legacy(ctx context.Context) error {
 	if x.m != nil && x.m.Kind == wire.Request && x.m.Method == "initialize" {
-		return x.initialize()
+		return x.initialize(ctx)
 	}
 	id := x.c.Request.Header.Get("Mcp-Session-Id")
 	if id == "" {
@@ -180,6 +180,15 @@ func (x *exchange) modern(ctx context.Context) error {
 		return refuse(NoMethod, "method %q does not exist in this revision of MCP", x.m.Method)
 	}
 	return x.request(ctx)
+}
+
+// spreads refuses what would be copied for every server, if it is large: a
+// question to many servers holds a name and a cursor, and who asks.
+func (x *exchange) spreads() error {
+	if len(x.m.Raw) > maxHello {
+		return refuse(BadRequest, "%s is longer than %d bytes", x.m.Method, maxHello)
+	}
+	return nil
 }
 
 // request is what both eras have alike: lists are merged, everything that

@@ -50,6 +50,9 @@ var (
 // named, and what did not come in time, or not at all, is left out and said in
 // the record. Its cursor leads every server on to its own end.
 func (x *exchange) list(ctx context.Context, key string) error {
+	if err := x.spreads(); err != nil {
+		return err
+	}
 	from, err := x.start(key)
 	if err != nil {
 		return err
@@ -61,16 +64,20 @@ func (x *exchange) list(ctx context.Context, key string) error {
 		}
 	}
 	pages := x.pages(ctx, key, servers, from)
+	free := func() {
+		for _, p := range pages {
+			if p.free != nil {
+				p.free()
+			}
+		}
+	}
 	if ctx.Err() != nil && x.s == nil {
+		free()
 		return refuse(Cancelled, "cancelled by the client")
 	}
 
 	all := x.merge(key, servers, from, pages)
-	for _, p := range pages {
-		if p.free != nil {
-			p.free()
-		}
-	}
+	free()
 	merged := x.c.Room.Share()
 	defer merged.Free()
 	if err := merged.Set(ctx, 3*all.list.Len()); err != nil { // on its own, in its result, and as it is sent
@@ -261,6 +268,7 @@ func (x *exchange) page(ctx context.Context, key, server string, from *string, h
 			err := r.failure(m)
 			if home := x.home(w); m != nil && gone(m) && home != nil {
 				if home.forget(w); first && r.code == http.StatusNotFound && !mayHaveRun(m) {
+					r.share.Free()
 					continue
 				}
 			}

@@ -101,9 +101,9 @@ func (h *Hub) endSession(ctx context.Context, c *Call, w way) {
 }
 
 // endAt ends a session of ours with everything that it holds at the servers.
-func (h *Hub) endAt(c *Call, s *session) {
+func (h *Hub) endAt(ctx context.Context, c *Call, s *session) {
 	open := s.close()
-	ctx := context.WithoutCancel(c.Request.Context())
+	ctx = context.WithoutCancel(ctx) // not the request's own: this one knows which endpoint was called
 	var all sync.WaitGroup
 	for _, w := range open {
 		all.Go(func() { h.guard(func() { h.endSession(ctx, c, w) }) })
@@ -118,7 +118,7 @@ func (x *exchange) endSession(ctx context.Context) error {
 	}
 	x.h.sessions.drop(x.s)
 	done := make(chan struct{})
-	go x.h.guard(func() { defer close(done); x.h.endAt(x.c, x.s) })
+	go x.h.guard(func() { defer close(done); x.h.endAt(ctx, x.c, x.s) })
 	patience := time.NewTimer(x.h.patience)
 	defer patience.Stop()
 	select {

@@ -244,8 +244,14 @@ func errorCode(m *wire.Message) string {
 func errorText(m *wire.Message) string {
 	at, _ := m.Member(m.ErrorObj, "message")
 	s, _ := m.Text(at)
+	if len(s) > maxWords {
+		s = strings.ToValidUTF8(s[:maxWords], "") + "…"
+	}
 	return s
 }
+
+// maxWords bounds what is kept, logged and told on of a server's error.
+const maxWords = 1 << 10
 
 // collect is a relay that keeps the response, and hands everything else to
 // other, which may be nil. The response is there when send has returned.

@@ -39,6 +39,9 @@ type subscription struct {
 }
 
 func (x *exchange) subscribe(ctx context.Context) error {
+	if err := x.spreads(); err != nil {
+		return err
+	}
 	s := &subscription{
 		x: x, uris: map[string][]string{}, waiting: map[string]bool{}, agreed: map[string]any{},
 		heard: make(chan struct{}), acked: make(chan struct{}),
