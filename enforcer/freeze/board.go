@@ -236,11 +236,14 @@ func (b *Board) lift(ctx context.Context, f Freeze, by Operator) error {
 		return slices.DeleteFunc(list, func(x Freeze) bool { return x.ID == f.ID })
 	})
 	if err != nil {
-		b.mu.Lock()
-		if d != nil {
-			b.owed[f.ID] = d
+		// The record says that it was lifted, and a start would believe it.
+		owed := &debt{freeze: f, by: by, stored: d == nil || d.stored}
+		owed.recorded = b.Record(ctx, f, EventStanding, by) == nil
+		if !owed.stored || !owed.recorded {
+			b.mu.Lock()
+			b.owed[f.ID] = owed
+			b.mu.Unlock()
 		}
-		b.mu.Unlock()
 		return fmt.Errorf("%s stands: %w: %w", f.ID, ErrUnstored, err)
 	}
 	return nil

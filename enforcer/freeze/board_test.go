@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -418,5 +419,24 @@ func TestManyAtOnce(t *testing.T) {
 		if n := len(b.List()); n != 10 {
 			t.Errorf("%d stand", n)
 		}
+	}
+}
+
+// A lift that the record has and the store could not take: the freeze stands,
+// and the record says so again, or a start would believe that it was lifted.
+func TestALiftThatFailsIsTakenBackInTheRecord(t *testing.T) {
+	w := &world{t: t}
+	w.now = w.now.AddDate(2026, 1, 1)
+	w.open(t.TempDir())
+	b := w.board("a")
+	f := w.freeze(b, everything)
+	w.shut()
+	if _, err := b.Unfreeze(t.Context(), f.ID, dana); !errors.Is(err, ErrUnstored) {
+		t.Errorf("got %v", err)
+	}
+	wantFrozen(t, b, f.ID)
+	events := w.recorded()
+	if last := events[len(events)-1]; !strings.Contains(last, EventStanding) {
+		t.Errorf("the record ends with %q: %q", last, events)
 	}
 }
