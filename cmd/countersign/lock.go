@@ -184,7 +184,7 @@ func (s *survey) lock(ctx context.Context, servers, asked []rules.Server, old ru
 		pins := map[string]rules.Pin{}
 		for _, t := range tools {
 			if _, twice := pins[t.Name]; twice {
-				return nil, false, fmt.Errorf("server %s lists tool %q twice: nobody knows which of them would be called", server.Name, t.Name)
+				return nil, false, fmt.Errorf("server %s lists tool %s twice: nobody knows which of them would be called", server.Name, s.name(t.Name))
 			}
 			if strings.TrimSpace(t.Name) == "" || len(t.Name) > maxToolName {
 				fmt.Fprintf(s.out, "%s: a tool whose name is blank or longer than %d bytes is left out, and will be hidden\n", server.Name, maxToolName)
