@@ -95,11 +95,7 @@ func (e *Enforcer) trusted(host string) bool {
 
 // identify verifies the bearer token. The token goes no further than here.
 func (x *exchange) identify(ctx context.Context) error {
-	resource := x.r.URL.Path
-	if x.via != "" { // a token is for the endpoint that the caller called
-		resource = x.via
-	}
-	caller, err := bearer(ctx, x.r, x.e.Identity, x.e.names(resource)...)
+	caller, err := bearer(ctx, x.r, x.e.Identity, x.e.names(x.resource())...)
 	x.caller = caller
 	return err
 }
@@ -117,6 +113,15 @@ func bearer(ctx context.Context, r *http.Request, by *identity.Verifier, also ..
 		return identity.Caller{}, &refusal{kind: kindUnauthenticated, cause: err}
 	}
 	return caller, nil
+}
+
+// resource is the path of the endpoint that the caller called: a token is for
+// that one.
+func (x *exchange) resource() string {
+	if x.via != "" {
+		return x.via
+	}
+	return x.r.URL.Path
 }
 
 // isResource tells which paths are protected resources of their own: ours as a
@@ -207,7 +212,7 @@ func (x *exchange) sessionless() error {
 const maxBeginning = 64 << 10
 
 func beginning(m *wire.Message) bool {
-	return m.Method == "initialize" || m.Method == "notifications/initialized"
+	return m.Method == "initialize" || m.Method == "notifications/initialized" || m.Method == "subscriptions/listen"
 }
 
 // headers refuses a request whose headers are larger than the policy allows.

@@ -90,7 +90,12 @@ func (x *exchange) unfrozen(ctx context.Context) error {
 // stopped is the freeze that ended the exchange; nil if none did.
 func (x *exchange) stopped() *freeze.Stopped {
 	var stopped *freeze.Stopped
-	if x.ice == nil || !errors.As(context.Cause(x.ice), &stopped) {
+	if x.ice == nil {
+		return nil
+	}
+	// By way of the endpoint for all servers, the freeze may have reached that
+	// exchange first, and this one as the end of its request.
+	if !errors.As(context.Cause(x.ice), &stopped) && !errors.As(context.Cause(x.r.Context()), &stopped) {
 		return nil
 	}
 	return stopped

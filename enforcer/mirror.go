@@ -19,13 +19,14 @@ import (
 // before the list; the server then answers with the mismatch, on which clients
 // list the tools and call again.
 
-// maxMirrored bounds the tools that are remembered of one server.
-const maxMirrored = 10_000
+// maxMirrored bounds what is remembered of one server: bytes of names.
+const maxMirrored = 1 << 20
 
 // mirrors are the headers that tools want, as last listed.
 type mirrors struct {
 	mu sync.Mutex
 	m  map[string]map[string]map[string]string // server, tool, argument
+	n  map[string]int                          // bytes, by server
 }
 
 // learn reads a tools/list result. At the bound of a server it starts anew.
@@ -33,20 +34,31 @@ func (s *mirrors) learn(server string, m *wire.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.m == nil {
-		s.m = map[string]map[string]map[string]string{}
-	}
-	tools := s.m[server]
-	if tools == nil || len(tools) > maxMirrored {
-		tools = map[string]map[string]string{}
-		s.m[server] = tools
+		s.m, s.n = map[string]map[string]map[string]string{}, map[string]int{}
 	}
 	for tool, headers := range wire.ParamHeaders(m) {
+		if was := s.m[server][tool]; was != nil {
+			s.n[server] -= sizeOf(tool, was)
+			delete(s.m[server], tool)
+		}
 		if len(headers) == 0 {
-			delete(tools, tool)
 			continue
 		}
-		tools[tool] = headers
+		size := sizeOf(tool, headers)
+		if s.m[server] == nil || s.n[server]+size > maxMirrored {
+			s.m[server], s.n[server] = map[string]map[string]string{}, 0
+		}
+		s.m[server][tool] = headers
+		s.n[server] += size
 	}
+}
+
+func sizeOf(tool string, headers map[string]string) int {
+	n := len(tool)
+	for argument, header := range headers {
+		n += len(argument) + len(header)
+	}
+	return n
 }
 
 // follow sets the headers that mirror arguments to their new values, which are

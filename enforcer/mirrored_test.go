@@ -1,10 +1,12 @@
 package enforcer
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
 	"testing/fstest"
+	"time"
 
 	"countersign/enforcer/wire"
 	"countersign/rules"
@@ -50,5 +52,43 @@ func TestMirroredHeadersOfASpawnedServer(t *testing.T) {
 	}
 	if err := call("pipe", ""); err != nil {
 		t.Errorf("of the session era: %v", err)
+	}
+}
+
+// What is remembered of a server's tools has a bound in bytes, whatever it
+// lists, and in how often.
+func TestMirrorsAreBounded(t *testing.T) {
+	var s mirrors
+	learn := func(text string) {
+		t.Helper()
+		m, err := wire.Parse([]byte(text), wire.Limits{Bytes: 8 << 20, Depth: 64})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.learn("x", m)
+	}
+	tool := func(name, argument string) string {
+		return fmt.Sprintf(`{"jsonrpc":"2.0","id":1,"result":{"tools":[{"name":%q,"inputSchema":{"properties":{%q:{"type":"string","x-mcp-header":"A"}}}}]}}`, name, argument)
+	}
+	learn(tool("t", strings.Repeat("a", 4<<20)))
+	if len(s.m["x"]) != 0 {
+		t.Errorf("a name that no header can carry is kept")
+	}
+	for i := range 10_000 {
+		learn(tool(fmt.Sprint(i, strings.Repeat("t", 200)), "a"))
+	}
+	if n := s.n["x"]; n > maxMirrored || n == 0 {
+		t.Errorf("%d bytes are kept", n)
+	}
+	before := s.n["x"]
+	learn(tool("9999"+strings.Repeat("t", 200), "a"))
+	if s.n["x"] != before {
+		t.Errorf("the same tool counts twice: %d, %d", before, s.n["x"])
+	}
+	seen := sights{}
+	seen.init()
+	seen.keep("somebody", map[string]sight{}, time.Now())
+	if len(seen.seen) != 0 {
+		t.Error("nothing seen is remembered")
 	}
 }

@@ -212,7 +212,7 @@ func (x *exchange) challenge(ref *refusal) {
 		x.out.message(http.StatusServiceUnavailable, wire.ErrorReply(nil, codeInternal, "the token cannot be checked now: try again (countersign record "+x.id+")", nil))
 		return
 	}
-	meta := x.e.public.Scheme + "://" + x.e.public.Host + "/.well-known/oauth-protected-resource" + x.r.URL.Path
+	meta := x.e.public.Scheme + "://" + x.e.public.Host + identity.WellKnown + x.resource()
 	x.w.Header().Set("WWW-Authenticate", identity.Challenge(meta, ref.cause))
 	x.out.message(http.StatusUnauthorized, wire.ErrorReply(nil, codeRefused, "unauthorized: a valid bearer token for this resource is needed (countersign record "+x.id+")", nil))
 }

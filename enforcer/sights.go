@@ -70,6 +70,9 @@ func (s *sights) find(whom, server, tool string, now time.Time) (sight, bool) {
 
 // keep remembers what was seen.
 func (s *sights) keep(whom string, tools map[string]sight, now time.Time) {
+	if len(tools) == 0 {
+		return // nothing that the bound would count
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.count+len(tools) > maxSights {
