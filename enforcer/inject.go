@@ -3,10 +3,12 @@ package enforcer
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"sort"
 	"time"
 
+	"countersign/enforcer/hub"
 	"countersign/enforcer/wire"
 	"countersign/rules"
 )
@@ -66,7 +68,8 @@ func (x *exchange) splice(in rules.Inject) error {
 
 // upstreamContext ends with a freeze that covers the call. It outlives the
 // client in the legacy era, where a disconnect is not a cancellation, by
-// clientGrace; in the stateless era closing the stream is one.
+// clientGrace; in the stateless era closing the stream is one, unless the
+// request is made for a client of the legacy era.
 func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	if x.endless() {
 		out, cancel := context.WithCancel(ctx)
@@ -74,7 +77,7 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 		x.cleanup = append(x.cleanup, func() { stopped(); cancel() })
 		return out
 	}
-	if x.r.Method != http.MethodPost || x.msg.Modern() {
+	if x.leavingEnds() {
 		return ctx
 	}
 	out, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -82,12 +85,22 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 		if x.spent && x.stopped() == nil {
 			x.e.Log.Info("the client of an approved call has left; its answer will be kept", "call", x.id, "approval", x.approval)
 		}
+		if errors.Is(context.Cause(ctx), hub.ErrCancelled) {
+			cancel()
+			return
+		}
 		late := time.AfterFunc(clientGrace, cancel)
 		context.AfterFunc(out, func() { late.Stop() })
 	})
 	cut := context.AfterFunc(x.ice, cancel)
 	x.cleanup = append(x.cleanup, func() { left(); cut(); cancel() })
 	return out
+}
+
+// leavingEnds tells whether a client that closes the connection ends the
+// exchange: it asked for a stream, or is of the stateless era.
+func (x *exchange) leavingEnds() bool {
+	return x.r.Method != http.MethodPost || x.msg == nil || x.msg.Modern() && !hub.Patient(x.r.Context())
 }
 
 // endless tells whether the exchange is a stream that ends when somebody ends

@@ -45,7 +45,7 @@ func (x *exchange) answerStream() error {
 			return err
 		}
 		events++
-		if x.out.gone && (x.msg == nil || x.msg.Modern()) {
+		if x.out.gone && x.leavingEnds() {
 			return x.endStream(events, "client-gone")
 		}
 		if now := x.e.Now(); now.Sub(last) >= segmentEvery {

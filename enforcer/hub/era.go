@@ -1,11 +1,11 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net/http"
-	"strings"
 	"sync"
 	"time"
 
@@ -28,10 +28,11 @@ type eras struct {
 }
 
 type era struct {
-	ready chan struct{}
-	way   way
-	err   error
-	ended time.Time
+	ready  chan struct{}
+	way    way
+	err    error
+	ended  time.Time
+	params *params // of a server that speaks the stateless era alone: see stateless.go
 }
 
 func (e *era) stale(now time.Time, eager bool) bool {
@@ -60,7 +61,7 @@ func (t *eras) reach(ctx context.Context, x *exchange, server string, eager bool
 		go x.h.guard(func() {
 			e.err = errors.New("asking it failed inside")
 			defer close(e.ready)
-			e.way, e.err = x.ask(asking, server)
+			e.way, e.err = x.ask(asking, server, x.m.ProtocolVersion, x.introduction())
 			e.ended = x.h.now()
 		})
 	}
@@ -80,8 +81,8 @@ func (t *eras) reach(ctx context.Context, x *exchange, server string, eager bool
 	return s.reach(ctx, x, server, eager)
 }
 
-// ask is server/discover with what the client says of itself.
-func (x *exchange) ask(ctx context.Context, server string) (way, error) {
+// introduction is what the client says of itself, as members of _meta.
+func (x *exchange) introduction() []byte {
 	var meta []byte
 	x.m.Members(x.m.Meta, func(name []byte, value wire.Span) bool {
 		switch string(name) {
@@ -94,9 +95,13 @@ func (x *exchange) ask(ctx context.Context, server string) (way, error) {
 		}
 		return true
 	})
-	body := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":"countersign-discover","method":"server/discover","params":{"_meta":{%s}}}`,
-		strings.TrimPrefix(string(meta), ","))
-	w := way{server: server, version: x.m.ProtocolVersion}
+	return bytes.TrimPrefix(meta, []byte(","))
+}
+
+// ask is server/discover with what the client says of itself.
+func (x *exchange) ask(ctx context.Context, server, version string, introduction []byte) (way, error) {
+	body := fmt.Appendf(nil, `{"jsonrpc":"2.0","id":"countersign-discover","method":"server/discover","params":{"_meta":{%s}}}`, introduction)
+	w := way{server: server, version: version}
 	r, found := collect(nil)
 	x.h.send(ctx, x.c, ask{verb: http.MethodPost, way: w, body: body, own: true}, r)
 	m := found()
@@ -130,6 +135,11 @@ func unaware(m *wire.Message) bool {
 	case "-32020", "-32021":
 		return false
 	}
+	return own(m)
+}
+
+// own tells whether an error response is the server's, and no refusal of ours.
+func own(m *wire.Message) bool {
 	data, _ := m.Member(m.ErrorObj, "data")
 	if _, ours := m.Member(data, "record"); !ours {
 		return true

@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 
@@ -29,10 +30,19 @@ func (x *exchange) single(ctx context.Context, t target) error {
 		case err != nil:
 			return refuse(Unavailable, "server %q cannot be used now, and nothing ran: %v", t.server, err)
 		}
+		if err := w.stateless.carries(t.server, x.m.Method); err != nil {
+			return err
+		}
+		x.learn(wait, w)
 		if x.s != nil && !x.s.sentTo(x.m.ID, t.server) {
 			return refuse(Cancelled, "cancelled by the client before it was forwarded; nothing ran")
 		}
-		again, err := x.forward(ctx, ask{verb: http.MethodPost, way: w, body: body, name: t.name}, first)
+		call, end := ctx, func() {}
+		if w.stateless != nil {
+			call, end = until(ctx, wait)
+		}
+		again, err := x.forward(call, ask{verb: http.MethodPost, way: w, body: body, name: t.name}, first)
+		end()
 		if !again {
 			return err
 		}
@@ -88,6 +98,10 @@ func (x *exchange) forward(ctx context.Context, a ask, retry bool) (again bool, 
 	switch {
 	case again:
 		return true, nil
+	case r.refused != nil:
+		return false, r.refused
+	case !answered && errors.Is(context.Cause(ctx), ErrCancelled):
+		return false, refuse(Cancelled, "cancelled by the client; whether it ran is not known")
 	case answered || x.out.begun():
 		return false, nil
 	case r.err != nil:
@@ -134,6 +148,9 @@ func (x *exchange) httpStatus(w way, code int, m *wire.Message) int {
 		case "-32602":
 			return http.StatusBadRequest
 		}
+	}
+	if w.stateless != nil && code == http.StatusBadRequest { // of that era: some clients drop their session on it
+		return http.StatusOK
 	}
 	if code == http.StatusNotFound && !(x.s == nil && errorCode(m) == "-32601") {
 		return http.StatusOK

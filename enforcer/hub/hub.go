@@ -7,9 +7,10 @@
 // mask see it under the server's real name, and know no difference. All that
 // changes on the way is a splice that removes the server's name from tools,
 // prompts, resources, tasks and ids, and one that puts it there on the way
-// back; names.go says how they are spelled. Where a client of the stateless era
-// meets a server that knows sessions only, what belongs to the era changes too:
-// bridge.go.
+// back; names.go says how they are spelled. Where client and server have no era
+// in common, what belongs to the era changes too: bridge.go has a client of the
+// stateless era reach servers that know sessions only, stateless.go a client
+// with sessions those that know none.
 //
 // It promises further that a server that is dead, slow or refuses is left out
 // of a list and hurts nothing else, that no server is asked before something

@@ -261,8 +261,13 @@ func (x *exchange) page(ctx context.Context, key, server string, from *string, h
 			return nil
 		}
 		stop := context.AfterFunc(ctx, r.close)
-		x.h.send(ctx, x.c, ask{verb: http.MethodPost, way: w, body: x.pageRequest(from)}, r)
+		asking, end := ctx, func() {}
+		if w.stateless != nil {
+			asking, end = x.untilCancelled(ctx)
+		}
+		x.h.send(asking, x.c, ask{verb: http.MethodPost, way: w, body: x.pageRequest(from)}, r)
 		stop()
+		end()
 		m := found()
 		if m == nil || m.ErrorObj.Present() {
 			err := r.failure(m)

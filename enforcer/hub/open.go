@@ -44,7 +44,7 @@ func (s *session) openLink(ctx context.Context, x *exchange, server string, l *l
 			}
 		}
 	}()
-	if w, err = s.greet(ctx, x, server); err == nil {
+	if w, err = s.meet(ctx, x, server); err == nil {
 		s.mu.Lock()
 		told = s.level
 		s.mu.Unlock()
@@ -54,7 +54,7 @@ func (s *session) openLink(ctx context.Context, x *exchange, server string, l *l
 
 // tellLevel repeats the client's logging/setLevel to a server.
 func (x *exchange) tellLevel(ctx context.Context, w way, level []byte) {
-	if level == nil || !w.offers.logging {
+	if level == nil || !w.offers.logging || w.stateless != nil { // there each request says it
 		return
 	}
 	r, _ := collect(nil)
@@ -69,13 +69,16 @@ func (s *session) greet(ctx context.Context, x *exchange, server string) (way, e
 	r, found := collect(nil)
 	x.h.send(ctx, x.c, ask{verb: http.MethodPost, way: way{server: server}, body: hello, own: true}, r)
 	m := found()
+	if m != nil && m.ErrorObj.Present() && own(m) {
+		return way{}, errNoSessions{r.failure(m)}
+	}
 	if m == nil || m.ErrorObj.Present() {
 		return way{}, r.failure(m)
 	}
 	at, _ := m.Member(m.Result, "protocolVersion")
 	version, _ := m.Text(at)
 	if version == "" || version >= wire.ModernVersion {
-		return way{}, fmt.Errorf("it does not speak the revisions with sessions (it answered with %s)", quoted(version))
+		return way{}, errNoSessions{fmt.Errorf("it does not speak the revisions with sessions (it answered with %s)", quoted(version))}
 	}
 	w := way{server: server, session: r.header.Get("Mcp-Session-Id"), offers: readOffers(m)}
 	if version >= "2025-06-18" { // older ones did not know the header
@@ -103,6 +106,7 @@ func (h *Hub) endSession(ctx context.Context, c *Call, w way) {
 // endAt ends a session of ours with everything that it holds at the servers.
 func (h *Hub) endAt(ctx context.Context, c *Call, s *session) {
 	open := s.close()
+	s.hangUp()
 	ctx = context.WithoutCancel(ctx) // not the request's own: this one knows which endpoint was called
 	var all sync.WaitGroup
 	for _, w := range open {
@@ -140,7 +144,7 @@ func (x *exchange) setLevel(ctx context.Context) error {
 	var servers []string
 	var ways []way
 	for _, server := range x.s.open() {
-		if w, ok := x.s.opened(server); ok && w.offers.logging && x.c.reaches(server) {
+		if w, ok := x.s.opened(server); ok && w.offers.logging && w.stateless == nil && x.c.reaches(server) {
 			servers, ways = append(servers, server), append(ways, w)
 		}
 	}

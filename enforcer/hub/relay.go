@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"strings"
 	"sync"
@@ -23,8 +24,10 @@ type ask struct {
 	body []byte
 	// name is what Mcp-Name mirrors, if the client sent that header.
 	name string
-	own  bool // not the client's message with a splice, but one of ours
+	own  bool // the message is one of ours, or of another era than the client's: so are its headers
 	last string
+	// params are headers that mirror arguments, of a message made here.
+	params http.Header
 }
 
 // way is how a server is reached in a call.
@@ -34,6 +37,8 @@ type way struct {
 	version string // what goes into MCP-Protocol-Version; "": nothing
 	offers  offers
 	bridged bool // the client is of the other era
+	// stateless: so it is, and the server speaks that era alone. Nil otherwise.
+	stateless *stateless
 }
 
 // send makes the exchange, with the client's headers, and returns when it has
@@ -41,6 +46,9 @@ type way struct {
 func (h *Hub) send(ctx context.Context, c *Call, a ask, to *relay) {
 	if a.way.bridged {
 		defer h.cross(ctx, c, &a, to)()
+	}
+	if a.way.stateless != nil {
+		ctx = h.crossOver(ctx, c, &a, to)
 	}
 	r := c.Request.Clone(ctx)
 	r.Method = a.verb
@@ -73,6 +81,7 @@ func (h *Hub) send(ctx context.Context, c *Call, a ask, to *relay) {
 		if m, err := wire.Parse(a.body, c.limits()); err == nil {
 			wire.MirrorHeaders(r.Header, m)
 		}
+		maps.Copy(r.Header, a.params)
 	}
 	to.header, to.limits, to.ctx, to.share = http.Header{}, c.limits(), ctx, c.Room.Share()
 	h.inner.ServeHTTP(to, r)
@@ -100,6 +109,8 @@ type relay struct {
 	begun  bool
 	whole  bool // the JSON body was handed on
 	err    error
+	// refused: an answer came that the client cannot have, and was not handed on.
+	refused *Refusal
 }
 
 func (r *relay) Header() http.Header { return r.header }
@@ -222,6 +233,8 @@ func (r *relay) failure(m *wire.Message) error {
 	switch {
 	case m != nil && m.ErrorObj.Present():
 		return &answeredError{code: errorCode(m), text: errorText(m)}
+	case r.refused != nil:
+		return r.refused
 	case r.err != nil:
 		return r.err
 	}

@@ -42,7 +42,7 @@ func (x *exchange) listen(ctx context.Context) error {
 			return refuse(BadRequest, "this Last-Event-ID is not one of this endpoint's")
 		}
 		w, open := x.s.opened(server)
-		if !open || !x.c.reaches(server) {
+		if !open || !x.c.reaches(server) || w.stateless != nil {
 			return refuse(BadRequest, "there is nothing to resume: server %q has no open session here", server)
 		}
 		if kind == 'p' {
@@ -97,7 +97,7 @@ func (l *listener) end() {
 func (l *listener) follow(w way, from string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if is, ok := l.following[w.server]; l.over || ok && is == w.session {
+	if is, ok := l.following[w.server]; l.over || ok && is == w.session || w.stateless != nil { // there is no such stream there
 		return
 	}
 	l.following[w.server] = w.session

@@ -83,7 +83,7 @@ func (x *exchange) response(ctx context.Context) error {
 		return refuse(BadRequest, "this answers nothing that a server of this session asked")
 	}
 	w, ok := x.s.opened(server)
-	if !ok || !x.c.reaches(server) {
+	if !ok || !x.c.reaches(server) || w.stateless != nil {
 		return refuse(BadRequest, "this answers nothing that a server of this session asked: none is open under that name")
 	}
 	edits := []wire.Edit{{Span: idSpan(x.m), New: raw}}
@@ -133,12 +133,16 @@ func (x *exchange) notification(ctx context.Context) error {
 	told := make([]string, 0, len(to))
 	var ways []way
 	for _, server := range to {
-		if w, ok := x.s.opened(server); ok && x.c.reaches(server) {
+		if w, ok := x.s.opened(server); ok && x.c.reaches(server) && w.stateless == nil { // there is no such notification there
 			ways, told = append(ways, w), append(told, server)
 		}
 	}
 	if len(ways) == 0 || body == nil {
-		if err := x.c.Answered("concerns no server"); err != nil {
+		words := "concerns no server"
+		if m.Method == "notifications/cancelled" && len(to) > 0 {
+			words = "closes what is under way at " + strings.Join(to, ", ") // see stateless.go
+		}
+		if err := x.c.Answered(words); err != nil {
 			return err
 		}
 		x.out.status(http.StatusAccepted, nil)
