@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,7 +72,7 @@ func TestErasMeet(t *testing.T) {
 	})
 	connect := func(t *testing.T, server, version string) (*mcp.ClientSession, error) {
 		client := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, nil)
-		session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: c.base + "/mcp/" + server, MaxRetries: -1},
+		session, err := client.Connect(t.Context(), &mcp.StreamableClientTransport{Endpoint: strings.TrimSuffix(c.base+"/mcp/"+server, "/"), MaxRetries: -1},
 			&mcp.ClientSessionOptions{ProtocolVersion: version})
 		if err == nil {
 			t.Cleanup(func() {
@@ -108,6 +109,35 @@ func TestErasMeet(t *testing.T) {
 			}
 		})
 	}
+	t.Run("at the endpoint for all servers a client of sessions has both", func(t *testing.T) {
+		t.Parallel()
+		lines := peer.Client1(t, c.base+"/mcp", "", "list", "call", "young__test_simple_text", "{}", "call", "young-spawned__work", "{}", "call", "old__test_simple_text", "{}")
+		if len(lines) != 5 || lines[0].Version != "2025-11-25" {
+			t.Fatalf("TypeScript: %+v", lines)
+		}
+		if got := names(t, lines[1].Tools, "name"); !strings.Contains(got, "young__test_simple_text") || !strings.Contains(got, "young-spawned__work") || !strings.Contains(got, "old__test_simple_text") {
+			t.Errorf("TypeScript: tools %s", got)
+		}
+		for i, says := range []string{"simple text response", "worked", "simple text response"} {
+			if got := said(lines[2+i]); lines[2+i].Error != nil || !strings.Contains(got, says) {
+				t.Errorf("TypeScript: %s", got)
+			}
+		}
+		session, err := connect(t, "", "2025-11-25")
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := session.ListTools(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.ContainsFunc(list.Tools, func(tool *mcp.Tool) bool { return tool.Name == "young-spawned__work" }) {
+			t.Errorf("Go: %+v", list.Tools)
+		}
+		if res, err := session.CallTool(t.Context(), &mcp.CallToolParams{Name: "young-spawned__work"}); err != nil || len(res.Content) != 1 || res.Content[0].(*mcp.TextContent).Text != "worked" {
+			t.Errorf("Go: %+v %v", res, err)
+		}
+	})
 	t.Run("a server that refuses without a message is told from one that speaks the era", func(t *testing.T) {
 		t.Parallel()
 		status, header, body := c.knock(t, "blunt", `{"jsonrpc":"2.0","id":1,"method":"server/discover","params":{"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientCapabilities":{}}}}`,
