@@ -351,6 +351,80 @@ func TestSubscriptionsAreMerged(t *testing.T) {
 	})
 }
 
+// What a subscription says of tasks goes to the server of each, without its
+// name, and comes back with it.
+func TestSubscriptionsToTasks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, "a", "b", "c")
+		const meta = `"_meta":{"io.modelcontextprotocol/subscriptionId":"s1"}`
+		for _, name := range []string{"a", "b", "c"} {
+			s.set(name, func(w http.ResponseWriter, r *http.Request, q sent) bool {
+				if q.method != "subscriptions/listen" {
+					return false
+				}
+				w.Header().Set("Content-Type", "text/event-stream")
+				for _, m := range []string{
+					`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"taskIds":["t__1"]},` + meta + `}}`,
+					`{"jsonrpc":"2.0","method":"notifications/tasks","params":{"taskId":"t__1","status":"working",` + meta + `}}`,
+				} {
+					if _, err := fmt.Fprintf(w, "data: %s\n\n", m); err != nil {
+						return true
+					}
+				}
+				<-r.Context().Done()
+				return true
+			})
+		}
+		listen := func(filter string) *http.Request {
+			r := s.request("alice", http.MethodPost, "", `{"jsonrpc":"2.0","id":"s1","method":"subscriptions/listen","params":{"notifications":`+filter+`,"_meta":{"io.modelcontextprotocol/protocolVersion":"2026-07-28"}}}`)
+			r.Header.Set("Mcp-Protocol-Version", "2026-07-28")
+			return r
+		}
+		tape, end := s.listening(listen(`{"taskIds":["a__t__1","b__t__1","a__2"],"resourceSubscriptions":["mcp+b+x:1"]}`), "alice")
+		got := tape.take()
+		if !strings.HasPrefix(got, `data: {"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{`+meta+`,"notifications":{"taskIds":["a__t__1","b__t__1"]}}}`+"\n\n") &&
+			!strings.HasPrefix(got, `data: {"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{`+meta+`,"notifications":{"taskIds":["b__t__1","a__t__1"]}}}`+"\n\n") {
+			t.Errorf("acknowledged with %s", got)
+		}
+		for _, want := range []string{`"taskId":"a__t__1"`, `"taskId":"b__t__1"`} {
+			if strings.Count(got, want) != 1 {
+				t.Errorf("want one event of %s: %s", want, got)
+			}
+		}
+		for server, want := range map[string]string{
+			"a": `"notifications":{"taskIds":["t__1","2"]},`,
+			"b": `"notifications":{"resourceSubscriptions":["x:1"],"taskIds":["t__1"]},`,
+		} {
+			all := s.fakes.to(server)
+			if body := all[len(all)-1].body; !strings.Contains(body, want) {
+				t.Errorf("%s was sent %s", server, body)
+			}
+		}
+		if all := s.fakes.to("c"); len(all) != 0 {
+			t.Errorf("c, which has none of the tasks, was sent %+v", all)
+		}
+		if err := end(); err != nil {
+			t.Error(err)
+		}
+		before := len(s.fakes.to("a"))
+		for filter, words := range map[string]string{
+			`{"taskIds":["t1"]}`:                    `task "t1": there is no such server that you may use, or none is named; it is spelled <server>__<task id>`,
+			`{"taskIds":["elsewhere__t"]}`:          `task "elsewhere__t": there is no such server`,
+			`{"taskIds":["a__t",7]}`:                `task "": there is no such server`,
+			`{"taskIds":true}`:                      `params.notifications.taskIds must be a list`,
+			`{"resourceSubscriptions":"mcp+a+x:1"}`: `params.notifications.resourceSubscriptions must be a list`,
+			`[]`:                                    `params.notifications must be an object`,
+		} {
+			if r := s.send(listen(filter), "alice"); r.refused == nil || r.refused.Kind != Unknown || !strings.Contains(r.refused.Reason, words) {
+				t.Errorf("%s: %+v", filter, r)
+			}
+		}
+		if len(s.fakes.to("a")) != before {
+			t.Error("a refused subscription reached a server")
+		}
+	})
+}
+
 // When no server has anything to say, the client is told, and the stream ends.
 func TestASubscriptionThatNobodyTakes(t *testing.T) {
 	s := newStage(t, "a")

@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -18,24 +20,37 @@ import (
 // a client gets one acknowledgement, ahead of everything else.
 
 const (
-	flagged      = "resourceSubscriptions"
 	acknowledged = "notifications/subscriptions/acknowledged"
 	// ackWait is how long the acknowledgement waits for a server.
 	ackWait = 3 * time.Second
 )
 
+// selectors are the members of a filter that list things of servers, each with
+// its server's name to it; every other member is a flag, for all servers.
+// taskIds is the tasks extension's.
+var selectors = map[string]selector{
+	"resourceSubscriptions": {splitURI, joinURI, "resource", "mcp+<server>+<uri>"},
+	"taskIds":               {splitName, joinName, "task", "<server>__<task id>"},
+}
+
+type selector struct {
+	split      func(joined string) (server, own string, ok bool)
+	join       func(server, own string) string
+	what, form string
+}
+
 type subscription struct {
 	x     *exchange
-	flags []wire.Span         // of the filter's members other than resources: name and value
-	names []string            // of those members
-	uris  map[string][]string // by server, without its name
+	flags []wire.Span                    // values of the filter's members that are flags
+	names []string                       // and of which members
+	picks map[string]map[string][]string // by server and selector, without the server's name
 
 	mu      sync.Mutex
 	waiting map[string]bool // servers that have yet to acknowledge, or to fail
-	agreed  map[string]any
-	all     []string      // resources agreed on, as the client knows them
-	heard   chan struct{} // closed when nobody is waited for any more
-	acked   chan struct{} // closed when the acknowledgement is out
+	agreed  map[string]bool
+	picked  map[string][]string // what was agreed on by selector, as the client knows it
+	heard   chan struct{}       // closed when nobody is waited for any more
+	acked   chan struct{}       // closed when the acknowledgement is out
 }
 
 func (x *exchange) subscribe(ctx context.Context) error {
@@ -43,7 +58,7 @@ func (x *exchange) subscribe(ctx context.Context) error {
 		return err
 	}
 	s := &subscription{
-		x: x, uris: map[string][]string{}, waiting: map[string]bool{}, agreed: map[string]any{},
+		x: x, picks: map[string]map[string][]string{}, waiting: map[string]bool{}, agreed: map[string]bool{}, picked: map[string][]string{},
 		heard: make(chan struct{}), acked: make(chan struct{}),
 	}
 	servers, err := s.filter()
@@ -98,29 +113,46 @@ func (s *subscription) filter() ([]string, error) {
 	}
 	everyone, err := false, error(nil)
 	m.Members(at, func(name []byte, value wire.Span) bool {
-		if string(name) != flagged {
-			s.names, s.flags = append(s.names, string(name)), append(s.flags, value)
-			everyone = everyone || string(m.Bytes(value)) != "false" && string(m.Bytes(value)) != "null"
-			return true
+		literal := string(m.Bytes(value))
+		if sel, ok := selectors[string(name)]; ok {
+			err = s.pick(string(name), sel, value)
+			return err == nil
 		}
-		m.Elements(value, func(e wire.Span) {
-			joined, _ := m.Text(e)
-			server, uri, ok := splitURI(joined)
-			if !ok || !s.x.c.reaches(server) {
-				err = refuse(Unknown, "resource %s: there is no such server that you may use, or none is named; it is spelled mcp+<server>+<uri>", quoted(joined))
-				return
-			}
-			s.uris[server] = append(s.uris[server], uri)
-		})
+		s.names, s.flags = append(s.names, string(name)), append(s.flags, value)
+		everyone = everyone || literal != "false" && literal != "null"
 		return true
 	})
 	var servers []string
 	for _, server := range s.x.c.Servers {
-		if everyone || len(s.uris[server]) > 0 {
+		if everyone || len(s.picks[server]) > 0 {
 			servers = append(servers, server)
 		}
 	}
 	return servers, err
+}
+
+// pick takes a selector's list apart by server.
+func (s *subscription) pick(name string, sel selector, list wire.Span) (err error) {
+	m := s.x.m
+	switch b := m.Bytes(list); {
+	case string(b) == "null":
+		return nil
+	case b[0] != '[':
+		return refuse(Unknown, "params.notifications.%s must be a list", name)
+	}
+	m.Elements(list, func(e wire.Span) {
+		joined, _ := m.Text(e)
+		server, own, ok := sel.split(joined)
+		if !ok || !s.x.c.reaches(server) {
+			err = refuse(Unknown, "%s %s: there is no such server that you may use, or none is named; it is spelled %s", sel.what, quoted(joined), sel.form)
+			return
+		}
+		if s.picks[server] == nil {
+			s.picks[server] = map[string][]string{}
+		}
+		s.picks[server][name] = append(s.picks[server][name], own)
+	})
+	return err
 }
 
 // request is the client's request with one server's part of the filter.
@@ -134,15 +166,15 @@ func (s *subscription) request(server string) []byte {
 	for i, name := range s.names {
 		add(name, m.Bytes(s.flags[i]))
 	}
-	if own := s.uris[server]; len(own) > 0 {
+	for _, name := range slices.Sorted(maps.Keys(s.picks[server])) {
 		list := []byte{'['}
-		for i, uri := range own {
+		for i, own := range s.picks[server][name] {
 			if i > 0 {
 				list = append(list, ',')
 			}
-			list = append(list, wire.Quote(uri)...)
+			list = append(list, wire.Quote(own)...)
 		}
-		add(flagged, append(list, ']'))
+		add(name, append(list, ']'))
 	}
 	filter = append([]byte{'{'}, filter[min(1, len(filter)):]...)
 	at, _ := m.Member(m.Params, "notifications")
@@ -204,10 +236,10 @@ func (s *subscription) agree(server string, m *wire.Message) {
 	s.mu.Lock()
 	at, _ := m.Member(m.Params, "notifications")
 	m.Members(at, func(name []byte, value wire.Span) bool {
-		if string(name) == flagged {
+		if sel, ok := selectors[string(name)]; ok {
 			m.Elements(value, func(e wire.Span) {
-				if uri, ok := m.Text(e); ok {
-					s.all = append(s.all, joinURI(server, uri))
+				if own, ok := m.Text(e); ok {
+					s.picked[string(name)] = append(s.picked[string(name)], sel.join(server, own))
 				}
 			})
 		} else if string(m.Bytes(value)) == "true" {
@@ -234,10 +266,14 @@ func (s *subscription) failed(server string) {
 // events through.
 func (s *subscription) acknowledge() {
 	s.mu.Lock()
-	if len(s.all) > 0 {
-		s.agreed[flagged] = s.all
+	all := map[string]any{}
+	for name := range s.agreed {
+		all[name] = true
 	}
-	filter, err := json.Marshal(s.agreed)
+	for name, list := range s.picked {
+		all[name] = list
+	}
+	filter, err := json.Marshal(all)
 	s.mu.Unlock()
 	if err != nil {
 		filter = []byte("{}") // booleans and strings only: it cannot fail
