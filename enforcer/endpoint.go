@@ -64,10 +64,14 @@ func (x *exchange) readAll(ctx context.Context) error {
 	if err := x.readMessage(ctx); err != nil {
 		return err
 	}
+	if x.msg == nil {
+		x.req.Method = "notifications/" + map[string]string{http.MethodGet: "stream", http.MethodDelete: "session-end"}[x.r.Method]
+	}
 	return x.sessionless()
 }
 
-// spread has the hub answer.
+// spread finds out which servers the request may concern, and has the hub
+// answer it.
 func (x *exchange) spread(ctx context.Context) error {
 	ctx = context.WithValue(ctx, viaKey{}, allServers)
 	if x.endless() { // a stop does not wait for it
@@ -84,28 +88,55 @@ func (x *exchange) spread(ctx context.Context) error {
 			servers = append(servers, s.Name)
 		}
 	}
+	if err := x.hand(ctx, servers); !errors.Is(err, hub.ErrCut) {
+		return hubRefusal(err)
+	}
+	return x.cut()
+}
+
+// hand has the hub answer, of these servers.
+func (x *exchange) hand(ctx context.Context, servers []string) error {
 	// The calls that this one becomes are counted themselves: it must not wait
 	// for them with more in its hands than it holds.
 	x.asked.Keep(len(x.raw))
 	set := x.force.policy.Settings()
 	w := &timed{ResponseWriter: x.w}
 	defer func() { x.out.sent, x.out.stream, x.out.begun = w.sent, w.stream(), w.sent }() // for whatever is said after it
-	return hubRefusal(x.e.hub.Serve(ctx, w, &hub.Call{
+	return x.e.hub.Serve(ctx, w, &hub.Call{
 		Request: x.r, Message: x.msg, Owner: x.ownerKey(), Servers: servers,
 		Limits: wire.Limits{Bytes: int(set.MaxResponse), Depth: set.MaxDepth}, Room: x.e.room.answers, Answered: x.answered,
-	}))
+	})
+}
+
+// cut ends a stream of this endpoint whose opening stands in the record as
+// answered. If a freeze is what ended it, the client is told so: in a comment,
+// or, where a subscription waits for its response, in that.
+func (x *exchange) cut() error {
+	why := x.stopped()
+	if why == nil {
+		return nil // the client has left, or the enforcer stops
+	}
+	if x.msg == nil {
+		return x.endFrozen(0, why)
+	}
+	ref := refuse(kindFrozen, "%w", why)
+	if err := x.recordSegment(0, audit.StatusFrozen, ref.Error()); err != nil {
+		return refuse(kindUnavailable, "the record cannot be written: %w", err)
+	}
+	x.tell(ref, x.e.words(ref.Error(), 2048))
+	return nil
 }
 
 // answered makes durable that the endpoint answers by itself: nothing of this
 // request went to a server, or what did is in the record under its own call.
 func (x *exchange) answered(words string) error {
+	if why := x.stopped(); why != nil { // what is left to say was gathered from servers that had to refuse
+		return refuse(kindFrozen, "%w", why)
+	}
 	x.decision.Policy = x.force.policy.Commit()
 	en := x.entry(audit.KindOutcome)
 	en.Status, en.Reason, en.Millis = "ok", x.e.words(words, 2048), millis(x.e.Now().Sub(x.start))
 	en.Detail = x.facts("")
-	if x.msg == nil {
-		en.Method = "notifications/" + map[string]string{http.MethodGet: "stream", http.MethodDelete: "session-end"}[x.r.Method]
-	}
 	if err := x.append(en); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}

@@ -20,6 +20,7 @@ package hub
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -78,8 +79,8 @@ type Call struct {
 	Limits  wire.Limits   // of a server's message; both bounds are set
 	Room    *budget.Pool  // what is held of answers is counted in; nil: it is not
 	// Answered makes it durable that the endpoint answers this request by
-	// itself, before the answer leaves. What servers have a part in is in the
-	// record already, under their own names.
+	// itself, before the answer leaves, or says why it may not. What servers have
+	// a part in is in the record already, under their own names.
 	Answered func(words string) error
 }
 
@@ -108,9 +109,13 @@ type exchange struct {
 	s   *session // nil in the stateless era
 }
 
+// ErrCut says that a stream ended with its context: the client may be there
+// still, and waits for what else is said. A subscription has no response yet.
+var ErrCut = errors.New("the stream was cut off")
+
 // Serve answers a request. A *Refusal is not yet told to the client nor
-// recorded: that is the caller's to do. Any other error means that the record
-// could not be written; nothing was sent then.
+// recorded: that is the caller's to do. Any other error than ErrCut is what
+// Answered said; nothing was sent then.
 func (h *Hub) Serve(ctx context.Context, w http.ResponseWriter, c *Call) error {
 	x := &exchange{h: h, c: c, m: c.Message, out: newClient(w, c.Request)}
 	defer x.out.end()

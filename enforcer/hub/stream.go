@@ -53,8 +53,8 @@ func (x *exchange) listen(ctx context.Context) error {
 	if err := x.c.Answered("the stream of all servers with an open session"); err != nil {
 		return err
 	}
-	ctx, stop := context.WithCancel(ctx)
-	l := &listener{x: x, ctx: ctx, stop: stop, following: map[string]string{}}
+	live, stop := context.WithCancel(ctx)
+	l := &listener{x: x, ctx: live, stop: stop, following: map[string]string{}}
 	defer l.end()
 	x.s.mu.Lock()
 	if x.s.listener != nil {
@@ -75,8 +75,11 @@ func (x *exchange) listen(ctx context.Context) error {
 			l.follow(w, id)
 		}
 	}
-	<-ctx.Done()
-	return nil
+	<-live.Done()
+	if ctx.Err() != nil {
+		return ErrCut
+	}
+	return nil // another reader has taken over, or the session has ended
 }
 
 // end waits until nobody writes to the stream any more.

@@ -43,14 +43,21 @@ func (t *tape) take() string {
 	return s
 }
 
-// listening opens a stream; the returned func ends it.
+// listening opens a stream; the returned func ends it, as the client's leaving
+// does.
 func (s *stage) listening(r *http.Request, owner string) (*tape, func() error) {
 	t := &tape{header: http.Header{}}
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.serve(t, r.WithContext(ctx), owner) }()
 	synctest.Wait()
-	return t, func() error { cancel(); return <-done }
+	return t, func() error {
+		cancel()
+		if err := <-done; !errors.Is(err, ErrCut) {
+			return err
+		}
+		return nil
+	}
 }
 
 // streaming answers GETs with what is sent to it, until the client leaves.

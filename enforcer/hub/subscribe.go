@@ -97,10 +97,12 @@ func (x *exchange) subscribe(ctx context.Context) error {
 	}
 	s.acknowledge()
 	<-done
-	if ctx.Err() == nil { // every server has ended it: so do we
-		_ = x.out.message(http.StatusOK, nil, fmt.Appendf(nil, // to whoever still listens
-			`{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","_meta":{%q:%s}}}`, x.m.ID, wire.MetaSubscription, x.m.ID))
+	if ctx.Err() != nil {
+		return ErrCut
 	}
+	// Every server has ended it: so do we, to whoever still listens.
+	_ = x.out.message(http.StatusOK, nil, fmt.Appendf(nil,
+		`{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","_meta":{%q:%s}}}`, x.m.ID, wire.MetaSubscription, x.m.ID))
 	return nil
 }
 

@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"countersign/audit"
+)
+
+// stream is an answer that is read while it comes.
+type stream struct {
+	status int
+	got    *buffer
+	leave  context.CancelFunc
+	done   chan struct{} // closed when it has ended
+	err    error         // why, unless in order; once done
+}
+
+// open makes a request of /mcp/<server>, or of /mcp, and follows its answer.
+func (p *program) open(method, server, token, body string, edit func(*http.Request)) *stream {
+	p.t.Helper()
+	ctx, leave := context.WithCancel(p.t.Context())
+	path := "/mcp"
+	if server != "" {
+		path += "/" + server
+	}
+	req, err := http.NewRequestWithContext(ctx, method, p.stage.URL+path, strings.NewReader(body))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	header("Authorization", "Bearer "+token, "Content-Type", "application/json", "Accept", "application/json, text/event-stream")(req)
+	edit(req)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	s := &stream{status: resp.StatusCode, got: &buffer{}, leave: leave, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		defer resp.Body.Close()
+		_, s.err = io.Copy(s.got, resp.Body)
+	}()
+	p.t.Cleanup(func() { leave(); <-s.done })
+	return s
+}
+
+// shows waits until the words have come on the stream.
+func (p *program) shows(s *stream, words string) {
+	p.t.Helper()
+	p.await("on a stream: "+words, func() bool { return strings.Contains(s.got.String(), words) })
+}
+
+// streams has a probe hold open what is asked of it, in both eras: it begins
+// every answer with a word, and goes on until whoever asked has left. What
+// events gets is sent on the streams that are subscribed to.
+func streams(u *probe, ended chan<- string, told chan<- struct{}, events <-chan string) {
+	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
+		begin := func(event string) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprintf(w, "id: e1\ndata: %s\n\n", event) // whoever has left is seen below
+			_ = http.NewResponseController(w).Flush()
+		}
+		what := tool
+		switch {
+		case method == "server/discover":
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
+			return true
+		case method == "initialize":
+			w.Header().Set("Mcp-Session-Id", fmt.Sprintf("session-%d", u.requests()))
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
+			return true
+		case method == "notifications/cancelled":
+			told <- struct{}{}
+			return false
+		case method == "subscriptions/listen":
+			what = "listen"
+			begin(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/subscriptionId":7}}}`)
+		case r.Method == http.MethodGet:
+			what = "get"
+			begin(`{"jsonrpc":"2.0","method":"notifications/begun"}`)
+		case tool == "once":
+			begin(`{"jsonrpc":"2.0","method":"notifications/progress","params":{"progressToken":5,"progress":1}}`)
+		default:
+			return false
+		}
+		for {
+			select {
+			case <-r.Context().Done():
+				ended <- what
+				return true
+			case ev := <-events:
+				begin(ev)
+			}
+		}
+	})
+}
+
+// A freeze of a subject ends what it has open in either era and at either
+// endpoint, says so there and in the record, and leaves a neighbour's streams;
+// those end when the program stops.
+func TestFreezeEndsStreams(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "1s")
+	amend(t, s, s.Dana, map[string]string{"rules/listen.yaml": "- { id: listen, server: probe, method: subscriptions/listen, effect: allow }\n"})
+	ended, told, events := make(chan string, 20), make(chan struct{}, 20), make(chan string)
+	streams(u, ended, told, events)
+	p := serving(t, s, nil)
+	alice, erin := p.token("alice", "support"), p.token("erin", "support")
+	in := func(session string) func(*http.Request) { return header("Mcp-Session-Id", session) }
+	const listen, call = `"notifications":{"toolsListChanged":true},`, `"arguments":{},`
+
+	direct := p.ask("probe", alice, helloAll).header.Get("Mcp-Session-Id")
+	session := p.openAll(alice)
+	if a := p.all(t.Context(), session, alice, toolCall("probe__echo", "x")); a.text != "ran echo" { // opens the server's session
+		t.Fatalf("%+v", a)
+	}
+	subscribe := func(server, token string) *stream {
+		t.Helper()
+		return p.open(http.MethodPost, server, token, modern("subscriptions/listen", listen), mirrored("subscriptions/listen", ""))
+	}
+	calls := map[string]*stream{
+		"stateless":         p.open(http.MethodPost, "probe", alice, modern("tools/call", `"name":"once",`+call), mirrored("tools/call", "once")),
+		"stateless at /mcp": p.open(http.MethodPost, "", alice, modern("tools/call", `"name":"probe__once",`+call), mirrored("tools/call", "probe__once")),
+		"session":           p.open(http.MethodPost, "probe", alice, toolCall("once", "x"), in(direct)),
+		"session at /mcp":   p.open(http.MethodPost, "", alice, toolCall("probe__once", "x"), in(session)),
+	}
+	listens := map[string]*stream{"listen": subscribe("probe", alice), "listen at /mcp": subscribe("", alice)}
+	gets := map[string]*stream{
+		"GET":         p.open(http.MethodGet, "probe", alice, "", in(direct)),
+		"GET at /mcp": p.open(http.MethodGet, "", alice, "", in(session)),
+	}
+	spared := map[string]*stream{"listen": subscribe("probe", erin), "listen at /mcp": subscribe("", erin)}
+	for _, c := range calls {
+		p.shows(c, "notifications/progress")
+	}
+	for _, c := range gets {
+		p.shows(c, "notifications/begun")
+	}
+	for _, all := range []map[string]*stream{listens, spared} {
+		for _, c := range all {
+			p.shows(c, "notifications/subscriptions/acknowledged")
+		}
+	}
+	last := func(name string, c *stream) answer {
+		t.Helper()
+		<-c.done
+		if c.err != nil || c.status != http.StatusOK {
+			t.Errorf("%s: status %d, and it ended with %v", name, c.status, c.err)
+		}
+		return readAnswer(c.status, http.Header{"Content-Type": {"text/event-stream"}}, c.got.String())
+	}
+	p.freeze("--subject", s.Issuer.URL+"#alice", "--reason", "incident 43")
+	for range len(calls) + len(listens) + len(gets) {
+		<-ended // at the server
+	}
+	for name, c := range calls {
+		a := last(name, c)
+		if !a.failed || !strings.Contains(a.text, "incident 43") || !strings.Contains(a.text, "may have run") {
+			t.Errorf("%s: %s", name, c.got)
+		}
+		p.wants(a.record, audit.KindOutcome, audit.StatusFrozen)
+	}
+	for range 2 { // of the calls in sessions; in the other era the closed stream says it
+		<-told
+	}
+	for name, c := range listens {
+		a := last(name, c)
+		if a.code != -32000 || !strings.Contains(a.text, "incident 43") || strings.Count(c.got.String(), `"id":7`) != 1 {
+			t.Errorf("%s: %s", name, c.got)
+		}
+		kind := audit.KindOutcome
+		if strings.HasSuffix(name, "/mcp") {
+			kind = audit.KindSegment // its opening was the outcome
+		}
+		if en := p.wants(a.record, kind, audit.StatusFrozen); en.Method != "subscriptions/listen" || !strings.Contains(en.Reason, "incident 43") {
+			t.Errorf("%s: recorded as %+v", name, en)
+		}
+	}
+	for name, c := range gets {
+		last(name, c)
+		if !strings.Contains(c.got.String(), ": frozen by operator uid ") {
+			t.Errorf("%s: %s", name, c.got)
+		}
+	}
+	if all := p.entries(func(en audit.Entry) bool {
+		return en.Server == "*" && en.Kind == audit.KindSegment && en.Method == "notifications/stream" && en.Status == audit.StatusFrozen
+	}); len(all) != 1 || !strings.Contains(all[0].Reason, "incident 43") {
+		t.Errorf("the end of the stream of all servers is recorded as %+v", all)
+	}
+	p.frozen(p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":9,"method":"tools/list"}`), "incident 43")
+
+	for range spared {
+		events <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":7}}}`
+	}
+	for _, c := range spared {
+		p.shows(c, "notifications/tools/list_changed")
+	}
+	p.stop() // does not wait for what is subscribed to
+	for name, c := range spared {
+		if <-c.done; strings.Contains(c.got.String(), "frozen") {
+			t.Errorf("%s: %s", name, c.got)
+		}
+	}
+	for range spared {
+		if what := <-ended; what != "listen" {
+			t.Errorf("%s ended at the server", what)
+		}
+	}
+	if n := len(p.entries(func(en audit.Entry) bool {
+		return en.Method == "subscriptions/listen" && en.Server == "probe" && en.Sub == "erin" && en.Kind == audit.KindOutcome && en.Status == "stopped"
+	})); n != len(spared) {
+		t.Errorf("%d streams are recorded as stopped", n)
+	}
+	verified(t, s)
+}
