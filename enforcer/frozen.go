@@ -24,8 +24,9 @@ import (
 // running are the exchanges that a freeze can reach: every one from its
 // decision to its end.
 type running struct {
-	mu sync.Mutex
-	m  map[*exchange]freeze.Call
+	mu      sync.Mutex
+	m       map[*exchange]freeze.Call
+	severed severed
 }
 
 func (r *running) init() { r.m = map[*exchange]freeze.Call{} }
@@ -50,6 +51,7 @@ func (r *running) halt(f freeze.Freeze) map[string]bool {
 	for x, c := range r.m {
 		if f.Stops(c) {
 			ids[x.id] = true
+			r.severed.add(x)
 			x.halt(&freeze.Stopped{Freeze: f})
 		}
 	}
@@ -221,6 +223,7 @@ func holderOf(key string) freeze.Call {
 // endFrozenLeases ends what was minted at the very moment of a freeze, after
 // froze had looked.
 func (e *Enforcer) endFrozenLeases(ctx context.Context) {
+	e.running.severed.prune(e.Now())
 	all := e.Freezes.List()
 	if e.Credentials == nil || len(all) == 0 {
 		return

@@ -118,6 +118,9 @@ func (x *exchange) event(ev wire.Event) error {
 	}
 	switch m.Kind {
 	case wire.Response:
+		if x.msg == nil && x.e.running.severed.has(x, m.ID) {
+			return x.withhold()
+		}
 		if err := x.recordResponse(m); err != nil {
 			return err
 		}

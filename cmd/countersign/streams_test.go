@@ -55,9 +55,16 @@ func (p *program) shows(s *stream, words string) {
 	p.await("on a stream: "+words, func() bool { return strings.Contains(s.got.String(), words) })
 }
 
+// welcome answers initialize with a new session.
+func welcome(w http.ResponseWriter, u *probe, id json.RawMessage) {
+	w.Header().Set("Mcp-Session-Id", fmt.Sprintf("session-%d", u.requests()))
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
+}
+
 // streams has a probe hold open what is asked of it, in both eras: it begins
 // every answer with a word, and goes on until whoever asked has left. What
-// events gets is sent on the streams that are subscribed to.
+// events gets is sent on one of them.
 func streams(u *probe, ended chan<- string, told chan<- struct{}, events <-chan string) {
 	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
 		begin := func(event string) {
@@ -72,9 +79,7 @@ func streams(u *probe, ended chan<- string, told chan<- struct{}, events <-chan 
 			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"resultType":"complete","supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
 			return true
 		case method == "initialize":
-			w.Header().Set("Mcp-Session-Id", fmt.Sprintf("session-%d", u.requests()))
-			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"protocolVersion":"2025-11-25","capabilities":{"tools":{}},"serverInfo":{"name":"probe","version":"1"}}}`, id)
+			welcome(w, u, id)
 			return true
 		case method == "notifications/cancelled":
 			told <- struct{}{}
@@ -197,12 +202,18 @@ func TestFreezeEndsStreams(t *testing.T) {
 	}
 	p.frozen(p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":9,"method":"tools/list"}`), "incident 43")
 
-	for range spared {
-		events <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":7}}}`
-	}
-	for _, c := range spared {
-		p.shows(c, "notifications/tools/list_changed")
-	}
+	p.await("events on both streams", func() bool {
+		select { // one of the two takes it
+		case events <- `{"jsonrpc":"2.0","method":"notifications/tools/list_changed","params":{"_meta":{"io.modelcontextprotocol/subscriptionId":7}}}`:
+		default:
+		}
+		for _, c := range spared {
+			if !strings.Contains(c.got.String(), "notifications/tools/list_changed") {
+				return false
+			}
+		}
+		return true
+	})
 	p.stop() // does not wait for what is subscribed to
 	for name, c := range spared {
 		if <-c.done; strings.Contains(c.got.String(), "frozen") {
@@ -219,5 +230,74 @@ func TestFreezeEndsStreams(t *testing.T) {
 	})); n != len(spared) {
 		t.Errorf("%d streams are recorded as stopped", n)
 	}
+	verified(t, s)
+}
+
+// What a server answers late to a call that a freeze has ended stays here, on a
+// stream that the client resumes too; nothing else of the stream does.
+func TestNoAnswerAfterAFreeze(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "1s")
+	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
+		switch {
+		case method == "initialize":
+			welcome(w, u, id)
+		case tool == "once": // a server that does not heed a cancellation
+			w.Header().Set("Content-Type", "text/event-stream")
+			fmt.Fprint(w, "id: e1\ndata: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/message\",\"params\":{\"level\":\"info\",\"data\":\"begun\"}}\n\n")
+			_ = http.NewResponseController(w).Flush() // whoever has left is seen next
+			<-r.Context().Done()
+		case r.Method == http.MethodGet && r.Header.Get("Last-Event-Id") == "e1":
+			w.Header().Set("Content-Type", "text/event-stream")
+			for i, text := range []string{`"id":"\u0066","result":{"content":[{"type":"text","text":"late"}]}`, `"id":2,"result":{"content":[{"type":"text","text":"another"}]}`} {
+				fmt.Fprintf(w, "id: e%d\ndata: {\"jsonrpc\":\"2.0\",%s}\n\n", i+2, text)
+			}
+		case r.Method == http.MethodGet:
+			w.WriteHeader(http.StatusMethodNotAllowed)
+		default:
+			return false
+		}
+		return true
+	})
+	p := serving(t, s, nil)
+	alice := p.token("alice", "support")
+	call := func(tool string) string { return strings.Replace(toolCall(tool, "x"), `"id":1`, `"id":"f"`, 1) }
+	for name, c := range map[string]struct{ server, session, tool, last string }{
+		"one server":  {"probe", p.ask("probe", alice, helloAll).header.Get("Mcp-Session-Id"), "once", "e1"},
+		"all servers": {"", p.openAll(alice), "probe__once", "p.probe.e1"},
+	} {
+		resume := func() string {
+			t.Helper()
+			s := p.open(http.MethodGet, c.server, alice, "", header("Mcp-Session-Id", c.session, "Last-Event-ID", c.last))
+			<-s.done
+			if s.status != http.StatusOK || s.err != nil || !strings.Contains(s.got.String(), "another") {
+				t.Errorf("%s, resumed: %d %v %s", name, s.status, s.err, s.got)
+			}
+			return s.got.String()
+		}
+		running := p.open(http.MethodPost, c.server, alice, call(c.tool), header("Mcp-Session-Id", c.session))
+		p.shows(running, "begun")
+		if got := resume(); !strings.Contains(got, "late") {
+			t.Errorf("%s: before the freeze the answer can be fetched, too: %s", name, got)
+		}
+		freeze := p.freeze("--tool", "once", "--reason", "incident 44")
+		p.shows(running, "incident 44")
+		<-running.done
+		if got := resume(); strings.Contains(got, "late") {
+			t.Errorf("%s, while it stands: %s", name, got)
+		}
+		p.unfreeze(freeze)
+		if got := resume(); strings.Contains(got, "late") { // that call was answered
+			t.Errorf("%s, when it is lifted: %s", name, got)
+		}
+	}
+	withheld := p.entries(func(en audit.Entry) bool {
+		return en.Kind == audit.KindSegment && en.Server == "probe" && en.Status == audit.StatusFrozen && strings.Contains(en.Reason, "a late response")
+	})
+	if len(withheld) != 4 {
+		t.Errorf("withheld, as recorded: %+v", withheld)
+	}
+	p.stop()
 	verified(t, s)
 }
