@@ -39,7 +39,10 @@ type stalled struct {
 	err   error
 }
 
-func (p *program) stall(token, body string) (s stalled) {
+func (p *program) stall(token, body string) stalled { return p.stallAt("/mcp/probe", "", token, body) }
+
+// stallAt is at any path, with more headers, each with its line's end.
+func (p *program) stallAt(path, headers, token, body string) (s stalled) {
 	addr := strings.TrimPrefix(p.stage.URL, "http://")
 	s.conn, s.err = net.Dial("tcp", addr)
 	if s.err != nil {
@@ -49,7 +52,7 @@ func (p *program) stall(token, body string) (s stalled) {
 	if s.err = tcp.SetReadBuffer(4 << 10); s.err != nil {
 		return s
 	}
-	_, s.err = fmt.Fprintf(tcp, "POST /mcp/probe HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", addr, token, len(body), body)
+	_, s.err = fmt.Fprintf(tcp, "POST %s HTTP/1.1\r\nHost: %s\r\n%sAuthorization: Bearer %s\r\nContent-Type: application/json\r\nAccept: application/json, text/event-stream\r\nContent-Length: %d\r\n\r\n%s", path, addr, headers, token, len(body), body)
 	if s.err != nil {
 		return s
 	}
@@ -263,4 +266,86 @@ func TestStalledReadersStayWithinTheBudget(t *testing.T) {
 	}
 	p.await("the slow calls", func() bool { return u.ran("slow") == 50 })
 	works("among slow clients and servers")
+}
+
+// So it is at the endpoint for all servers, where an answer is held twice: on
+// its way out of the one endpoint, and into the client from the other.
+func TestStalledReadersAtTheEndpointForAllServers(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	s := probeStage(t, u, "1s")
+	amend(t, s, s.Dana, map[string]string{
+		"countersign.yaml":   "version: 1\nlimits: { memory: 32MB }\n",
+		"rules/probe.yaml":   "- { id: all, server: probe, effect: allow }\n",
+		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 60s\n",
+	})
+	text := strings.Repeat("all work and no play makes jack a dull boy. ", 3<<20/44)
+	legacyProbe(u, func(w http.ResponseWriter, id json.RawMessage, _, tool string) bool {
+		begin, end := "", ""
+		switch tool {
+		case "body":
+			w.Header().Set("Content-Type", "application/json")
+		case "event":
+			w.Header().Set("Content-Type", "text/event-stream")
+			begin, end = "data: ", "\n\n"
+		default:
+			return false
+		}
+		fmt.Fprintf(w, `%s{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"%s"}]}}%s`, begin, id, text, end) // the gate may have given up on it
+		return true
+	})
+	p := serving(t, s, nil)
+	alice, bob := p.token("alice", "support"), p.token("bob", "support")
+	session, bobs := p.openAll(alice), p.openAll(bob)
+	works := func(when string) {
+		t.Helper()
+		for _, tool := range []string{"body", "event"} {
+			if a := p.all(t.Context(), bobs, bob, toolCall("probe__"+tool, "x")); a.text != text {
+				t.Errorf("%s, a large answer (%s): %.300s", when, tool, a.body)
+			}
+		}
+		if a := p.all(t.Context(), bobs, bob, toolCall("probe__echo", "x")); a.text != "ran echo" {
+			t.Errorf("%s, a small answer: %s", when, a.body)
+		}
+	}
+	works("at the beginning")
+
+	all := make([]stalled, 40)
+	leave := func() {
+		for _, c := range all {
+			if c.conn != nil {
+				c.conn.Close() // it has nothing to say any more
+			}
+		}
+	}
+	defer leave()
+	var asking sync.WaitGroup
+	for i := range all {
+		body := strings.Replace(toolCall("probe__"+[]string{"body", "event"}[i%2], "x"), `"id":1`, fmt.Sprintf(`"id":%d`, i+1), 1)
+		asking.Go(func() { all[i] = p.stallAt("/mcp", "Mcp-Session-Id: "+session+"\r\n", alice, body) })
+	}
+	asking.Wait()
+	held, refused := 0, 0
+	for _, c := range all {
+		switch {
+		case c.err != nil:
+			t.Errorf("a stalled client: %v", c.err)
+		case strings.Contains(c.begun, "jack"):
+			held++
+		case strings.Contains(c.begun, "no room") && strings.Contains(c.begun, "(limits.memory)") && strings.Contains(c.begun, "record c_"):
+			refused++
+		default:
+			t.Errorf("a stalled client: %.400q", c.begun)
+		}
+	}
+	if held < 1 || held > 20 || refused == 0 {
+		t.Errorf("%d of %d are being answered, %d refused", held, len(all), refused)
+	}
+	if peak, most := p.memory("VmHWM"), 32+besideMessages>>20+32; peak > most {
+		t.Errorf("the program took %d MB, want at most %d", peak, most)
+	}
+	t.Logf("%d held, %d refused; memory now %d MB, at most %d MB", held, refused, p.memory("VmRSS"), p.memory("VmHWM"))
+	leave()
+	p.await("room again", func() bool { return p.gauge("countersign_held_answer_bytes") == "0" })
+	works("when they have left")
 }
