@@ -64,7 +64,8 @@ func welcome(w http.ResponseWriter, u *probe, id json.RawMessage) {
 
 // streams has a probe hold open what is asked of it, in both eras: it begins
 // every answer with a word, and goes on until whoever asked has left. What
-// events gets is sent on one of them.
+// events gets is sent on one of them; told hears of cancellations, and of a list
+// that is asked for.
 func streams(u *probe, ended chan<- string, told chan<- struct{}, events <-chan string) {
 	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
 		begin := func(event string) {
@@ -84,6 +85,9 @@ func streams(u *probe, ended chan<- string, told chan<- struct{}, events <-chan 
 		case method == "notifications/cancelled":
 			told <- struct{}{}
 			return false
+		case method == "tools/list":
+			what = "list"
+			told <- struct{}{}
 		case method == "subscriptions/listen":
 			what = "listen"
 			begin(`{"jsonrpc":"2.0","method":"notifications/subscriptions/acknowledged","params":{"notifications":{"toolsListChanged":true},"_meta":{"io.modelcontextprotocol/subscriptionId":7}}}`)
@@ -162,8 +166,14 @@ func TestFreezeEndsStreams(t *testing.T) {
 		}
 		return readAnswer(c.status, http.Header{"Content-Type": {"text/event-stream"}}, c.got.String())
 	}
+	listing := make(chan answer, 1)
+	go func() {
+		a, _ := p.send(t.Context(), "", alice, `{"jsonrpc":"2.0","id":8,"method":"tools/list"}`, toAll(session)) // checked below
+		listing <- a
+	}()
+	<-told
 	p.freeze("--subject", s.Issuer.URL+"#alice", "--reason", "incident 43")
-	for range len(calls) + len(listens) + len(gets) {
+	for range len(calls) + len(listens) + len(gets) + 1 {
 		<-ended // at the server
 	}
 	for name, c := range calls {
@@ -200,6 +210,7 @@ func TestFreezeEndsStreams(t *testing.T) {
 	}); len(all) != 1 || !strings.Contains(all[0].Reason, "incident 43") {
 		t.Errorf("the end of the stream of all servers is recorded as %+v", all)
 	}
+	p.frozen(<-listing, "incident 43") // nor a list of who had answered by then
 	p.frozen(p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":9,"method":"tools/list"}`), "incident 43")
 
 	p.await("events on both streams", func() bool {
