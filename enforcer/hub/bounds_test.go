@@ -2,9 +2,11 @@ package hub
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -169,4 +171,47 @@ func TestWhatIsCopiedAndKeptIsSmall(t *testing.T) {
 			t.Errorf("a session keeps %+v", l)
 		}
 	}
+}
+
+// A subscription goes to every server that it concerns, however many.
+func TestASubscriptionAtManyServers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var names []string
+		for i := range width + 6 {
+			names = append(names, fmt.Sprintf("s%03d", i))
+		}
+		s := newStage(t, names...)
+		var mu sync.Mutex
+		heard := map[string]bool{}
+		for _, name := range names {
+			s.set(name, func(w http.ResponseWriter, r *http.Request, q sent) bool {
+				switch q.method {
+				case "server/discover":
+					result(w, q.id, `{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}}}`)
+				case "subscriptions/listen":
+					mu.Lock()
+					heard[name] = true
+					mu.Unlock()
+					w.Header().Set("Content-Type", "text/event-stream")
+					if _, err := w.Write([]byte("data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/subscriptions/acknowledged\",\"params\":{\"notifications\":{\"toolsListChanged\":true}}}\n\n")); err != nil {
+						t.Error(err)
+					}
+					<-r.Context().Done()
+				default:
+					return false
+				}
+				return true
+			})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Hour, cancel)
+		r := s.stateless(`{"jsonrpc":"2.0","id":7,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true},` + ofToday + `}}`)
+		_ = s.serve(httptest.NewRecorder(), r.WithContext(ctx), "alice") // cut off, which it says
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if len(heard) != len(names) {
+			t.Errorf("%d of %d servers were asked within an hour", len(heard), len(names))
+		}
+	})
 }

@@ -83,10 +83,16 @@ func (x *exchange) subscribe(ctx context.Context) error {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		x.h.each(servers, func(server string) {
-			defer s.failed(server)
-			s.follow(ctx, server)
-		})
+		var all sync.WaitGroup // all at once: a subscription lasts, and none waits for another's end
+		for _, server := range servers {
+			all.Go(func() {
+				x.h.guard(func() {
+					defer s.failed(server)
+					s.follow(ctx, server)
+				})
+			})
+		}
+		all.Wait()
 	}()
 	patience := time.NewTimer(min(ackWait, x.h.patience))
 	defer patience.Stop()
