@@ -22,8 +22,8 @@ type Request struct {
 	Client     string    // the token's client_id or azp, never clientInfo
 	Server     string    // the policy's name of the upstream
 	Method     string    // the JSON-RPC method
-	Tool       string    // tools/call and prompts/get: params.name
-	Resource   string    // resources/*: params.uri
+	Tool       string    // tools/call and prompts/get: params.name; completion/complete: the prompt of params.ref
+	Resource   string    // resources/*: params.uri; completion/complete: the resource of params.ref
 	Source     string    // the caller's IP address
 	Args       []byte    // params.arguments as received, strict JSON; nil if absent
 	FromServer bool      // the upstream asks the client: sampling, elicitation, roots

@@ -472,7 +472,7 @@ func hostileAtAll(session, mallory string) []hostile {
 		lost("a server that is not there", toolCall("elsewhere__echo", "x"), -32602, `there is no server "elsewhere" that you may use`),
 		lost("a path for a server", toolCall("../probe__echo", "x"), -32602, `name "../probe__echo" names no server`),
 		lost("a URI inside a URI", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{"uri":"mcp+elsewhere+mcp+probe+x:"}}`, -32602, `there is no server "elsewhere" that you may use`),
-		lost("a completion of two servers", `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"probe__p","uri":"mcp+customers+x:"}}}`, -32602, `the request names two servers, "probe" and "customers"`),
+		lost("a completion of two servers", `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"probe__p"},"_meta":{"io.modelcontextprotocol/related-task":{"taskId":"customers__1"}}}}`, -32602, `the request names two servers, "probe" and "customers"`),
 		lost("a forged cursor", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"eyJ0b29scyI6eyJwcml2YXRlIjoieCJ9fQ"}}`, -32602, "this cursor is not one that this list gave: it names a server that you may not use"),
 		lost("a server's own cursor", `{"jsonrpc":"2.0","id":1,"method":"tools/list","params":{"cursor":"2"}}`, -32602, "this cursor is not one that this list gave"),
 		lost("an unknown method there", `{"jsonrpc":"2.0","id":1,"method":"servers/list"}`, -32601, `method "servers/list" does not exist at this endpoint`),

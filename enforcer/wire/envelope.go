@@ -24,10 +24,16 @@ var (
 		"io.modelcontextprotocol/clientInfo", "io.modelcontextprotocol/clientCapabilities",
 		"io.modelcontextprotocol/logLevel", "io.modelcontextprotocol/related-task",
 	}
+	refKeys    = []string{"type", "name", "uri", "title"}
+	listenKeys = []string{"toolsListChanged", "promptsListChanged", "resourcesListChanged", "resourceSubscriptions", "taskIds"}
 )
 
-// inputRequests is where a server of the stateless era puts what it asks.
-var inputRequests = []byte("inputRequests")
+// Where a server puts what it asks of the client without a request of its own:
+// a result's or a notification's inputRequests, an error's data.elicitations.
+var (
+	inputRequests = []byte("inputRequests")
+	elicitations  = []byte("elicitations")
+)
 
 func checkCase(name []byte, at place, i int) *Error {
 	var known []string
@@ -38,6 +44,10 @@ func checkCase(name []byte, at place, i int) *Error {
 		known = paramsKeys
 	case inMeta:
 		known = metaKeys
+	case inRef:
+		known = refKeys
+	case inListen:
+		known = listenKeys
 	default:
 		return nil
 	}
@@ -96,6 +106,10 @@ func (s *scanner) below(name []byte, at place) place {
 			return inArguments
 		case "_meta":
 			return inMeta
+		case "ref":
+			return inRef
+		case "notifications":
+			return inListen
 		}
 		return elsewhere
 	case inArguments, inArgument:
@@ -138,16 +152,23 @@ func (s *scanner) note(name []byte, at place, v Span) {
 			s.task = v
 		case "ref":
 			s.ref = v
+		case "notifications":
+			s.listen = v
 		case "protocolVersion":
 			s.protocol = v
 		case "requestId":
 			s.request = v
 		case "progressToken":
 			s.progress = v
+		default:
+			s.asks(name, inputRequests)
 		}
 	case inResult:
-		if s.depth == 2 && len(name) >= len(inputRequests) && bytes.EqualFold(name, inputRequests) {
-			s.m.AsksInput = true
+		switch s.depth {
+		case 2:
+			s.asks(name, inputRequests)
+		case 3:
+			s.asks(name, elicitations)
 		}
 	case inMeta:
 		switch string(name) {
@@ -156,6 +177,12 @@ func (s *scanner) note(name []byte, at place, v Span) {
 		case MetaVersion:
 			s.metaVersion = v
 		}
+	}
+}
+
+func (s *scanner) asks(name, key []byte) {
+	if len(name) >= len(key) && bytes.EqualFold(name, key) {
+		s.m.AsksInput = true
 	}
 }
 
@@ -262,13 +289,12 @@ func (s *scanner) finishParams(bad func(int, Span, string) error) error {
 			return bad(CodeInvalidParams, s.uri, "params.uri must be a string that is not empty")
 		}
 	case "completion/complete":
-		if r := m.Bytes(s.ref); r != nil && r[0] == '{' {
-			if v, ok := m.Member(s.ref, "name"); ok {
-				m.Name, _ = m.Text(v)
-			}
-			if v, ok := m.Member(s.ref, "uri"); ok {
-				m.URI, _ = m.Text(v)
-			}
+		if err := s.completes(bad); err != nil {
+			return err
+		}
+	case "subscriptions/listen":
+		if err := s.listens(bad); err != nil {
+			return err
 		}
 	case "initialize":
 		if v, ok := m.Text(s.protocol); ok && !m.metaVersion {

@@ -55,8 +55,8 @@ type Message struct {
 	Result    Span
 	ErrorObj  Span
 
-	Name   string // params.name if it is a string; for completion/complete params.ref.name
-	URI    string // params.uri if it is a string; for completion/complete params.ref.uri
+	Name   string // params.name if it is a string; of completion/complete, params.ref.name of a ref/prompt
+	URI    string // params.uri if it is a string; of completion/complete, params.ref.uri of a ref/resource
 	TaskID string // params.taskId if it is a string
 
 	// ProgressToken is _meta.progressToken as spelled; in a
@@ -65,8 +65,13 @@ type Message struct {
 	// ProtocolVersion comes from _meta["io.modelcontextprotocol/protocolVersion"],
 	// or, in an initialize request, from params.protocolVersion.
 	ProtocolVersion string
-	// AsksInput says that a result has a member inputRequests, in any case of
-	// its letters.
+	// Subscribes are the URIs in params.notifications.resourceSubscriptions of a
+	// subscriptions/listen.
+	Subscribes []string
+	// AsksInput says that the message may ask for input without being a request:
+	// a result or params have a member inputRequests, or there is a member
+	// elicitations one level below a result or an error, in any case of their
+	// letters.
 	AsksInput bool
 	// CancelledID is params.requestId of a notifications/cancelled, as spelled.
 	CancelledID []byte

@@ -94,6 +94,8 @@ const (
 	inEnvelope        // the message itself
 	inParams          // params
 	inMeta            // params._meta
+	inRef             // params.ref
+	inListen          // params.notifications
 	inArguments       // params.arguments, its direct members
 	inArgument        // deeper in params.arguments
 	inResult          // result or error and all below
@@ -115,6 +117,7 @@ type scanner struct {
 
 	version, id, method, params, result, errorObj Span // envelope members
 	name, uri, task, ref, protocol, request       Span // params members
+	listen                                        Span // params.notifications
 	progress, metaProgress, metaVersion           Span
 }
 

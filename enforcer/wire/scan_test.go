@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -52,6 +53,27 @@ func TestParseFindsWhatPolicyLooksAt(t *testing.T) {
 	if m.Name != "greet" {
 		t.Errorf("completion is for %q", m.Name)
 	}
+	m = mustParse(t, `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"name":"other","uri":"x:other","ref":{"uri":"x:{y}","type":"ref/resource"},"argument":{}}}`)
+	if m.Name != "" || m.URI != "x:{y}" {
+		t.Errorf("completion is for %q, %q", m.Name, m.URI)
+	}
+	m = mustParse(t, `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"toolsListChanged":true,"resourceSubscriptions":["x:1","x:\u0032"]}}}`)
+	if !slices.Equal(m.Subscribes, []string{"x:1", "x:2"}) {
+		t.Errorf("a subscription to %q", m.Subscribes)
+	}
+	for raw, asks := range map[string]bool{
+		`{"jsonrpc":"2.0","method":"notifications/tasks","params":{"taskId":"1","inputRequests":{}}}`:              true,
+		`{"jsonrpc":"2.0","method":"notifications/tasks","params":{"taskId":"1","inputReque\u017fts":{}}}`:         true,
+		`{"jsonrpc":"2.0","method":"notifications/tasks","params":{"taskId":"1","x":{"inputRequests":{}}}}`:        false,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"","data":{"elicitations":[]}}}`:                 true,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"","DATA":{"ELICITATIONS":[]}}}`:                 true,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"message":"","elicitations":[],"data":{"inputs":"None"}}}`: false,
+		`{"jsonrpc":"2.0","id":1,"result":{"inputRequests":{}}}`:                                                   true,
+	} {
+		if m := mustParse(t, raw); m.AsksInput != asks {
+			t.Errorf("%s asks: %v", raw, m.AsksInput)
+		}
+	}
 	m = mustParse(t, `{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"cut \ud83d"}]}}`)
 	if m.Kind != Response || !m.Result.Present() {
 		t.Errorf("kind %v", m.Kind)
@@ -85,6 +107,12 @@ func TestParseRefuses(t *testing.T) {
 		}
 		return call(`{"name":"t","arguments":{` + b.String() + last + `}}`)
 	}
+	completion := func(ref string) string {
+		return `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"name":"t","ref":` + ref + `}}`
+	}
+	listen := func(filter string) string {
+		return `{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":` + filter + `}}`
+	}
 	for _, tt := range []struct {
 		why, raw string
 		code     int
@@ -107,6 +135,20 @@ func TestParseRefuses(t *testing.T) {
 		{"_Meta", call(`{"name":"t","_Meta":{}}`), CodeInvalidRequest, "like _meta"},
 		{"ProgressToken", call(`{"name":"t","_meta":{"progresstoken":1}}`), CodeInvalidRequest, "like progressToken"},
 		{"version in another case", call(`{"name":"t","_meta":{"IO.modelcontextprotocol/protocolVersion":"2026-07-28"}}`), CodeInvalidRequest, "like io.model"},
+		{"Name in ref", completion(`{"type":"ref/prompt","name":"a","Name":"b"}`), CodeInvalidRequest, "like name"},
+		{"long s in a subscription", listen(`{"re` + "\u017f" + `ourceSubscriptions":["x:"]}`), CodeInvalidRequest, "like resourceSubscriptions"},
+		{"no ref", completion(`null`), CodeInvalidParams, "params.ref must be an object"},
+		{"a ref without a type", completion(`{"name":"a"}`), CodeInvalidParams, "params.ref.type must be"},
+		{"a ref to a prompt and a resource", completion(`{"type":"ref/prompt","name":"a","uri":"x:"}`), CodeInvalidParams, "and no uri"},
+		{"a ref to a resource and a prompt", completion(`{"type":"ref/resource","name":"a","uri":"x:"}`), CodeInvalidParams, "and no name"},
+		{"a ref to a resource by name", completion(`{"type":"ref/resource","name":"a"}`), CodeInvalidParams, "must have a uri"},
+		{"a ref to an object", completion(`{"type":"ref/prompt","name":{"a":1}}`), CodeInvalidParams, "must have a name"},
+		{"NUL in a ref", completion(`{"type":"ref/prompt","name":"a\u0000"}`), CodeInvalidRequest, "U+0000"},
+		{"a subscription to a list", listen(`[]`), CodeInvalidParams, "params.notifications must be an object"},
+		{"a subscription to a text", listen(`{"resourceSubscriptions":"x:"}`), CodeInvalidParams, "must be a list of strings"},
+		{"a subscription to an object", listen(`{"resourceSubscriptions":["x:",{}]}`), CodeInvalidParams, "must be a list of strings"},
+		{"NUL in a subscription", listen(`{"resourceSubscriptions":["x:\u0000"]}`), CodeInvalidParams, "must be a list of strings"},
+		{"too many subscriptions", listen(`{"resourceSubscriptions":["x:"` + strings.Repeat(`,"x:"`, 1000) + `]}`), CodeInvalidParams, "more than 1000"},
 		{"invalid UTF-8", call("{\"name\":\"t\xff\"}"), CodeParse, "valid UTF-8"},
 		{"overlong UTF-8", call("{\"name\":\"\xc0\xae\"}"), CodeParse, "valid UTF-8"},
 		{"surrogate in UTF-8", call("{\"name\":\"\xed\xa0\x80\"}"), CodeParse, "valid UTF-8"},
@@ -328,6 +370,10 @@ func FuzzParse(f *testing.F) {
 		`{"jsonrpc":"2.0","id":"\ud83d\ude00","result":{"tools":[{"name":"a"},{"name":"b"}],"cacheScope":"public"}}`,
 		`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`,
 		`{"jsonrpc":"2.0","id":1,"error":{"code":-1,"message":"\ud800"}}`,
+		`{"jsonrpc":"2.0","id":1,"error":{"code":-32042,"data":{"elicitations":[{"mode":"url"}]}}}`,
+		`{"jsonrpc":"2.0","method":"notifications/tasks","params":{"taskId":"1","inputRequests":{"a":{}}}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{"ref":{"type":"ref/prompt","name":"a"},"name":"b"}}`,
+		`{"jsonrpc":"2.0","id":1,"method":"subscriptions/listen","params":{"notifications":{"resourceSubscriptions":["x:1"]}}}`,
 		`{"a":{"b":[1,2,{"c":null}]},"jsonrpc":"2.0","id":1,"method":"x"}`,
 	} {
 		f.Add([]byte(seed))
@@ -362,19 +408,29 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("the canonical form of %s is not stable: %v", canonical, err)
 			}
 		}
-		if m.Kind == Response {
-			asks := false
-			for _, part := range []string{"result", "error"} {
-				var members map[string]json.RawMessage
-				if json.Unmarshal(std[part], &members) == nil {
-					for name := range members {
-						asks = asks || strings.EqualFold(name, "inputRequests")
-					}
+		// A hint may be given for nothing, and must not be missed.
+		holds := func(part json.RawMessage, key string) (found bool, values []json.RawMessage) {
+			var members map[string]json.RawMessage
+			if json.Unmarshal(part, &members) != nil {
+				return false, nil
+			}
+			for name, value := range members {
+				found, values = found || strings.EqualFold(name, key), append(values, value)
+			}
+			return found, values
+		}
+		for _, part := range []string{"params", "result", "error"} {
+			asks, values := holds(std[part], "inputRequests")
+			for _, value := range values {
+				if found, _ := holds(value, "elicitations"); found && part != "params" {
+					asks = true
 				}
 			}
-			if asks != m.AsksInput {
-				t.Fatalf("it asks for input: %v, encoding/json says %v", m.AsksInput, asks)
+			if asks && !m.AsksInput {
+				t.Fatalf("%s asks for input, and nothing says so", part)
 			}
+		}
+		if m.Kind == Response {
 			ParamHeaders(m) // whatever the list holds
 			for _, key := range []string{"tools", "resources"} {
 				out, _, err := FilterList(m, key, func(name, uri string, _ Span) bool { return len(name)%2 == 0 })
