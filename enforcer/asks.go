@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 
@@ -45,24 +46,50 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	return false, reply.Close()
 }
 
-// inputAsks decides what a server of the stateless era asks of the client: it
-// has no requests of its own, and puts them into a result instead, under
-// inputRequests by names of its choice (2026-07-28, multi round-trip requests).
-// Each is decided as the request would be. If one is refused the whole result
+// inputAsks decides what a server asks of the client otherwise than by a request
+// of its own:
+//
+//   - inputRequests of a result, by names of its choice (2026-07-28, multi
+//     round-trip requests), and of a notification (the tasks extension);
+//   - data.elicitations of an error, a list of what elicitation/create has for
+//     its params (2025-11-25, URLElicitationRequiredError). The error's code is
+//     not looked at: a client may take more for -32042 than we would.
+//
+// Each is decided as the request would be. If one is refused the whole message
 // is, since the client answers all or none.
 func (x *exchange) inputAsks(m *wire.Message) (err error) {
 	if !m.AsksInput {
 		return nil
 	}
-	m.Members(m.Result, func(name []byte, asks wire.Span) bool {
-		if !strings.EqualFold(string(name), "inputRequests") {
-			return true
-		}
+	in := m.Result
+	if m.Kind == wire.Notification {
+		in = m.Params
+	}
+	alike(m, in, "inputRequests", func(asks wire.Span) bool {
 		if b := m.Bytes(asks); b[0] != '{' && string(b) != "null" {
 			err = refuse(kindBlocked, "the upstream server's answer is blocked: its inputRequests are not an object")
 		}
 		m.Members(asks, func(_ []byte, ask wire.Span) bool {
-			err = x.inputAsk(m, ask)
+			var method string
+			if at, ok := m.Member(ask, "method"); ok {
+				method, _ = m.Text(at)
+			}
+			params, _ := m.Member(ask, "params")
+			err = x.inputAsk(method, m.Bytes(params))
+			return err == nil
+		})
+		return err == nil
+	})
+	alike(m, m.ErrorObj, "data", func(data wire.Span) bool {
+		alike(m, data, "elicitations", func(asks wire.Span) bool {
+			if b := m.Bytes(asks); b[0] != '[' && string(b) != "null" {
+				err = refuse(kindBlocked, "the upstream server's answer is blocked: its elicitations are not a list")
+			}
+			m.Elements(asks, func(ask wire.Span) {
+				if err == nil {
+					err = x.inputAsk("elicitation/create", m.Bytes(ask))
+				}
+			})
 			return err == nil
 		})
 		return err == nil
@@ -70,15 +97,18 @@ func (x *exchange) inputAsks(m *wire.Message) (err error) {
 	return err
 }
 
-func (x *exchange) inputAsk(m *wire.Message, ask wire.Span) error {
-	var method string
-	if at, ok := m.Member(ask, "method"); ok {
-		method, _ = m.Text(at)
-	}
-	params, _ := m.Member(ask, "params")
+// alike visits the members of an object that some client might take for key,
+// until visit returns false.
+func alike(m *wire.Message, object wire.Span, key string, visit func(wire.Span) bool) {
+	m.Members(object, func(name []byte, value wire.Span) bool {
+		return !strings.EqualFold(string(name), key) || visit(value)
+	})
+}
+
+func (x *exchange) inputAsk(method string, params []byte) error {
 	d := x.force.policy.Decide(rules.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
-		Method: method, FromServer: true, Args: m.Bytes(params), Now: x.e.Now(),
+		Method: method, FromServer: true, Args: params, Now: x.e.Now(),
 	})
 	kind, effect := audit.KindIntent, rules.Allow
 	if d.Effect != rules.Allow {
@@ -91,4 +121,16 @@ func (x *exchange) inputAsk(m *wire.Message, ask wire.Span) error {
 		return x.denied("refused by the client's gateway: the server asks the client for " + clip(method, 128) + ": " + d.Reason)
 	}
 	return nil
+}
+
+// notifies tells whether a notification goes on to the client. One that asks for
+// what no rule allows does not, which inputAsk has recorded: nobody waits for
+// it, and the stream goes on.
+func (x *exchange) notifies(m *wire.Message) (bool, error) {
+	err := x.inputAsks(m)
+	var ref *refusal
+	if errors.As(err, &ref) && ref.kind == kindDenied {
+		return false, nil
+	}
+	return err == nil, err
 }

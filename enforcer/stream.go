@@ -128,6 +128,10 @@ func (x *exchange) event(ev wire.Event) error {
 		if allowed, err := x.serverAsks(m); err != nil || !allowed {
 			return err
 		}
+	case wire.Notification:
+		if passes, err := x.notifies(m); err != nil || !passes {
+			return err
+		}
 	}
 	response := m.Kind == wire.Response
 	text := ev.Rewrite(clean, beside)

@@ -112,6 +112,15 @@ func hostileAnswers(elsewhere string) []hostileAnswer {
 	body("it asks for input, and no rule allows it", `{"jsonrpc":"2.0","id":${ID},"result":{"resultType":"input_required","inputRequests":{"a":{"method":"elicitation/create","params":{"message":"${INNER}"}}}}}`,
 		"refused by the client's gateway: the server asks the client for elicitation/create")
 	rows[len(rows)-1].code, rows[len(rows)-1].recorded = 0, "denied"
+	const open = `[{"mode":"url","elicitationId":"1","url":"https://evil.example/${INNER}","message":"${INNER}"}]`
+	urls := func(name, members string) {
+		body(name, `{"jsonrpc":"2.0","id":${ID},"error":{"message":"${INNER}",`+members+`}}`, "refused by the client's gateway: the server asks the client for elicitation/create")
+		rows[len(rows)-1].code, rows[len(rows)-1].recorded = 0, "denied"
+	}
+	urls("an error asks for a URL to be opened, and no rule allows it", `"code":-32042,"data":{"elicitations":`+open+`}`)
+	urls("so does one whose code is spelled otherwise", `"code":-3.2042e4,"data":{"elicitations":`+open+`}`)
+	urls("so does one in another case", `"code":-32042,"data":{"elicitations":[]},"Data":{"elicitationſ":`+open+`}`)
+	body("elicitations that are no list", `{"jsonrpc":"2.0","id":${ID},"error":{"code":-32042,"message":"","data":{"elicitations":{"a":"${INNER}"}}}}`, blocked+"its elicitations are not a list")
 	body("inputRequests in another case", `{"jsonrpc":"2.0","id":${ID},"result":{"InputRequests":["${INNER}"]}}`, blocked+"its inputRequests are not an object")
 
 	stream("an event that is no JSON", "data: ${INNER}\n\n", unreadable+"a message must be a JSON object (at byte 0)", -32603)
@@ -125,6 +134,7 @@ func hostileAnswers(elsewhere string) []hostileAnswer {
 	}
 	through("a second answer, as an event", honest+"data: "+whole+"\n\n")
 	through("a request without permission, before the answer", "data: {\"jsonrpc\":\"2.0\",\"id\":\"s1\",\"method\":\"sampling/createMessage\",\"params\":{\"a\":\"${INNER}\"}}\n\n"+honest)
+	through("a notification asks for input, and no rule allows it, before the answer", "data: {\"jsonrpc\":\"2.0\",\"method\":\"notifications/tasks\",\"params\":{\"taskId\":\"1\",\"status\":\"input_required\",\"inputRequests\":{\"a\":{\"method\":\"elicitation/create\",\"params\":{\"message\":\"${INNER}\"}}}}}\n\n"+honest)
 	through("a method of no revision, before the answer", "data: {\"jsonrpc\":\"2.0\",\"id\":\"s2\",\"method\":\"vendor/ask\",\"params\":{\"a\":\"${INNER}\"}}\n\n"+honest)
 	return rows
 }

@@ -108,6 +108,13 @@ func hostileRequests(t *testing.T, s *stage.Stage, session, mallory string) []ho
 	refused("case variant with an escaped long s", callOf(`"name":"echo","argument\u017f":{}`), "a key is spelled like arguments but in another case", -32600)
 	refused("case variant with the Kelvin sign", `{"jsonrpc":"2.0","id":1,"method":"tasks/get","params":{"tasKId":"1"}}`, "a key is spelled like taskId but in another case", -32600)
 	refused("case variant in _meta", callOf(`"name":"echo","_meta":{"progresstoken":1}`), "a key is spelled like progressToken but in another case", -32600)
+	completion := func(ref string) string {
+		return `{"jsonrpc":"2.0","id":1,"method":"completion/complete","params":{` + ref + `"argument":{"name":"a","value":""}}}`
+	}
+	refused("case variant in a completion's ref", completion(`"ref":{"type":"ref/prompt","name":"echo","Name":"risky"},`), "a key is spelled like name but in another case", -32600)
+	listen := func(filter string) string { return modern("subscriptions/listen", `"notifications":`+filter+`,`) }
+	listening := mirrored("subscriptions/listen", "")
+	edited("case variant in a subscription", listen(`{"resourceSubscriptions":["x:a"],"ResourceSubscriptions":["x:b"]}`), "a key is spelled like resourceSubscriptions but in another case", -32600, listening)
 	refused("arguments that differ in case only", with(`"sql":"a","SQL":"b"`), "two arguments differ only in upper and lower case", -32700)
 	refused("arguments that differ in a folded letter only", with(`"mask":"a","maſk":"b"`), "two arguments differ only in upper and lower case", -32700)
 	refused("invalid UTF-8", "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"tools/call\",\"params\":{\"name\":\"ec\xffho\"}}", "a string is not valid UTF-8", -32700)
@@ -170,6 +177,19 @@ func hostileRequests(t *testing.T, s *stage.Stage, session, mallory string) []ho
 	refused("a call without a tool", callOf(`"arguments":{}`), "params.name must be a string that is not empty", -32602)
 	refused("a tool that is a number", callOf(`"name":1`), "params.name must be a string that is not empty", -32602)
 	refused("a read without a resource", `{"jsonrpc":"2.0","id":1,"method":"resources/read","params":{}}`, "params.uri must be a string that is not empty", -32602)
+	refused("a completion of nothing", completion(``), "params.ref must be an object", -32602)
+	refused("a completion by params.name", completion(`"name":"echo",`), "params.ref must be an object", -32602)
+	refused("a completion of a list", completion(`"ref":["echo"],`), "params.ref must be an object", -32602)
+	refused("a completion of another type", completion(`"ref":{"type":"ref/tool","name":"echo"},`), "params.ref.type must be ref/prompt or ref/resource", -32602)
+	const prompt = "a ref/prompt must have a name, a string that is not empty, and no uri"
+	refused("a completion of a prompt and a resource", completion(`"ref":{"type":"ref/prompt","name":"echo","uri":"x:risky"},`), prompt, -32602)
+	refused("a completion of a resource and a prompt", completion(`"ref":{"type":"ref/resource","name":"risky","uri":"x:"},`), "a ref/resource must have a uri, a string that is not empty, and no name", -32602)
+	refused("a completion of a prompt whose name is an object", completion(`"ref":{"type":"ref/prompt","name":{"name":"risky"}},`), prompt, -32602)
+	edited("a subscription to a list", listen(`[]`), "params.notifications must be an object", -32602, listening)
+	const subscriptions = "resourceSubscriptions must be a list of strings that are not empty"
+	edited("a subscription to a text", listen(`{"resourceSubscriptions":"x:risky"}`), subscriptions, -32602, listening)
+	edited("a subscription to an object", listen(`{"resourceSubscriptions":[{"uri":"x:risky"}]}`), subscriptions, -32602, listening)
+	edited("a subscription to 1001 resources", listen(`{"resourceSubscriptions":["x:"`+strings.Repeat(`,"x:"`, 1000)+`]}`), "resourceSubscriptions has more than 1000 elements", -32602, listening)
 	refused("_meta that is a list", callOf(`"name":"echo","_meta":[]`), "params._meta must be an object", -32602)
 	refused("a protocol version that is a number", callOf(`"name":"echo","_meta":{"io.modelcontextprotocol/protocolVersion":20260728}`), "the protocol version in _meta must be a string", -32602)
 	refused("a progress token that is an object", callOf(`"name":"echo","_meta":{"progressToken":{}}`), "progressToken must be a string or an integer", -32602)
