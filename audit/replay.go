@@ -79,7 +79,10 @@ func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 
 // request rebuilds what was decided; why is not empty if it cannot be.
 func request(e Entry) (req rules.Request, why string) {
-	var d struct{ Facts *Facts }
+	var d struct {
+		Facts  *Facts
+		Params string
+	}
 	if len(e.Detail) == 0 || json.Unmarshal(e.Detail, &d) != nil || d.Facts == nil {
 		return req, "it was recorded without the facts about its subject"
 	}
@@ -89,6 +92,8 @@ func request(e Entry) (req rules.Request, why string) {
 		Source: d.Facts.Source, FromServer: d.Facts.FromServer, Now: e.Time,
 	}
 	switch {
+	case e.Method == "subscriptions/listen" && (strings.Contains(d.Params, `"resourceSubscriptions"`) || strings.HasSuffix(d.Params, "…")):
+		return req, "it was decided for each resource that it names"
 	case e.Args == "":
 		return req, ""
 	case !json.Valid([]byte(e.Args)):

@@ -462,6 +462,8 @@ func TestReplay(t *testing.T) {
 		{Kind: KindIntent, Call: "c3", Effect: "allow", Detail: facts, Args: `{"a":"[masked: key]"}`},
 		{Kind: KindIntent, Call: "c4", Effect: "allow", Detail: facts, Args: `{"a":"x…`},
 		{Kind: KindIntent, Call: "c5", Effect: "allow"},
+		{Kind: KindRefused, Call: "c6", Effect: "deny", Method: "subscriptions/listen", Detail: json.RawMessage(`{"facts":{},"params":"{\"notifications\":{\"resourceSubscriptions\":[\"x:1\"]}}"}`)},
+		{Kind: KindIntent, Call: "c7", Effect: "allow", Rules: []string{"r1"}, Method: "subscriptions/listen", Detail: json.RawMessage(strings.Replace(string(facts), `}}`, `},"params":"{\"notifications\":{\"toolsListChanged\":true}}"}`, 1))},
 	}
 	seq := func(yield func(Entry, error) bool) {
 		for i, e := range entries {
@@ -477,7 +479,7 @@ func TestReplay(t *testing.T) {
 		}
 		return rules.Decision{Effect: rules.Allow, Trace: []rules.Match{{Rule: "r1", Effect: rules.Allow, Matched: true}}}
 	})
-	if err != nil || r.Requests != 2 || r.Same != 1 || len(r.Changed) != 1 || len(r.Skipped) != 3 {
+	if err != nil || r.Requests != 3 || r.Same != 2 || len(r.Changed) != 1 || len(r.Skipped) != 4 {
 		t.Fatalf("%v, %+v", err, r)
 	}
 	if s := r.Changed[0].String(); s != "entry 3: deny → allow (no rule → r1)" {

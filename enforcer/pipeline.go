@@ -3,7 +3,9 @@ package enforcer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -124,11 +126,44 @@ func (x *exchange) decide(ctx context.Context) error {
 // arguments: errors of conditions, and reasons made of them.
 func (x *exchange) ask() rules.Decision {
 	d := x.force.policy.Decide(x.req)
+	if d.Effect != rules.Deny && x.msg != nil {
+		x.subscribes(&d)
+	}
 	d.Reason, _ = x.e.Mask.Text(d.Reason)
 	for i := range d.Trace {
 		d.Trace[i].Err, _ = x.e.Mask.Text(d.Trace[i].Err)
 	}
 	return d
+}
+
+// subscribes has each resource of a subscriptions/listen decided as a
+// resources/subscribe, which the era of sessions has one of for each. One that
+// is not allowed ends the whole: a server that were sent the others would
+// acknowledge what the client did not ask for.
+func (x *exchange) subscribes(d *rules.Decision) {
+	req := x.req
+	req.Method, req.Args = "resources/subscribe", nil
+	for _, req.Resource = range x.msg.Subscribes {
+		each := x.force.policy.Decide(req)
+		why := ""
+		switch {
+		case each.Effect == rules.Approve:
+			why = "subscribing to it needs approval, which subscriptions/listen cannot wait for: " + each.Reason
+		case each.Effect == rules.Deny:
+			why = each.Reason
+		case each.Credential != d.Credential:
+			why = "the policy names another credential for resources/subscribe than for subscriptions/listen."
+		}
+		for _, m := range each.Trace { // a rule that decides about many stands there once
+			if m.Matched && !slices.ContainsFunc(d.Trace, func(had rules.Match) bool { return had.Rule == m.Rule && had.Matched }) {
+				d.Trace = append(d.Trace, m)
+			}
+		}
+		if why != "" {
+			*d = rules.Decision{Effect: rules.Deny, Reason: fmt.Sprintf("Resource %q: %s", clip(req.Resource, 256), why), Trace: d.Trace, Policy: d.Policy}
+			return
+		}
+	}
 }
 
 // credential mints or reuses what the decision names, and splices it in on
