@@ -31,6 +31,7 @@ type passage struct {
 	modern bool
 	header http.Header
 	body   []byte
+	list   string // what the answer lists; "" for nothing
 	status int
 	kind   string // of the answer; "" for none
 	answer []byte
@@ -308,7 +309,7 @@ func (m *maker) passage() passage {
 		return p
 	}
 	id := m.id()
-	method, more := m.request(p.header, p.modern)
+	method, more := m.request(&p)
 	params = append(params, more...)
 	envelope = append(envelope, `"id":`+id, `"method":`+method, `"params":`+m.object(params))
 	p.body = []byte(m.space() + m.object(envelope) + m.space())
@@ -319,12 +320,12 @@ func (m *maker) passage() passage {
 
 // request is a method as it is spelled, what its params need, and, for the
 // stateless era, the headers that mirror it.
-func (m *maker) request(h http.Header, modern bool) (method string, params []string) {
+func (m *maker) request(p *passage) (method string, params []string) {
 	spelled, header, plain := `"tool"`, m.pick("tool", "=?base64?dG9vbA==?="), ""
 	if m.IntN(3) == 0 {
 		spelled, header = m.pick(`"tööl"`, `"t\u00f6ö\u006c"`, `"t\u00f6\u00F6l"`), "=?base64?dMO2w7Zs?="
 	}
-	switch m.IntN(6) {
+	switch m.IntN(8) {
 	case 0, 1, 2:
 		plain, method = "tools/call", m.pick(`"tools/call"`, `"tools\/call"`, `"\u0074ools/call"`)
 		params = append(params, `"name":`+spelled)
@@ -337,13 +338,20 @@ func (m *maker) request(h http.Header, modern bool) (method string, params []str
 	case 4:
 		plain, method, header = "resources/read", `"resources/read"`, "file:///a%20b"
 		params = append(params, `"uri":`+m.pick(`"file:///a%20b"`, `"file:\/\/\/a%20b"`))
+	case 5, 6: // of which the rules hide nothing
+		p.list = m.pick("tools", "prompts", "resources", "resourceTemplates")
+		plain, header = strings.Replace(p.list, "Templates", "/templates", 1)+"/list", ""
+		method = m.pick(`"`+plain+`"`, `"`+strings.Replace(plain, "/", `\/`, 1)+`"`)
+		if m.IntN(2) == 0 {
+			params = append(params, `"cursor":`+m.str())
+		}
 	default:
 		plain, method, header = "vendor/unknown", `"vendor/unknown"`, ""
 	}
-	if modern {
-		h.Set("Mcp-Method", plain)
+	if p.modern {
+		p.header.Set("Mcp-Method", plain)
 		if header != "" {
-			h.Set("Mcp-Name", header)
+			p.header.Set("Mcp-Name", header)
 		}
 	}
 	return method, params
@@ -355,6 +363,18 @@ func (m *maker) reply(p *passage, id string) {
 	result := m.members(nested)
 	if p.modern {
 		result = append(result, `"resultType":"complete"`, `"cacheScope":"private"`, `"ttlMs":`+m.pick("0", "1.0", "1e3"))
+	}
+	if p.list != "" {
+		uri := map[string]string{"resources": "uri", "resourceTemplates": "uriTemplate"}[p.list]
+		var elements []string
+		for i := range m.few(8) {
+			of := append(m.members(nested-2), `"name":`+m.pick(`"listed`, `"l\u0069sted`)+strconv.Itoa(i)+`"`)
+			if uri != "" {
+				of = append(of, `"`+uri+`":`+m.pick(`"x:`, `"x\u003a`)+strconv.Itoa(i)+`"`)
+			}
+			elements = append(elements, m.space()+m.object(of)+m.space())
+		}
+		result = append(result, `"`+p.list+`":[`+strings.Join(elements, ",")+m.pick("", " ")+`]`)
 	}
 	body := `"result":` + m.object(result)
 	if m.IntN(8) == 0 {

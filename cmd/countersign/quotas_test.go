@@ -26,10 +26,11 @@ quotas:
 - { id: one-slow, tool: slow, concurrent: 1 }
 - { id: spending, tool: spend, per: [subject], day: 1, concurrent: 1 }
 - { id: reading, method: resources/read, per: [client, server], minute: 1 }
+- { id: tools, tool: "each-*", per: [tool], minute: 2 }
 `
 
 const quotaRules = `
-- { id: all, server: probe, tool: [echo, both, daily, slow], effect: allow }
+- { id: all, server: probe, tool: [echo, both, daily, slow, "each-*"], effect: allow }
 - { id: read, server: probe, method: resources/read, effect: allow }
 - { id: spend, server: probe, tool: spend, effect: approve, reason: Spending needs a DBA, approval: { approvers: dba } }
 `
@@ -113,6 +114,22 @@ func TestQuotasAndLimits(t *testing.T) {
 		over(p, a, "reading", "1 call a minute")
 		if a.code != -32000 || !strings.Contains(a.body, `"quota":"reading"`) || !strings.Contains(a.body, `"retry_after":`) {
 			t.Errorf("the error's data: %s", a.body)
+		}
+	})
+	t.Run("each tool by itself", func(t *testing.T) {
+		p := p.in(t)
+		each := func(token, tool string) answer { p.t.Helper(); return p.ask("probe", token, toolCall(tool, "x")) }
+		for _, tool := range []string{"each-a", "each-b"} { // which share nothing, and all subjects share each
+			for _, token := range []string{alice, bob} {
+				if a := each(token, tool); a.text != "ran "+tool {
+					t.Fatalf("within the quota: %s", a.body)
+				}
+			}
+			over(p, each(alice, tool), "tools", "2 calls a minute")
+			over(p, each(bob, tool), "tools", "2 calls a minute")
+			if u.ran(tool) != 2 {
+				t.Errorf("%s ran %d times", tool, u.ran(tool))
+			}
 		}
 	})
 	t.Run("at one time", func(t *testing.T) {
