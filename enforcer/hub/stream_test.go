@@ -415,12 +415,10 @@ func TestSubscriptionsToTasks(t *testing.T) {
 		}
 		before := len(s.fakes.to("a"))
 		for filter, words := range map[string]string{
-			`{"taskIds":["t1"]}`:                    `task "t1": there is no such server that you may use, or none is named; it is spelled <server>__<task id>`,
-			`{"taskIds":["elsewhere__t"]}`:          `task "elsewhere__t": there is no such server`,
-			`{"taskIds":["a__t",7]}`:                `task "": there is no such server`,
-			`{"taskIds":true}`:                      `params.notifications.taskIds must be a list`,
-			`{"resourceSubscriptions":"mcp+a+x:1"}`: `params.notifications.resourceSubscriptions must be a list`,
-			`[]`:                                    `params.notifications must be an object`,
+			`{"taskIds":["t1"]}`:           `task "t1": there is no such server that you may use, or none is named; it is spelled <server>__<task id>`,
+			`{"taskIds":["elsewhere__t"]}`: `task "elsewhere__t": there is no such server`,
+			`{"taskIds":["a__t",7]}`:       `task "": there is no such server`,
+			`{"taskIds":true}`:             `params.notifications.taskIds must be a list`,
 		} {
 			if r := s.send(listen(filter), "alice"); r.refused == nil || r.refused.Kind != Unknown || !strings.Contains(r.refused.Reason, words) {
 				t.Errorf("%s: %+v", filter, r)
