@@ -103,7 +103,7 @@ func (x *exchange) finish(ctx context.Context) {
 	switch {
 	case !x.forwarded:
 		outcome = audit.StatusNotRun
-	case !x.closed, x.outcome == audit.StatusFrozen: // cut off
+	case !x.closed, x.outcome == audit.StatusFrozen, x.outcome == kindCancelled.status(): // cut off
 		outcome = audit.StatusUnknown
 	}
 	if err := x.e.Approvals.Finish(ctx, x.approval, outcome); err != nil {

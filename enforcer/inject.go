@@ -68,8 +68,9 @@ func (x *exchange) splice(in rules.Inject) error {
 
 // upstreamContext ends with a freeze that covers the call. It outlives the
 // client in the legacy era, where a disconnect is not a cancellation, by
-// clientGrace; in the stateless era closing the stream is one, unless the
-// request is made for a client of the legacy era.
+// clientGrace, and the client's cancellation by cancelGrace; in the stateless
+// era closing the stream is one, unless the request is made for a client of the
+// legacy era.
 func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 	if x.endless() {
 		out, cancel := context.WithCancel(ctx)
@@ -93,7 +94,7 @@ func (x *exchange) upstreamContext(ctx context.Context) context.Context {
 		context.AfterFunc(out, func() { late.Stop() })
 	})
 	cut := context.AfterFunc(x.ice, cancel)
-	x.cleanup = append(x.cleanup, func() { left(); cut(); cancel() })
+	x.cleanup = append(x.cleanup, x.e.waiting.cutLate(x, cancel), func() { left(); cut(); cancel() })
 	return out
 }
 

@@ -33,7 +33,7 @@ const (
 	kindUnavailable                 // a peer that is needed is down, or the record cannot be written
 	kindUpstream                    // the upstream failed, and may have run the call
 	kindBlocked                     // the answer could not be masked
-	kindCancelled                   // by the client, before forwarding
+	kindCancelled                   // by the client, before forwarding or after
 	kindQuota                       // enough of such calls, for now
 	kindHeaders                     // too large: 431
 	kindUnknown                     // a name, uri, cursor or id that leads nowhere
@@ -232,8 +232,12 @@ func (x *exchange) upstreamFailed(err error) *refusal {
 		return ref
 	case errors.Is(err, upstream.ErrSessionGone):
 		return refuse(kindNoSession, "the upstream server no longer knows this session: initialize again")
+	case errors.Is(err, context.Canceled) && x.forwarded:
+		ref := refuse(kindCancelled, "cancelled by the client; the call was with the upstream server already, and may have run")
+		ref.data = map[string]any{"ran": "unknown"}
+		return ref
 	case errors.Is(err, context.Canceled):
-		return refuse(kindCancelled, "cancelled by the client")
+		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
 	case notSent && errors.As(err, &ambiguous): // an id already in flight, say
 		return refuse(kindBadRequest, "%w", err)
 	case notSent:

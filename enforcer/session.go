@@ -132,10 +132,19 @@ func (e *Enforcer) endIdle(ctx context.Context) {
 type inflight struct {
 	mu    sync.Mutex
 	m     map[string]*exchange
-	holds map[*exchange]func() // those that wait for a person, and how to wake them
+	holds map[*exchange]func()                               // those that somebody waits for, a person or a server, and how to wake them
+	after func(d time.Duration, f func()) (stop func() bool) // the timer
 }
 
-func (w *inflight) init() { w.m, w.holds = map[string]*exchange{}, map[*exchange]func(){} }
+// cancelGrace is how long a server may take to answer a call that its client
+// has cancelled. One that honours the cancellation sends nothing more
+// (2025-11-25, basic/utilities/cancellation), so the call ends by itself here.
+const cancelGrace = 5 * time.Second
+
+func (w *inflight) init() {
+	w.m, w.holds = map[string]*exchange{}, map[*exchange]func(){}
+	w.after = func(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
+}
 
 // add registers a call; the returned func takes it out again. Of two with one
 // id, which no client may send, the newer is found.
@@ -167,8 +176,25 @@ func (w *inflight) hold(x *exchange, wake func()) func() {
 	}
 }
 
+// cutLate has cut called a grace after x is cancelled, until the returned func
+// is called.
+func (w *inflight) cutLate(x *exchange, cut func()) func() {
+	var stop func() bool // guarded by w.mu
+	release := w.hold(x, func() {
+		if stop == nil {
+			stop = w.after(cancelGrace, cut)
+		}
+	})
+	return func() {
+		release() // from here on nobody sets stop
+		if stop != nil {
+			stop()
+		}
+	}
+}
+
 // cancel keeps a call from starting, if it has not been forwarded yet. One that
-// has is the upstream's to end, which gets the notification too.
+// has gets the grace to end: the upstream gets the notification too.
 func (w *inflight) cancel(key string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

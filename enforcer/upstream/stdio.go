@@ -52,6 +52,7 @@ type stdio struct {
 	limits
 	cfg     StdioConfig
 	chatter *chatter
+	after   func(time.Duration, func()) // the timer of cancelled calls
 
 	mu       sync.Mutex
 	traffic  traffic
@@ -97,6 +98,7 @@ func Stdio(cfg StdioConfig) Upstream {
 	u := &stdio{
 		cfg: cfg, chatter: &chatter{say: cfg.Stderr, now: cfg.Now}, traffic: traffic{calm: calm}, restarts: restarts{},
 		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
+		after: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
 	}
 	u.SetLimits(cfg.MaxMessage, cfg.MaxDepth)
 	cfg.Pool.join(u)
@@ -205,12 +207,19 @@ func (u *stdio) tell(ctx context.Context, r *Request) (*Reply, error) {
 		}
 		u.mu.Unlock()
 	}
+	var cancelled []*call
+	if m.Method == "notifications/cancelled" {
+		cancelled = u.named(to, idKey(m.CancelledID))
+	}
 	errs := make([]error, len(to))
 	var sending sync.WaitGroup
 	for i, p := range to { // side by side: one that is deaf does not keep it from the others
 		sending.Go(func() { errs[i] = u.hand(ctx, p, r.Body, nil) })
 	}
 	sending.Wait()
+	for i, c := range cancelled {
+		u.after(cancelGrace, func() { u.giveUp(to[i], c) })
+	}
 	// A process that is ending misses nothing: the one that replaces it is
 	// shown initialize and notifications/initialized again.
 	if ctx.Err() != nil && slices.Contains(errs, ctx.Err()) {
@@ -220,6 +229,40 @@ func (u *stdio) tell(ctx context.Context, r *Request) (*Reply, error) {
 		return nil, unsent{ctx.Err()}
 	}
 	return &Reply{Status: http.StatusAccepted, Header: http.Header{}}, nil
+}
+
+// cancelGrace is how long a process may still answer a call after it was told
+// that the call is cancelled. One that honours it writes nothing more.
+const cancelGrace = 5 * time.Second
+
+// errCancelled ends a call that the server was told to cancel, and did not
+// answer. It may have run.
+var errCancelled = fmt.Errorf("%w: the MCP server was told, and has not answered", context.Canceled)
+
+// named is the call with this id in each of the processes, nil where there is
+// none.
+func (u *stdio) named(in []*process, id string) []*call {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	calls := make([]*call, len(in))
+	for i, p := range in {
+		calls[i] = p.calls[id]
+	}
+	return calls
+}
+
+// giveUp forgets a call whose answer will not come: its id is free again, and
+// who still reads is told. An answer, should there be one after all, is nobody's.
+func (u *stdio) giveUp(p *process, c *call) {
+	u.mu.Lock()
+	open := c != nil && p.calls[c.id] == c
+	if open {
+		delete(p.calls, c.id)
+	}
+	u.mu.Unlock()
+	if open {
+		c.mail.finish(errCancelled)
+	}
 }
 
 // modern finds or starts the process for a call without a session, and enters
