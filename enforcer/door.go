@@ -167,8 +167,12 @@ func (x *exchange) read(ctx context.Context) error {
 			x.cleanup = append(x.cleanup, x.e.waiting.add(key, x))
 		}
 	}
-	if x.session != "" && !x.e.session.owned(x.session, x.server, x.ownerKey()) {
-		return refuse(kindNoSession, "this session is unknown: initialize again")
+	if x.session != "" {
+		leave, ok := x.e.session.enter(x.session, x.server, x.ownerKey())
+		if !ok {
+			return refuse(kindNoSession, "this session is unknown: initialize again")
+		}
+		x.cleanup = append(x.cleanup, leave)
 	}
 	return x.sessionless()
 }

@@ -25,7 +25,17 @@ type sessions struct {
 
 type session struct {
 	id, server, owner string
-	opened, used      time.Time
+	opened, used      time.Time // used: when an exchange last came or went
+	inside            int       // exchanges under way in it, streams included
+}
+
+// before tells whether x makes room before y: what is idle does, and then what
+// was used longest ago.
+func (x *session) before(y *session) bool {
+	if (x.inside == 0) != (y.inside == 0) {
+		return x.inside == 0
+	}
+	return x.used.Before(y.used)
 }
 
 func (s *sessions) init(now func() time.Time) { s.now, s.m = now, map[string]*session{} }
@@ -47,7 +57,7 @@ func (s *sessions) bind(id, server, owner string) (evicted string, ok bool) {
 	for _, x := range s.m {
 		if x.owner == owner {
 			owned++
-			if oldest == nil || x.used.Before(oldest.used) {
+			if oldest == nil || x.before(oldest) {
 				oldest = x
 			}
 		}
@@ -62,21 +72,29 @@ func (s *sessions) bind(id, server, owner string) (evicted string, ok bool) {
 	return evicted, true
 }
 
-// owned tells whether the session exists and is owner's, and marks it used.
-func (s *sessions) owned(id, server, owner string) bool {
+// enter lets an exchange into the session, if it exists and is owner's, until
+// leave is called, once. Meanwhile the session is in use: a stream that is open,
+// or a call that takes its time, keeps it from being idle.
+func (s *sessions) enter(id, server, owner string) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x, ok := s.m[server+"\x00"+id]
 	if !ok || x.owner != owner || s.expired(x) {
-		return false
+		return nil, false
 	}
+	x.inside++
 	x.used = s.now()
-	return true
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		x.inside--
+		x.used = s.now()
+	}, true
 }
 
 func (s *sessions) expired(x *session) bool {
 	t := s.now()
-	return t.Sub(x.used) > sessionIdle || t.Sub(x.opened) > sessionTotal
+	return x.inside == 0 && t.Sub(x.used) > sessionIdle || t.Sub(x.opened) > sessionTotal
 }
 
 // has tells whether an owner has a session.

@@ -98,7 +98,14 @@ func TestSessions(t *testing.T) {
 		if _, ok := s.bind("1", "pg", "alice"); !ok {
 			t.Fatal("not bound")
 		}
-		if !s.owned("1", "pg", "alice") || s.owned("1", "pg", "bob") || s.owned("1", "other", "alice") || s.owned("2", "pg", "alice") {
+		owned := func(id, server, owner string) bool {
+			leave, ok := s.enter(id, server, owner)
+			if ok {
+				leave()
+			}
+			return ok
+		}
+		if !owned("1", "pg", "alice") || owned("1", "pg", "bob") || owned("1", "other", "alice") || owned("2", "pg", "alice") {
 			t.Error("a session belongs to its owner, at its server")
 		}
 		if _, ok := s.bind("1", "pg", "bob"); ok {
@@ -110,15 +117,69 @@ func TestSessions(t *testing.T) {
 				t.Errorf("session %d: evicted %q, %v", i, evicted, ok)
 			}
 		}
-		if s.owned("1", "pg", "alice") {
+		if owned("1", "pg", "alice") {
 			t.Error("the evicted session lives")
 		}
 		time.Sleep(sessionIdle + time.Second)
-		if s.owned("morea", "pg", "alice") {
+		if owned("morea", "pg", "alice") {
 			t.Error("an idle session lives")
 		}
 		if gone := s.sweep(); len(gone) != maxOwned || s.has("alice") {
 			t.Errorf("swept %d", len(gone))
+		}
+	})
+}
+
+// What is under way in a session keeps it from being idle, and from making room
+// for another as long as there is an idle one; nothing makes it older than a day.
+func TestSessionsInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		s.init(time.Now)
+		for i := range maxOwned {
+			if _, ok := s.bind(string(rune('a'+i)), "pg", "alice"); !ok {
+				t.Fatal("not bound")
+			}
+		}
+		stream, ok := s.enter("a", "pg", "alice")
+		if !ok {
+			t.Fatal("not owned")
+		}
+		time.Sleep(time.Second)
+		if evicted, ok := s.bind("next", "pg", "alice"); !ok || evicted == "a" {
+			t.Errorf("evicted %q, %v", evicted, ok)
+		}
+		call, ok := s.enter("a", "pg", "alice")
+		if !ok {
+			t.Fatal("not owned")
+		}
+		time.Sleep(2 * sessionIdle)
+		if gone := s.sweep(); len(gone) != maxOwned-1 {
+			t.Errorf("swept %d", len(gone))
+		}
+		stream()
+		time.Sleep(2 * sessionIdle)
+		if gone := s.sweep(); len(gone) != 0 {
+			t.Error("a session was swept under a running call")
+		}
+		call()
+		time.Sleep(sessionIdle)
+		if gone := s.sweep(); len(gone) != 0 {
+			t.Error("idle since the call began, it seems")
+		}
+		time.Sleep(time.Second)
+		if gone := s.sweep(); len(gone) != 1 {
+			t.Error("not idle, though nothing runs")
+		}
+		if _, ok := s.bind("old", "pg", "alice"); !ok {
+			t.Fatal("not bound")
+		}
+		if _, ok := s.enter("old", "pg", "alice"); !ok {
+			t.Fatal("not owned")
+		}
+		time.Sleep(sessionTotal + time.Second)
+		if gone := s.sweep(); len(gone) != 1 {
+			t.Error("a session is older than a day")
 		}
 	})
 }

@@ -140,9 +140,12 @@ func (x *exchange) legacy(ctx context.Context) error {
 	if id == "" {
 		return refuse(BadRequest, "this endpoint keeps sessions: send initialize first, and its Mcp-Session-Id from then on")
 	}
-	if x.s = x.h.sessions.owned(id, x.c.Owner); x.s == nil {
+	s, leave := x.h.sessions.enter(id, x.c.Owner)
+	if s == nil {
 		return refuse(NoSession, "this session is unknown: initialize again")
 	}
+	defer leave()
+	x.s = s
 	switch {
 	case x.m == nil && x.c.Request.Method == http.MethodGet:
 		return x.listen(ctx)

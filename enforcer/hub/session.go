@@ -42,7 +42,9 @@ type session struct {
 	hello     *wire.Message
 	bridge    bool // of a caller of the stateless era: see bridge.go
 
-	born, used time.Time // the table's
+	// the table's
+	born, used time.Time // used: when an exchange last came or went
+	inside     int       // exchanges under way in it, the GET stream included
 
 	mu       sync.Mutex
 	over     bool
@@ -70,6 +72,15 @@ type running struct {
 
 func (t *sessions) init(now func() time.Time) { t.now, t.m = now, map[string]*session{} }
 
+// before tells whether s makes room before other: what is idle does, and then
+// what was used longest ago.
+func (s *session) before(other *session) bool {
+	if (s.inside == 0) != (other.inside == 0) {
+		return s.inside == 0
+	}
+	return s.used.Before(other.used)
+}
+
 // bind opens a session; nil at the bound. At the bound of one owner the session
 // that was idle for longest makes room, and is returned to be ended.
 func (t *sessions) bind(owner, version string, hello *wire.Message) (s, evicted *session) {
@@ -79,7 +90,7 @@ func (t *sessions) bind(owner, version string, hello *wire.Message) (s, evicted 
 	for _, other := range t.m {
 		if other.owner == owner {
 			owned++
-			if evicted == nil || other.used.Before(evicted.used) {
+			if evicted == nil || other.before(evicted) {
 				evicted = other
 			}
 		}
@@ -105,21 +116,29 @@ func newSession(owner, version string, hello *wire.Message, now time.Time) *sess
 	}
 }
 
-// owned is the session if it is owner's, which marks it used; nil otherwise.
-func (t *sessions) owned(id, owner string) *session {
+// enter lets an exchange into the session if it is owner's, until leave is
+// called; nil otherwise. Meanwhile the session is in use: a stream that is open,
+// or a call that takes its time, keeps it from being idle.
+func (t *sessions) enter(id, owner string) (s *session, leave func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s := t.m[id]
+	s = t.m[id]
 	if s == nil || s.owner != owner || t.expired(s) {
-		return nil
+		return nil, nil
 	}
+	s.inside++
 	s.used = t.now()
-	return s
+	return s, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		s.inside--
+		s.used = t.now()
+	}
 }
 
 func (t *sessions) expired(s *session) bool {
 	now := t.now()
-	return now.Sub(s.used) > sessionIdle || now.Sub(s.born) > sessionTotal
+	return s.inside == 0 && now.Sub(s.used) > sessionIdle || now.Sub(s.born) > sessionTotal
 }
 
 // drop takes a session out; what it holds is the caller's to end.

@@ -138,6 +138,34 @@ func TestSessionsBelongToTheirOwner(t *testing.T) {
 	})
 }
 
+// An open stream keeps a session from being idle, and from making room for
+// another as long as there is an idle one.
+func TestASessionInUseLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, "a")
+		session := s.open()
+		_, leave := s.listening(s.request("alice", http.MethodGet, session, ""), "alice")
+		time.Sleep(2 * sessionIdle)
+		s.hub.Sweep()
+		for range maxOwned {
+			time.Sleep(time.Second)
+			s.open()
+		}
+		synctest.Wait()
+		if r := s.post(session, `{"jsonrpc":"2.0","id":1,"method":"ping"}`); r.refused != nil {
+			t.Errorf("its stream is open, and it has ended: %v", r.refused)
+		}
+		if err := leave(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(sessionIdle + time.Second)
+		s.hub.Sweep()
+		if n := len(s.hub.sessions.m); n != 0 {
+			t.Errorf("%d sessions are left", n)
+		}
+	})
+}
+
 // One caller cannot take the room of all: the session idle for longest ends,
 // at the servers as well.
 func TestOldestSessionMakesRoom(t *testing.T) {
