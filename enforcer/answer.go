@@ -67,13 +67,12 @@ func (x *exchange) opens() bool { return x.msg != nil && x.msg.Method == "initia
 // that an initialize has opened becomes this caller's.
 func (x *exchange) release() error {
 	if s := x.pass.Get("Mcp-Session-Id"); s != "" && x.session == "" && x.opens() {
-		evicted, ok := x.e.session.bind(s, x.server, x.ownerKey())
+		evicted, ok := x.e.session.bind(session{id: s, server: x.server, owner: x.ownerKey(), via: x.via}, x.place)
+		x.e.endSessions(x.force, evicted)
 		if !ok {
 			return refuse(kindUnavailable, "too many sessions are open: try again later")
 		}
-		if evicted != "" {
-			x.force.upstreams[x.server].EndSession(evicted)
-		}
+		x.bound = true
 	}
 	for k, v := range x.pass {
 		x.w.Header()[k] = v

@@ -53,6 +53,8 @@ type exchange struct {
 	answers  *budget.Share // and the answer's
 	sending  *budget.Share // an event's, while it is written
 	pass     http.Header   // of the reply, to go out with it
+	place    *session      // kept for the session that an initialize opens
+	bound    bool          // that session is the caller's
 	cleanup  []func()
 	turn     uint64 // of the server's tools, before it was asked: see sights
 
@@ -202,6 +204,9 @@ func (x *exchange) forward(ctx context.Context) error {
 	}
 	if x.cancelled.Load() || ctx.Err() != nil { // while the credential was minted, say
 		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
+	}
+	if err := x.openable(up); err != nil {
+		return err
 	}
 	header := forwardHeader(x.r.Header, x.msg)
 	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)

@@ -2,8 +2,11 @@ package enforcer
 
 import (
 	"context"
+	"strings"
 	"sync"
 	"time"
+
+	"countersign/enforcer/upstream"
 )
 
 // A legacy MCP session belongs to the caller that opened it: its id proves
@@ -14,19 +17,33 @@ const (
 	sessionIdle  = 30 * time.Minute
 	sessionTotal = 24 * time.Hour
 	maxSessions  = 10_000 // of all callers
-	maxOwned     = 16     // of one caller at one server: the oldest ends for a new one
+	maxOwned     = 16     // of one caller at one server: the one idle for longest ends for a new one
+	// maxSubject bounds those of one subject, under whatever clients, at all
+	// servers. Those opened by way of the endpoint for all servers do not count:
+	// they are bounded there. Of a spawned server's processes one subject's
+	// sessions take half at most; see share.
+	maxSubject = 64
 )
 
 type sessions struct {
 	mu  sync.Mutex
 	now func() time.Time
 	m   map[string]*session // by id and server
+	// opening are places for sessions that have no id yet.
+	opening map[*session]struct{}
 }
 
 type session struct {
-	id, server, owner string
+	id, server, owner string    // id is empty while it is being opened
+	via               string    // the endpoint that its caller called, if that is another
 	opened, used      time.Time // used: when an exchange last came or went
 	inside            int       // exchanges under way in it, streams included
+}
+
+// subjectOf is the subject in an owner's key.
+func subjectOf(owner string) string {
+	subject, _, _ := strings.Cut(owner, "|")
+	return subject
 }
 
 // before tells whether x makes room before y: what is idle does, and then what
@@ -38,38 +55,88 @@ func (x *session) before(y *session) bool {
 	return x.used.Before(y.used)
 }
 
-func (s *sessions) init(now func() time.Time) { s.now, s.m = now, map[string]*session{} }
+func (s *sessions) init(now func() time.Time) {
+	s.now, s.m, s.opening = now, map[string]*session{}, map[*session]struct{}{}
+}
 
-// bind gives a session to its owner. It fails at the bound of all callers, and
-// where the id is another owner's: an upstream that hands out one id twice. At
-// the bound of one caller its oldest session makes room, and is returned to be
-// ended at the upstream.
-func (s *sessions) bind(id, server, owner string) (evicted string, ok bool) {
+// reserve keeps a place for a session that is about to be opened at a spawned
+// server, so that those being opened count too. share is how many of the
+// subject's sessions may be there at once. The place is bind's, or to be given
+// back; what had to make room is to be ended.
+func (s *sessions) reserve(x session, share int) (place *session, evicted []session, ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	key := server + "\x00" + id
-	t := s.now()
-	if old, ok := s.m[key]; ok {
-		return "", old.owner == owner
+	if evicted, ok = s.makeRoom(x, share); !ok {
+		return nil, evicted, false
 	}
-	var oldest *session
-	owned := 0
-	for _, x := range s.m {
-		if x.owner == owner {
-			owned++
-			if oldest == nil || x.before(oldest) {
-				oldest = x
+	place = &x
+	place.id, place.inside, place.opened, place.used = "", 1, s.now(), s.now()
+	s.opening[place] = struct{}{}
+	return place, evicted, true
+}
+
+// giveBack frees a place that no session has come to.
+func (s *sessions) giveBack(place *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.opening, place)
+}
+
+// bind gives a session to its owner, in the place that was kept for it, if one
+// was. It fails at the bound of all callers, and where the id is another
+// owner's: an upstream that hands out one id twice. At a bound of one caller or
+// subject the session idle for longest makes room, and is to be ended.
+func (s *sessions) bind(x session, place *session) (evicted []session, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.opening, place)
+	key := x.server + "\x00" + x.id
+	if old, ok := s.m[key]; ok {
+		return nil, old.owner == x.owner
+	}
+	if evicted, ok = s.makeRoom(x, 0); !ok {
+		return evicted, false
+	}
+	x.opened, x.used = s.now(), s.now()
+	s.m[key] = &x
+	return evicted, true
+}
+
+// makeRoom takes out what has to go before x can come. It needs s.mu.
+func (s *sessions) makeRoom(x session, share int) (evicted []session, ok bool) {
+	subject := subjectOf(x.owner)
+	for _, bound := range []struct {
+		max   int // 0: none
+		holds func(*session) bool
+	}{
+		{maxOwned, func(y *session) bool { return y.owner == x.owner && y.server == x.server }},
+		{share, func(y *session) bool { return y.server == x.server && subjectOf(y.owner) == subject }},
+		{maxSubject, func(y *session) bool { return x.via == "" && y.via == "" && subjectOf(y.owner) == subject }},
+	} {
+		count := 0
+		var first *session
+		for y := range s.opening {
+			if bound.holds(y) {
+				count++
 			}
 		}
+		for _, y := range s.m {
+			if bound.holds(y) {
+				if count++; first == nil || y.before(first) {
+					first = y
+				}
+			}
+		}
+		if bound.max == 0 || count < bound.max {
+			continue
+		}
+		if first == nil { // all of them are being opened
+			return evicted, false
+		}
+		evicted = append(evicted, *first)
+		delete(s.m, first.server+"\x00"+first.id)
 	}
-	if owned >= maxOwned {
-		evicted = oldest.id
-		delete(s.m, server+"\x00"+evicted)
-	} else if len(s.m) >= maxSessions {
-		return "", false
-	}
-	s.m[key] = &session{id: id, server: server, owner: owner, opened: t, used: t}
-	return evicted, true
+	return evicted, len(s.m)+len(s.opening) < maxSessions
 }
 
 // enter lets an exchange into the session, if it exists and is owner's, until
@@ -106,6 +173,11 @@ func (s *sessions) has(owner string) bool {
 			return true
 		}
 	}
+	for x := range s.opening {
+		if x.owner == owner {
+			return true
+		}
+	}
 	return false
 }
 
@@ -129,6 +201,47 @@ func (s *sessions) sweep() (gone []session) {
 	return gone
 }
 
+// share is how many sessions one subject may have at a server, 0 if that is not
+// bounded: each has a process of a spawned one, which nobody else can take.
+func (f *force) share(server string) int {
+	s, ok := f.policy.Server(server)
+	if !ok || s.URL != "" {
+		return 0
+	}
+	return max(1, s.Processes/2)
+}
+
+// openable makes room for a session before a server is asked to open it, where
+// that starts a process.
+func (x *exchange) openable(up upstream.Upstream) error {
+	share := x.force.share(x.server)
+	if !x.opens() || share == 0 {
+		return nil
+	}
+	place, evicted, ok := x.e.session.reserve(session{server: x.server, owner: x.ownerKey(), via: x.via}, share)
+	x.e.endSessions(x.force, evicted)
+	if !ok {
+		return refuse(kindUnavailable, "too many sessions are open, or being opened: try again later")
+	}
+	x.place = place
+	x.cleanup = append(x.cleanup, func() {
+		x.e.session.giveBack(place)
+		if x.reply != nil && !x.bound { // it was opened, and nobody will ever use it
+			up.EndSession(x.reply.Session)
+		}
+	})
+	return nil
+}
+
+// endSessions ends at the upstreams what is out of the table.
+func (e *Enforcer) endSessions(f *force, gone []session) {
+	for _, s := range gone {
+		if up := f.upstreams[s.server]; up != nil {
+			up.EndSession(s.id)
+		}
+	}
+}
+
 // endIdle ends expired sessions at their upstreams.
 func (e *Enforcer) endIdle(ctx context.Context) {
 	f := e.force.Load()
@@ -136,9 +249,7 @@ func (e *Enforcer) endIdle(ctx context.Context) {
 		if f == nil {
 			continue
 		}
-		if up := f.upstreams[s.server]; up != nil {
-			up.EndSession(s.id)
-		}
+		e.endSessions(f, []session{s})
 		e.endHolder(ctx, s.owner)
 	}
 	e.hub.Sweep()

@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"fmt"
 	"net/http"
 	"net/netip"
 	"strings"
@@ -95,7 +96,7 @@ func TestSessions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s sessions
 		s.init(time.Now)
-		if _, ok := s.bind("1", "pg", "alice"); !ok {
+		if _, ok := s.bind(session{id: "1", server: "pg", owner: "alice"}, nil); !ok {
 			t.Fatal("not bound")
 		}
 		owned := func(id, server, owner string) bool {
@@ -108,13 +109,13 @@ func TestSessions(t *testing.T) {
 		if !owned("1", "pg", "alice") || owned("1", "pg", "bob") || owned("1", "other", "alice") || owned("2", "pg", "alice") {
 			t.Error("a session belongs to its owner, at its server")
 		}
-		if _, ok := s.bind("1", "pg", "bob"); ok {
+		if _, ok := s.bind(session{id: "1", server: "pg", owner: "bob"}, nil); ok {
 			t.Error("an id was given to two")
 		}
 		for i := range maxOwned {
 			time.Sleep(time.Second)
-			if evicted, ok := s.bind("more"+string(rune('a'+i)), "pg", "alice"); !ok || (i == maxOwned-1) != (evicted == "1") {
-				t.Errorf("session %d: evicted %q, %v", i, evicted, ok)
+			if evicted, ok := s.bind(session{id: "more" + string(rune('a'+i)), server: "pg", owner: "alice"}, nil); !ok || (i == maxOwned-1) != (len(evicted) == 1 && evicted[0].id == "1") {
+				t.Errorf("session %d: evicted %v, %v", i, evicted, ok)
 			}
 		}
 		if owned("1", "pg", "alice") {
@@ -137,7 +138,7 @@ func TestSessionsInUse(t *testing.T) {
 		var s sessions
 		s.init(time.Now)
 		for i := range maxOwned {
-			if _, ok := s.bind(string(rune('a'+i)), "pg", "alice"); !ok {
+			if _, ok := s.bind(session{id: string(rune('a' + i)), server: "pg", owner: "alice"}, nil); !ok {
 				t.Fatal("not bound")
 			}
 		}
@@ -146,8 +147,8 @@ func TestSessionsInUse(t *testing.T) {
 			t.Fatal("not owned")
 		}
 		time.Sleep(time.Second)
-		if evicted, ok := s.bind("next", "pg", "alice"); !ok || evicted == "a" {
-			t.Errorf("evicted %q, %v", evicted, ok)
+		if evicted, ok := s.bind(session{id: "next", server: "pg", owner: "alice"}, nil); !ok || len(evicted) != 1 || evicted[0].id == "a" {
+			t.Errorf("evicted %v, %v", evicted, ok)
 		}
 		call, ok := s.enter("a", "pg", "alice")
 		if !ok {
@@ -171,7 +172,7 @@ func TestSessionsInUse(t *testing.T) {
 		if gone := s.sweep(); len(gone) != 1 {
 			t.Error("not idle, though nothing runs")
 		}
-		if _, ok := s.bind("old", "pg", "alice"); !ok {
+		if _, ok := s.bind(session{id: "old", server: "pg", owner: "alice"}, nil); !ok {
 			t.Fatal("not bound")
 		}
 		if _, ok := s.enter("old", "pg", "alice"); !ok {
@@ -182,6 +183,91 @@ func TestSessionsInUse(t *testing.T) {
 			t.Error("a session is older than a day")
 		}
 	})
+}
+
+// However many clients a subject has, it cannot take the room of all; what ends
+// is its own.
+func TestSessionsOfOneSubject(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		s.init(time.Now)
+		bind := func(id, server, owner, via string) string {
+			t.Helper()
+			time.Sleep(time.Second)
+			evicted, ok := s.bind(session{id: id, server: server, owner: owner, via: via}, nil)
+			if !ok {
+				t.Fatal("not bound")
+			}
+			var ids []string
+			for _, x := range evicted {
+				ids = append(ids, x.id)
+			}
+			return strings.Join(ids, " ")
+		}
+		bind("bob's", "pg", "bob|c", "")
+		for i := range maxSubject {
+			if got := bind(fmt.Sprint(i), fmt.Sprint("server", i%3), fmt.Sprint("alice|c", i), ""); got != "" {
+				t.Errorf("session %d: evicted %s", i, got)
+			}
+			if got := bind(fmt.Sprint("via", i), "pg", fmt.Sprint("alice|c", i), "/mcp"); got != "" {
+				t.Errorf("session %d by way of /mcp: evicted %s", i, got)
+			}
+		}
+		if got := bind("next", "pg", "alice|other", ""); got != "0" {
+			t.Errorf("evicted %q", got)
+		}
+	})
+}
+
+// Of a spawned server's processes a subject gets its share; sessions that are
+// being opened count, and one that comes to nothing gives its place back.
+func TestSessionsOfASpawnedServer(t *testing.T) {
+	var s sessions
+	s.init(time.Now)
+	reserve := func(client string) (*session, string) {
+		t.Helper()
+		place, evicted, ok := s.reserve(session{server: "files", owner: "alice|" + client}, 2)
+		switch {
+		case !ok:
+			return nil, "refused"
+		case len(evicted) > 0:
+			return place, evicted[0].id
+		}
+		return place, ""
+	}
+	one, _ := reserve("a")
+	two, _ := reserve("b")
+	if _, got := reserve("c"); got != "refused" {
+		t.Errorf("beside two that are being opened: %q", got)
+	}
+	if _, evicted, ok := s.reserve(session{server: "files", owner: "bob|a"}, 2); !ok || evicted != nil {
+		t.Errorf("another subject: %v, %v", evicted, ok)
+	}
+	s.giveBack(one)
+	if evicted, ok := s.bind(session{id: "2", server: "files", owner: "alice|b"}, two); !ok || evicted != nil {
+		t.Errorf("into its place: %v, %v", evicted, ok)
+	}
+	if _, got := reserve("c"); got != "" {
+		t.Errorf("a place was given back, and: %q", got)
+	}
+	if _, got := reserve("c"); got != "2" {
+		t.Errorf("evicted %q", got)
+	}
+}
+
+// At the bound of all callers nobody is evicted, and nothing more is opened.
+func TestSessionsOfAll(t *testing.T) {
+	var s sessions
+	s.init(time.Now)
+	for i := range maxSessions {
+		s.m[fmt.Sprint(i)] = &session{id: fmt.Sprint(i), server: "pg", owner: fmt.Sprintf("s%d|c", i)}
+	}
+	if evicted, ok := s.bind(session{id: "x", server: "pg", owner: "alice|c"}, nil); ok || evicted != nil {
+		t.Errorf("bound, evicted %v", evicted)
+	}
+	if place, evicted, ok := s.reserve(session{server: "pg", owner: "alice|c"}, 2); ok || place != nil || evicted != nil {
+		t.Errorf("reserved, evicted %v", evicted)
+	}
 }
 
 // Whoever knocks without a key can fill neither the journal nor the memory.

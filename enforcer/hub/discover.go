@@ -48,11 +48,11 @@ func (x *exchange) initialize(ctx context.Context) error {
 		version = x.m.ProtocolVersion
 	}
 	s, evicted := x.h.sessions.bind(x.c.Owner, version, x.m)
+	for _, old := range evicted {
+		go x.h.guard(func() { x.h.endAt(ctx, x.c, old) })
+	}
 	if s == nil {
 		return refuse(Unavailable, "too many sessions are open: try again later")
-	}
-	if evicted != nil {
-		go x.h.guard(func() { x.h.endAt(ctx, x.c, evicted) })
 	}
 	capabilities := `{"tools":{"listChanged":true},"prompts":{"listChanged":true},"resources":{"subscribe":true,"listChanged":true},"completions":{},"logging":{}`
 	if version >= "2025-11-25" {

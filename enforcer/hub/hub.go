@@ -74,7 +74,7 @@ func New(c Config) *Hub {
 type Call struct {
 	Request *http.Request
 	Message *wire.Message // nil for GET and DELETE
-	Owner   string        // who a session belongs to: subject and client
+	Owner   string        // who a session belongs to: subject and client; the subject ends at the first |
 	Servers []string      // that this subject can reach, sorted
 	Limits  wire.Limits   // of a server's message; both bounds are set
 	Room    *budget.Pool  // what is held of answers is counted in; nil: it is not

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -23,6 +24,7 @@ const (
 	sessionTotal = 24 * time.Hour
 	maxSessions  = 10_000   // of all callers
 	maxOwned     = 16       // of one caller: the one idle for longest ends for a new one
+	maxSubject   = 64       // of one subject, under whatever clients: likewise
 	maxHello     = 64 << 10 // an initialize is kept as long as its session
 	maxLevel     = 4 << 10  // and so is the logging/setLevel
 	// reopenAfter is how long a list leaves a server alone that could not be
@@ -81,32 +83,47 @@ func (s *session) before(other *session) bool {
 	return s.used.Before(other.used)
 }
 
-// bind opens a session; nil at the bound. At the bound of one owner the session
-// that was idle for longest makes room, and is returned to be ended.
-func (t *sessions) bind(owner, version string, hello *wire.Message) (s, evicted *session) {
+// bind opens a session; nil at the bound. At the bound of one owner, or of one
+// subject, the session that was idle for longest makes room, and is returned to
+// be ended.
+func (t *sessions) bind(owner, version string, hello *wire.Message) (s *session, evicted []*session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	owned := 0
-	for _, other := range t.m {
-		if other.owner == owner {
-			owned++
-			if evicted == nil || other.before(evicted) {
-				evicted = other
-			}
-		}
-	}
-	if owned < maxOwned {
-		evicted = nil
-		if len(t.m) >= maxSessions {
-			return nil, nil
-		}
-	} else {
-		delete(t.m, evicted.id)
+	subject := subjectOf(owner)
+	evicted = append(t.makeRoom(maxOwned, func(s *session) bool { return s.owner == owner }),
+		t.makeRoom(maxSubject, func(s *session) bool { return subjectOf(s.owner) == subject })...)
+	if len(t.m) >= maxSessions {
+		return nil, evicted
 	}
 	s = newSession(owner, version, hello, t.now())
 	s.id = rand.Text()
 	t.m[s.id] = s
 	return s, evicted
+}
+
+// makeRoom takes out one of the sessions that holds tells, if there are as many
+// as may be. It needs t.mu.
+func (t *sessions) makeRoom(most int, holds func(*session) bool) []*session {
+	count := 0
+	var first *session
+	for _, s := range t.m {
+		if holds(s) {
+			if count++; first == nil || s.before(first) {
+				first = s
+			}
+		}
+	}
+	if count < most {
+		return nil
+	}
+	delete(t.m, first.id)
+	return []*session{first}
+}
+
+// subjectOf is the subject in an owner's key.
+func subjectOf(owner string) string {
+	subject, _, _ := strings.Cut(owner, "|")
+	return subject
 }
 
 func newSession(owner, version string, hello *wire.Message, now time.Time) *session {

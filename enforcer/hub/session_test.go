@@ -190,6 +190,25 @@ func TestOldestSessionMakesRoom(t *testing.T) {
 	})
 }
 
+// Nor can one subject with many clients.
+func TestOneSubjectsSessions(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var s sessions
+		s.init(time.Now)
+		first, _ := s.bind("alice|c", "2025-11-25", nil)
+		other, _ := s.bind("bob|c", "2025-11-25", nil)
+		for i := range maxSubject {
+			time.Sleep(time.Second)
+			if _, evicted := s.bind(fmt.Sprintf("alice|c%d", i), "2025-11-25", nil); (i == maxSubject-1) != (len(evicted) == 1 && evicted[0] == first) {
+				t.Errorf("session %d: evicted %v", i, evicted)
+			}
+		}
+		if s.m[other.id] == nil {
+			t.Error("another subject's session has made room")
+		}
+	})
+}
+
 // A server that has forgotten its session gets another and the request again,
 // unless that may have run.
 func TestASessionThatIsGoneIsOpenedAgain(t *testing.T) {
