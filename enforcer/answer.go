@@ -54,8 +54,7 @@ func (x *exchange) replyHeaders() (http.Header, error) {
 		}
 	}
 	if x.r.Method == http.MethodDelete && x.reply.Status < 300 {
-		x.e.session.end(x.session, x.server)
-		x.cleanup = append(x.cleanup, func() { x.e.endHolder(context.WithoutCancel(x.r.Context()), x.ownerKey()) })
+		x.sessionGone()
 	}
 	return pass, nil
 }
@@ -67,8 +66,8 @@ func (x *exchange) opens() bool { return x.msg != nil && x.msg.Method == "initia
 // that an initialize has opened becomes this caller's.
 func (x *exchange) release() error {
 	if s := x.pass.Get("Mcp-Session-Id"); s != "" && x.session == "" && x.opens() {
-		evicted, ok := x.e.session.bind(session{id: s, server: x.server, owner: x.ownerKey(), via: x.via}, x.place)
-		x.e.endSessions(x.force, evicted)
+		evicted, ok := x.e.session.bind(session{id: s, server: x.server, owner: x.ownerKey(), via: x.via, speaker: x.speaker()}, x.place)
+		x.e.endSessions(x.force, evicted, endedForRoom)
 		if !ok {
 			return refuse(kindUnavailable, "too many sessions are open: try again later")
 		}

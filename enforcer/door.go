@@ -168,7 +168,7 @@ func (x *exchange) read(ctx context.Context) error {
 		}
 	}
 	if x.session != "" {
-		leave, ok := x.e.session.enter(x.session, x.server, x.ownerKey())
+		leave, ok := x.e.session.enter(x.session, x.server, x.ownerKey(), x.speaker())
 		if !ok {
 			return refuse(kindNoSession, "this session is unknown: initialize again")
 		}

@@ -3,8 +3,13 @@ package enforcer
 import (
 	"fmt"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer/wire"
 )
 
 // shell is a server of the legacy era in a few lines of sh; more are further
@@ -82,5 +87,140 @@ func TestABlockedOpeningLeavesNothing(t *testing.T) {
 	}
 	if n := len(g.session.opening); n != 0 {
 		t.Errorf("%d places are kept", n)
+	}
+}
+
+// remembers is a server on HTTP with sessions, which notes what ends them.
+type remembers struct {
+	workshop
+	opened int
+	ended  chan string      // session and revision of each DELETE
+	end    http.HandlerFunc // answers it
+	gone   func(session string) bool
+}
+
+func newRemembers() *remembers {
+	s := &remembers{workshop: workshop{asked: map[string]int{}}, ended: make(chan string, 64)}
+	s.end = func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) }
+	s.answerWith(func(w http.ResponseWriter, r *http.Request, m *wire.Message) bool {
+		if s.gone != nil && s.gone(r.Header.Get("Mcp-Session-Id")) {
+			w.WriteHeader(http.StatusNotFound)
+			return true
+		}
+		if m.Method == "initialize" {
+			s.mu.Lock()
+			s.opened++
+			w.Header().Set("Mcp-Session-Id", fmt.Sprint("s-", s.opened))
+			s.mu.Unlock()
+		}
+		return false
+	})
+	return s
+}
+
+func (s *remembers) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodDelete {
+		s.workshop.ServeHTTP(w, r)
+		return
+	}
+	s.ended <- r.Header.Get("Mcp-Session-Id") + " " + r.Header.Get("Mcp-Protocol-Version")
+	s.end(w, r)
+}
+
+// endings are the entries of sessions' ends, once there are n.
+func (g *gate) endings(t *testing.T, n int) []string {
+	t.Helper()
+	for t.Context().Err() == nil {
+		if all := g.entries(t, func(en audit.Entry) bool { return en.Method == "notifications/session-end" }); len(all) >= n {
+			return all
+		}
+		runtime.Gosched()
+	}
+	return nil
+}
+
+// A session that makes room, or is idle, ends at its server on HTTP too: told as
+// by its caller, recorded before and after.
+func TestSessionsEndAtTheServer(t *testing.T) {
+	s, c := newRemembers(), &clock{t: time.Now()}
+	g := newGate(t, s, map[string]string{"rules/echo.yaml": allowEcho}, func(cfg *Config) { cfg.Now = c.now })
+	first := g.opens(t)
+	if _, _, err := g.post(t.Context(), []byte(`{"jsonrpc":"2.0","method":"notifications/initialized"}`),
+		http.Header{"Mcp-Session-Id": {first}, "Mcp-Protocol-Version": {"2025-11-25"}}); err != nil {
+		t.Fatal(err)
+	}
+	for range maxOwned {
+		c.pass(time.Second)
+		g.opens(t)
+	}
+	if got := <-s.ended; got != "s-1 2025-11-25" {
+		t.Errorf("the server was told the end of %s", got)
+	}
+	all := g.endings(t, 2)
+	if len(all) != 2 || all[0] != "intent notifications/session-end  : "+endedForRoom || !strings.HasPrefix(all[1], "outcome notifications/session-end  ok") {
+		t.Errorf("the record says\n%s", strings.Join(all, "\n"))
+	}
+	if got := g.pings(t, first); got != http.StatusNotFound {
+		t.Errorf("the session answers %d", got)
+	}
+	c.pass(sessionIdle + time.Second)
+	g.endIdle(t.Context())
+	seen := map[string]bool{}
+	for range maxOwned {
+		seen[<-s.ended] = true
+	}
+	if len(seen) != maxOwned || seen["s-1 "] {
+		t.Errorf("ended: %v", seen)
+	}
+	if all := g.endings(t, 2+2*maxOwned); len(all) != 2+2*maxOwned || !strings.Contains(strings.Join(all[2:], "\n"), endedIdle) {
+		t.Errorf("the record says\n%s", strings.Join(all, "\n"))
+	}
+}
+
+// A server that does not answer holds up nothing for longer than the bound.
+func TestAServerThatIsDeafToTheEnd(t *testing.T) {
+	s, c := newRemembers(), &clock{t: time.Now()}
+	cut := make(chan struct{})
+	s.end = func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done(); close(cut) }
+	g := newGate(t, s, map[string]string{"rules/echo.yaml": allowEcho}, func(cfg *Config) { cfg.Now = c.now })
+	g.opens(t)
+	c.pass(sessionIdle + time.Second)
+	due := g.timer(t)
+	g.endIdle(t.Context())
+	<-s.ended
+	(<-due)()
+	<-cut
+	if all := g.endings(t, 2); len(all) != 2 || !strings.HasPrefix(all[1], "outcome notifications/session-end  error: no answer within 5s") {
+		t.Errorf("the record says\n%s", strings.Join(all, "\n"))
+	}
+}
+
+// What cannot be recorded is not sent.
+func TestNoEndIsSentUnrecorded(t *testing.T) {
+	s, c := newRemembers(), &clock{t: time.Now()}
+	g := newGate(t, s, map[string]string{"rules/echo.yaml": allowEcho}, func(cfg *Config) { cfg.Now = c.now })
+	g.opens(t)
+	fail(t, g.Journal.Close())
+	c.pass(sessionIdle + time.Second)
+	g.endIdle(t.Context())
+	<-g.inside.close()
+	if len(s.ended) != 0 {
+		t.Errorf("the server was told the end of %s", <-s.ended)
+	}
+}
+
+// A session that the server does not know any more is not kept here either.
+func TestASessionGoneAtTheServer(t *testing.T) {
+	s := newRemembers()
+	s.gone = func(session string) bool { return session != "" }
+	g := newGate(t, s, map[string]string{"rules/echo.yaml": allowEcho})
+	session := g.opens(t)
+	for range 2 {
+		if got := g.pings(t, session); got != http.StatusNotFound {
+			t.Errorf("got %d", got)
+		}
+	}
+	if n := len(g.session.m); n != 0 || s.times("ping") != 1 {
+		t.Errorf("%d sessions are kept, the server was asked %d times", n, s.times("ping"))
 	}
 }

@@ -218,6 +218,9 @@ func (x *exchange) forward(ctx context.Context) error {
 	})
 	if err != nil {
 		x.forwarded = !errors.Is(err, upstream.ErrNotSent)
+		if errors.Is(err, upstream.ErrSessionGone) && !errors.Is(err, upstream.ErrSessionEnd) {
+			x.sessionGone()
+		}
 		return x.upstreamFailed(err)
 	}
 	x.reply = reply

@@ -1,12 +1,11 @@
 package enforcer
 
 import (
-	"context"
 	"strings"
 	"sync"
 	"time"
 
-	"countersign/enforcer/upstream"
+	"countersign/enforcer/identity"
 )
 
 // A legacy MCP session belongs to the caller that opened it: its id proves
@@ -31,6 +30,8 @@ type sessions struct {
 	m   map[string]*session // by id and server
 	// opening are places for sessions that have no id yet.
 	opening map[*session]struct{}
+	// ending has room for those whose servers are being told of their end.
+	ending, queue chan struct{} // queue: for those that wait for it, too
 }
 
 type session struct {
@@ -38,6 +39,19 @@ type session struct {
 	via               string    // the endpoint that its caller called, if that is another
 	opened, used      time.Time // used: when an exchange last came or went
 	inside            int       // exchanges under way in it, streams included
+	speaker
+}
+
+// speaker is what the newest message of a session says of its sender: as whom
+// its end is told to the server.
+type speaker struct {
+	caller  identity.Caller
+	source  string
+	version string // of MCP, as its header says; "" if it does not
+}
+
+func (x *exchange) speaker() speaker {
+	return speaker{x.caller, x.source, x.r.Header.Get("Mcp-Protocol-Version")}
 }
 
 // subjectOf is the subject in an owner's key.
@@ -56,7 +70,8 @@ func (x *session) before(y *session) bool {
 }
 
 func (s *sessions) init(now func() time.Time) {
-	s.now, s.m, s.opening = now, map[string]*session{}, map[*session]struct{}{}
+	s.now, s.m, s.opening, s.ending = now, map[string]*session{}, map[*session]struct{}{}, make(chan struct{}, endingWidth)
+	s.queue = make(chan struct{}, endingQueue)
 }
 
 // reserve keeps a place for a session that is about to be opened at a spawned
@@ -142,7 +157,7 @@ func (s *sessions) makeRoom(x session, share int) (evicted []session, ok bool) {
 // enter lets an exchange into the session, if it exists and is owner's, until
 // leave is called, once. Meanwhile the session is in use: a stream that is open,
 // or a call that takes its time, keeps it from being idle.
-func (s *sessions) enter(id, server, owner string) (leave func(), ok bool) {
+func (s *sessions) enter(id, server, owner string, by speaker) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	x, ok := s.m[server+"\x00"+id]
@@ -150,7 +165,7 @@ func (s *sessions) enter(id, server, owner string) (leave func(), ok bool) {
 		return nil, false
 	}
 	x.inside++
-	x.used = s.now()
+	x.used, x.speaker = s.now(), by
 	return func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
@@ -199,61 +214,6 @@ func (s *sessions) sweep() (gone []session) {
 		}
 	}
 	return gone
-}
-
-// share is how many sessions one subject may have at a server, 0 if that is not
-// bounded: each has a process of a spawned one, which nobody else can take.
-func (f *force) share(server string) int {
-	s, ok := f.policy.Server(server)
-	if !ok || s.URL != "" {
-		return 0
-	}
-	return max(1, s.Processes/2)
-}
-
-// openable makes room for a session before a server is asked to open it, where
-// that starts a process.
-func (x *exchange) openable(up upstream.Upstream) error {
-	share := x.force.share(x.server)
-	if !x.opens() || share == 0 {
-		return nil
-	}
-	place, evicted, ok := x.e.session.reserve(session{server: x.server, owner: x.ownerKey(), via: x.via}, share)
-	x.e.endSessions(x.force, evicted)
-	if !ok {
-		return refuse(kindUnavailable, "too many sessions are open, or being opened: try again later")
-	}
-	x.place = place
-	x.cleanup = append(x.cleanup, func() {
-		x.e.session.giveBack(place)
-		if x.reply != nil && !x.bound { // it was opened, and nobody will ever use it
-			up.EndSession(x.reply.Session)
-		}
-	})
-	return nil
-}
-
-// endSessions ends at the upstreams what is out of the table.
-func (e *Enforcer) endSessions(f *force, gone []session) {
-	for _, s := range gone {
-		if up := f.upstreams[s.server]; up != nil {
-			up.EndSession(s.id)
-		}
-	}
-}
-
-// endIdle ends expired sessions at their upstreams.
-func (e *Enforcer) endIdle(ctx context.Context) {
-	f := e.force.Load()
-	for _, s := range e.session.sweep() {
-		if f == nil {
-			continue
-		}
-		e.endSessions(f, []session{s})
-		e.endHolder(ctx, s.owner)
-	}
-	e.hub.Sweep()
-	e.endIdleHolders(ctx)
 }
 
 // inflight are the calls under way, so that the client's cancellation finds

@@ -100,7 +100,7 @@ func TestSessions(t *testing.T) {
 			t.Fatal("not bound")
 		}
 		owned := func(id, server, owner string) bool {
-			leave, ok := s.enter(id, server, owner)
+			leave, ok := s.enter(id, server, owner, speaker{})
 			if ok {
 				leave()
 			}
@@ -142,7 +142,7 @@ func TestSessionsInUse(t *testing.T) {
 				t.Fatal("not bound")
 			}
 		}
-		stream, ok := s.enter("a", "pg", "alice")
+		stream, ok := s.enter("a", "pg", "alice", speaker{})
 		if !ok {
 			t.Fatal("not owned")
 		}
@@ -150,7 +150,7 @@ func TestSessionsInUse(t *testing.T) {
 		if evicted, ok := s.bind(session{id: "next", server: "pg", owner: "alice"}, nil); !ok || len(evicted) != 1 || evicted[0].id == "a" {
 			t.Errorf("evicted %v, %v", evicted, ok)
 		}
-		call, ok := s.enter("a", "pg", "alice")
+		call, ok := s.enter("a", "pg", "alice", speaker{})
 		if !ok {
 			t.Fatal("not owned")
 		}
@@ -175,7 +175,7 @@ func TestSessionsInUse(t *testing.T) {
 		if _, ok := s.bind(session{id: "old", server: "pg", owner: "alice"}, nil); !ok {
 			t.Fatal("not bound")
 		}
-		if _, ok := s.enter("old", "pg", "alice"); !ok {
+		if _, ok := s.enter("old", "pg", "alice", speaker{}); !ok {
 			t.Fatal("not owned")
 		}
 		time.Sleep(sessionTotal + time.Second)
