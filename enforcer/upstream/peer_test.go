@@ -149,6 +149,11 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 		}
 	case "die":
 		os.Exit(3)
+	case "dies at x":
+		if method == "x" {
+			os.Exit(3)
+		}
+		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
 	case "half":
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"resu`, id)
 		os.Exit(0)

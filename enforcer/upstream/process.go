@@ -39,8 +39,8 @@ type process struct {
 	calls   map[string]*call // in flight, by id
 	leaving bool             // takes no more calls
 	used    uint64           // when it took its last call, in calls
-	at      slot             // of its restarts: the key, and the holder of its session
-	worked  bool             // it has answered something
+	holder  string           // whose restarts it counts in
+	worked  bool             // it has answered a caller
 	ours    bool             // its end is no fault of its own
 	ended   bool
 }
@@ -75,7 +75,7 @@ func (u *stdio) start(s *session, at slot, inject Injection) (*process, error) {
 		return nil, fmt.Errorf("%w: cannot start it: %w", ErrDead, err)
 	}
 	p := &process{
-		owner: u, session: s, slot: at, guard: guard, at: slot{holder: at.holder, key: at.key},
+		owner: u, session: s, slot: at, guard: guard, holder: at.holder,
 		in:    make(chan []byte),
 		quit:  make(chan struct{}),
 		gone:  make(chan struct{}),
@@ -83,7 +83,7 @@ func (u *stdio) start(s *session, at slot, inject Injection) (*process, error) {
 		stdin: files[0].w,
 	}
 	if s != nil {
-		p.at.holder = s.holder
+		p.holder = s.holder
 	}
 	go p.write()
 	go p.reap(files[1].r, files[2].r)

@@ -13,11 +13,13 @@ const (
 	maxPause   = 30 * time.Second
 )
 
-// restarts keeps a server that ends at once from being started in a loop: for
-// each slot, how often it came to nothing in a row. A start came to nothing if
-// there was no process, or one that ended by itself before it had answered
-// anything. Its owner's mutex guards it.
-type restarts map[slot]*pause
+// restarts keeps a server that ends at once, or at every call, from being
+// started in a loop: for each holder, how often it came to nothing in a row. A
+// start came to nothing if there was no process, or one that ended by itself
+// before it had answered a caller, or with calls in flight. Which lease it had
+// does not count: with a credential of each call's own no two are alike. The
+// owner's mutex guards it.
+type restarts map[string]*pause
 
 type pause struct {
 	failed int
@@ -25,9 +27,9 @@ type pause struct {
 	why    string
 }
 
-// allow returns an error as long as a slot has to wait.
-func (r restarts) allow(at slot, now time.Time) error {
-	p := r[at]
+// allow returns an error as long as a holder has to wait.
+func (r restarts) allow(holder string, now time.Time) error {
+	p := r[holder]
 	if p == nil || !now.Before(p.until) {
 		return nil
 	}
@@ -42,25 +44,29 @@ func (r restarts) allow(at slot, now time.Time) error {
 // reason is an error without what would be said twice.
 func reason(err error) string { return strings.TrimPrefix(err.Error(), ErrDead.Error()+": ") }
 
-// failed notes a start that came to nothing.
-func (r restarts) failed(at slot, now time.Time, why string) {
+// failed notes a start that came to nothing. Where the process had worked, the
+// first in a row costs no pause: servers crash, and mostly once.
+func (r restarts) failed(holder string, now time.Time, why string, worked bool) {
 	for other, p := range r { // who has not come back for as long again
 		if now.Sub(p.until) > maxPause {
 			delete(r, other)
 		}
 	}
-	p := r[at]
+	p := r[holder]
 	if p == nil {
 		p = &pause{}
-		r[at] = p
+		r[holder] = p
 	}
 	wait := maxPause
-	if p.failed < 6 {
+	switch {
+	case worked && p.failed == 0:
+		wait = 0
+	case p.failed < 6:
 		wait = min(maxPause, firstPause<<p.failed)
 	}
 	p.failed++
 	p.until, p.why = now.Add(wait), why
 }
 
-// worked notes that a process answered.
-func (r restarts) worked(at slot) { delete(r, at) }
+// worked notes that a process answered a caller.
+func (r restarts) worked(holder string) { delete(r, holder) }

@@ -98,3 +98,59 @@ func TestStdioRestartsAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// A process that dies with a call in flight is started again at once, the first
+// time; one that goes on like that has to wait, whether or not it answers the
+// initialize that it is shown, and with whatever lease.
+func TestStdioSessionRestarts(t *testing.T) {
+	for name, key := range map[string]func(i int) string{
+		"no lease":             func(int) string { return "" },
+		"a lease of each call": func(i int) string { return fmt.Sprint("k", i) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			clock := newClock()
+			u := open(t, "dies at x", func(c *StdioConfig) { c.Now = clock.now })
+			session := initialize(t, u, "")
+			n := 0
+			ask := func(method string) error {
+				n++
+				_, err := answer(t, u, legacy(session, key(n), fmt.Sprintf(`{"jsonrpc":"2.0","id":%d,"method":%q}`, n, method)))
+				return err
+			}
+			dies := func(when string) {
+				t.Helper()
+				if err := ask("x"); !errors.Is(err, ErrDead) || errors.Is(err, ErrNotSent) || !strings.Contains(err.Error(), "exit status 3") {
+					t.Errorf("%s: %v", when, err)
+				}
+			}
+			waits := func(when string) {
+				t.Helper()
+				if err := ask("x"); !errors.Is(err, ErrNotSent) || !strings.Contains(err.Error(), "it is not started again within the next") {
+					t.Errorf("%s: %v", when, err)
+				}
+			}
+			if key(1) == "" {
+				dies("the client's own process") // which has answered its initialize
+			} else {
+				dies("the first of a lease")
+				clock.advance(firstPause)
+			}
+			dies("at once, or after the pause")
+			for pause := 2 * firstPause; pause <= 8*firstPause; pause *= 2 {
+				waits("within the pause")
+				clock.advance(pause - time.Millisecond)
+				waits("just before its end")
+				clock.advance(time.Millisecond)
+				dies("after it")
+			}
+			clock.advance(16 * firstPause)
+			if err := ask("y"); err != nil { // an answer ends the series
+				t.Fatal(err)
+			}
+			if len(u.restarts) != 0 {
+				t.Errorf("%d series after an answer", len(u.restarts))
+			}
+			dies("after an answer")
+		})
+	}
+}

@@ -31,9 +31,9 @@ func (u *stdio) route(p *process, m *wire.Message, l *letter) {
 			return // late: its call was cancelled
 		}
 		delete(p.calls, c.id)
-		if !p.worked {
-			p.worked = true
-			u.restarts.worked(p.at)
+		p.worked = p.worked || !c.internal
+		if !c.internal && !c.opens {
+			u.restarts.worked(p.holder)
 		}
 		l.final = true
 		if m.ErrorObj.Present() {

@@ -290,10 +290,8 @@ func (u *stdio) EndKey(key string) {
 func (u *stdio) Retire(ctx context.Context) error {
 	u.traffic.settle(ctx, &u.mu, func() bool {
 		for p := range u.procs {
-			for _, c := range p.calls {
-				if !c.listen {
-					return true
-				}
+			if p.busy() {
+				return true
 			}
 		}
 		return false
@@ -331,9 +329,9 @@ func (u *stdio) Close() error {
 // the pool does likewise. A server that ends at once is not started at once
 // again.
 func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection) (*process, error) {
-	again := at
+	holder := at.holder
 	if s != nil {
-		again.holder = s.holder
+		holder = s.holder
 	}
 	for {
 		u.mu.Lock()
@@ -341,7 +339,7 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 			u.mu.Unlock()
 			return nil, ErrClosed
 		}
-		if err := u.restarts.allow(again, u.cfg.Now()); err != nil {
+		if err := u.restarts.allow(holder, u.cfg.Now()); err != nil {
 			u.mu.Unlock()
 			return nil, err
 		}
@@ -374,7 +372,7 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 	if err != nil {
 		u.cfg.Pool.give()
 		u.mu.Lock()
-		u.restarts.failed(again, u.cfg.Now(), reason(err))
+		u.restarts.failed(holder, u.cfg.Now(), reason(err), false)
 		u.mu.Unlock()
 		u.free(nil)
 		return nil, err
@@ -431,9 +429,9 @@ func (u *stdio) abandon(p *process, cause error) {
 	var failing []*call
 	if cause != nil {
 		// Before its calls fail: their callers may be here again at once.
-		if !p.worked && !p.ours {
+		if !p.ours && (!p.worked || p.busy()) {
 			p.ours = true // noted once
-			u.restarts.failed(p.at, u.cfg.Now(), reason(cause))
+			u.restarts.failed(p.holder, u.cfg.Now(), reason(cause), p.worked)
 		}
 		for id, c := range p.calls {
 			failing = append(failing, c)
@@ -444,6 +442,17 @@ func (u *stdio) abandon(p *process, cause error) {
 	for _, c := range failing {
 		c.mail.finish(cause)
 	}
+}
+
+// busy tells whether a call is in flight that is to be answered. It needs the
+// owner's mutex.
+func (p *process) busy() bool {
+	for _, c := range p.calls {
+		if !c.listen {
+			return true
+		}
+	}
+	return false
 }
 
 // unread fails the calls that a line may have been for which had to be left out:

@@ -73,6 +73,7 @@ type call struct {
 	token    string // its progress token, "" if none
 	listen   bool   // subscriptions/listen: gets only what names it
 	internal bool   // ours: gets nothing but its response
+	opens    bool   // initialize: to answer that is no work yet
 	mail     *mailbox
 	order    uint64
 	detached bool // nobody reads any more; the id stays taken until the answer
@@ -307,7 +308,7 @@ func (u *stdio) enter(p *process, m *wire.Message, internal bool) *call {
 	now := u.cfg.Pool.clock.Add(1)
 	c := &call{
 		id: id, token: token, order: now,
-		listen: m.Method == "subscriptions/listen", internal: internal,
+		listen: m.Method == "subscriptions/listen", internal: internal, opens: m.Method == "initialize",
 		mail: newMailbox(u.waiting, u.cfg.Room),
 	}
 	p.calls[id] = c

@@ -389,17 +389,6 @@ func TestStdioSessions(t *testing.T) {
 	}
 }
 
-// A session outlives its process: the next call starts another.
-func TestStdioSessionRestarts(t *testing.T) {
-	u := open(t, "die")
-	session := initialize(t, u, "")
-	for range 3 {
-		if _, err := answer(t, u, legacy(session, "", `{"jsonrpc":"2.0","id":5,"method":"x"}`)); !errors.Is(err, ErrDead) || !strings.Contains(err.Error(), "exit status 3") {
-			t.Errorf("got %v", err)
-		}
-	}
-}
-
 // What comes before the answer makes it a stream; what comes unasked waits for
 // the GET stream.
 func TestStdioStreams(t *testing.T) {
