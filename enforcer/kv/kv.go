@@ -212,7 +212,8 @@ func (b *Bucket) Delete(ctx context.Context, key string, rev uint64) error {
 	return nil
 }
 
-// Keys lists the keys that start with prefix, sorted.
+// Keys lists the keys that start with prefix, sorted. In a cluster the list may
+// come from a replica that lags: it is complete as of a moment ago.
 func (b *Bucket) Keys(ctx context.Context, prefix string) ([]string, error) {
 	filter, err := subject(prefix)
 	if err != nil {
