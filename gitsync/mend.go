@@ -20,6 +20,9 @@ func (r *Repo) mend() error {
 	if err := r.clearLocks(); err != nil {
 		return err
 	}
+	if err := r.clearObjects(); err != nil {
+		return err
+	}
 	branches, err := r.looseBranches()
 	if err != nil {
 		return err
@@ -41,6 +44,15 @@ func (r *Repo) clearLocks() error {
 		}
 		return err
 	})
+}
+
+// clearObjects removes what such a writer had not finished.
+func (r *Repo) clearObjects() error {
+	half, err := fs.Glob(os.DirFS(r.dir), "objects/??/"+tempObject)
+	for _, path := range half {
+		err = errors.Join(err, os.Remove(filepath.Join(r.dir, path)))
+	}
+	return err
 }
 
 // looseBranches lists branches by their files, torn ones included, which the

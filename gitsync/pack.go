@@ -20,6 +20,10 @@ import (
 // and once for the way: a busy enforcer's record must not take from its calls
 // what a few bytes less are worth. The host packs again as it likes.
 
+// tempObject is the name of an object that is being written, for os.CreateTemp;
+// "git prune" knows it as one too.
+const tempObject = "tmp_obj_*"
+
 // writeLoose stores an object under its name: the zlib stream of
 // "<kind> <size>\0" and the content (gitrepository-layout(5), objects), moved
 // into its place as a whole. It does not sync: see Repo. r.mu is held.
@@ -41,13 +45,18 @@ func (r *Repo) writeLoose(kind plumbing.ObjectType, h plumbing.Hash, data []byte
 	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	tmp := filepath.Join(filepath.Dir(path), "tmp_obj_"+h.String())
-	err := os.WriteFile(tmp, b.Bytes(), 0o600)
+	// A name of its own: another writer may be storing the same object.
+	tmp, err := os.CreateTemp(filepath.Dir(path), tempObject)
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b.Bytes())
+	err = errors.Join(err, tmp.Close())
 	if err == nil {
-		err = os.Rename(tmp, path)
+		err = os.Rename(tmp.Name(), path)
 	}
 	if err != nil {
-		return errors.Join(err, os.Remove(tmp))
+		return errors.Join(err, os.Remove(tmp.Name()))
 	}
 	return nil
 }

@@ -156,8 +156,15 @@ func TestCompareAndSwap(t *testing.T) {
 	if _, err := os.Stat(lock); err != nil {
 		t.Errorf("the other writer's lock: %v", err)
 	}
-	// It died; the next start clears up.
+	// It died, over an object too; the next start clears up.
+	half := filepath.Join(dir, "objects", c2[:2], "tmp_obj_123")
+	if err := os.WriteFile(half, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	r = audit(t, dir, "", key)
+	if _, err := os.Stat(half); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what it had half written: %v", err)
+	}
 	if err := add(c2); err != nil {
 		t.Error(err)
 	}
