@@ -62,7 +62,41 @@ func TestALeftListIsNotHeld(t *testing.T) {
 	})
 }
 
-// So does a server that says at length that it knows no session.
+// A client whose stream has begun is told, too, that its answer found no room.
+func TestNoRoomForAnAnswerOnAStream(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newStage(t, "a")
+		s.room = budget.New(4<<20, time.Second)
+		s.set("a", func(w http.ResponseWriter, r *http.Request, q sent) bool {
+			if q.method != "tools/call" {
+				return false
+			}
+			w.Header().Set("Content-Type", "text/event-stream")
+			w.WriteHeader(http.StatusOK)
+			if err := http.NewResponseController(w).Flush(); err != nil {
+				t.Error(err)
+			}
+			taken := s.room.Share()
+			if err := taken.Set(t.Context(), 4<<20); err != nil {
+				t.Error(err)
+			}
+			defer taken.Free()
+			if _, err := fmt.Fprintf(w, "data: {\"jsonrpc\":\"2.0\",\"id\":%s,\"result\":{\"x\":\"%s\"}}\n\n", q.id, strings.Repeat("y", 60<<10)); err == nil {
+				t.Error("the gate took an answer for which it has no room")
+			}
+			return true
+		})
+		out := s.post(s.open(), call(7, "a__t"))
+		if out.refused == nil || out.refused.Kind != Broken || !strings.Contains(out.refused.Reason, "limits.memory") || out.header.Get("Content-Type") != "text/event-stream" {
+			t.Errorf("%+v", out)
+		}
+		if n := s.room.Used(); n != 0 {
+			t.Errorf("%d bytes are counted for ever", n)
+		}
+	})
+}
+
+// What a server says at length of a session that it does not know is given back.
 func TestASessionGoneIsNotHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage(t, "a")

@@ -102,10 +102,12 @@ func (x *exchange) forward(ctx context.Context, a ask, retry bool) (again bool, 
 		return false, r.refused
 	case !answered && errors.Is(context.Cause(ctx), ErrCancelled):
 		return false, refuse(Cancelled, "cancelled by the client; whether it ran is not known")
-	case answered || x.out.begun():
+	case answered:
 		return false, nil
-	case r.err != nil:
+	case r.err != nil: // on a stream that has begun, too: an end without a word would be taken for one to resume
 		return false, refuse(Broken, "the answer of server %q cannot be passed on: %v", server, r.err)
+	case x.out.begun():
+		return false, nil
 	case r.code != 0 && r.code < 300 && x.m.Kind != wire.Request:
 		x.out.status(r.code, r.header)
 		return false, nil
