@@ -251,7 +251,8 @@ func (b *Book) Get(ctx context.Context, id string) (Approval, error) {
 	return decode(raw, rev)
 }
 
-// Pending lists the approvals that wait for a person.
+// Pending lists the approvals that wait for a person. In a cluster one that was
+// made a moment ago may be missing.
 func (b *Book) Pending(ctx context.Context) ([]Approval, error) {
 	all, err := b.all(ctx)
 	if err != nil {
@@ -266,6 +267,8 @@ func (b *Book) Pending(ctx context.Context) ([]Approval, error) {
 	return out, nil
 }
 
+// all are the approvals in the store; in a cluster, one made a moment ago may be
+// missing.
 func (b *Book) all(ctx context.Context) ([]Approval, error) {
 	keys, err := b.Bucket.Keys(ctx, documents)
 	if err != nil {

@@ -152,8 +152,9 @@ func (b *Book) SetCard(ctx context.Context, id string, c Card) (Approval, error)
 }
 
 // Restore makes the store hold the given approvals: what the journal has seen.
-// It is for an embedded store at start, before anything else uses it; what was
-// in the store and not in the journal never counted.
+// It is for an embedded store at start (which has one server, so that its lists
+// are whole), before anything else uses it; what was in the store and not in the
+// journal never counted.
 //
 // One thing counts though the journal has not seen it: that an approval was
 // denied, withdrawn or expired, before the process died with the entry

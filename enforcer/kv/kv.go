@@ -8,8 +8,10 @@
 //     write to disk before it acknowledges it; an external cluster acknowledges
 //     by quorum.
 //   - Of several writers that name the same revision, exactly one succeeds.
-//   - Get and Keys answer from the leader of the bucket, so that a writer sees
-//     its own writes and a reader never acts on a follower's past.
+//   - Get answers from the leader of the bucket, so that a writer sees its own
+//     writes and a reader never acts on a follower's past. Keys and Watch may
+//     come from a follower, a moment late: they are for what is done again,
+//     sweeps and followers, and decide nothing.
 //   - A write that failed with anything but ErrExists or ErrConflict may or may
 //     not have happened: Get tells.
 //
