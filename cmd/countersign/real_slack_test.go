@@ -13,6 +13,7 @@ import (
 
 	"countersign/fixtures/issuer"
 	"countersign/fixtures/peer"
+	"countersign/fixtures/port"
 	"countersign/fixtures/slack"
 	"countersign/fixtures/stage"
 )
@@ -127,7 +128,7 @@ func TestTwoEnforcersShareApprovals(t *testing.T) {
 	a := serving(t, s, shared)
 	other := *s // the same world, seen from another machine
 	var err error
-	if other.Listen, err = stage.FreePort(); err != nil {
+	if other.Listen, err = port.Address(); err != nil {
 		t.Fatal(err)
 	}
 	other.URL = "http://" + other.Listen
@@ -233,7 +234,7 @@ func TestTwoEnforcersShareApprovals(t *testing.T) {
 
 func TestNATSAwayAtTheStart(t *testing.T) {
 	s := newStage(t)
-	gone, err := stage.FreePort()
+	gone, err := port.Address()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"countersign/audit"
 	"countersign/fixtures/githost"
+	"countersign/fixtures/port"
 	"countersign/fixtures/slack"
 	"countersign/fixtures/stage"
 )
@@ -395,12 +395,8 @@ func verified(t *testing.T, s *stage.Stage) string {
 // unused is an address of loopback where nobody listens.
 func unused(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	addr, err := port.Address()
 	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return "http://" + addr

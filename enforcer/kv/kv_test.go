@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -19,6 +18,7 @@ import (
 
 	"countersign/enforcer/kv"
 
+	"countersign/fixtures/port"
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -61,25 +61,22 @@ func cluster(t *testing.T) string {
 	// ports must be chosen before anybody listens on them.
 	var routes []*url.URL
 	for range 3 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		addr, err := port.Address()
 		if err != nil {
 			t.Fatal(err)
 		}
-		routes = append(routes, &url.URL{Scheme: "nats", Host: l.Addr().String()})
-		if err := l.Close(); err != nil {
-			t.Fatal(err)
-		}
+		routes = append(routes, &url.URL{Scheme: "nats", Host: addr})
 	}
 	var servers []*server.Server
 	var urls []string
 	for i, route := range routes {
-		port, err := strconv.Atoi(route.Port())
+		n, err := strconv.Atoi(route.Port())
 		if err != nil {
 			t.Fatal(err)
 		}
 		ns, err := server.NewServer(&server.Options{
 			ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
-			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: port}, Routes: routes,
+			Cluster: server.ClusterOpts{Name: "test", Host: "127.0.0.1", Port: n}, Routes: routes,
 			JetStream: true, StoreDir: t.TempDir(),
 		})
 		if err != nil {
