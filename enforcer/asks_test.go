@@ -142,7 +142,7 @@ func TestElicitation(t *testing.T) {
 				mu.Lock()
 				asked = nil
 				mu.Unlock()
-				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				call := func() string {
 					res, err := session.CallTool(ctx, &mcp.CallToolParams{Name: r.tool})

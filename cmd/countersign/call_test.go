@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"time"
 
 	"countersign/fixtures/slack"
 	"countersign/fixtures/stage"
@@ -162,7 +161,7 @@ func button(t *testing.T, card slack.Card, what string) string {
 
 // deny fills in the modal that a press of Deny opens.
 func deny(ctx context.Context, s *stage.Stage, reason string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := s.Slack.Await(ctx, func() bool { return len(s.Slack.Views(stage.SlackBob)) > 0 }); err != nil {
 		return err

@@ -80,7 +80,7 @@ func (c *conformanceStage) route(server string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	deadline := time.After(20 * time.Second)
+	deadline := time.After(time.Minute)
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
