@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"countersign/enforcer/wire"
 )
 
 func call(id int, name string) string {
@@ -392,5 +394,26 @@ func TestNotificationsAndTheLogLevel(t *testing.T) {
 	only.post(session, call(1, "b__t"))
 	if r := only.post(session, level); r.refused == nil || r.refused.Reason != "no server took the log level: said so" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// All callers together have a bound, too: who comes then is turned away, and
+// nobody's session ends for it.
+func TestTheBoundOnAllSessions(t *testing.T) {
+	s := newStage(t, "a")
+	hello := &wire.Message{}
+	for i := range maxSessions {
+		is := newSession(fmt.Sprintf("subject-%d|client", i), "2025-11-25", hello, time.Now())
+		is.id = fmt.Sprint(i)
+		s.hub.sessions.m[is.id] = is
+	}
+	const body = `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"x","version":"1"}}}`
+	out := s.post("", body)
+	if out.refused == nil || out.refused.Kind != Unavailable || len(s.hub.sessions.m) != maxSessions {
+		t.Errorf("%+v, with %d sessions", out, len(s.hub.sessions.m))
+	}
+	s.hub.sessions.drop(s.hub.sessions.m["17"])
+	if out := s.post("", body); out.refused != nil || out.header.Get("Mcp-Session-Id") == "" {
+		t.Errorf("when one has ended: %+v", out)
 	}
 }
