@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer/freeze"
 	"countersign/enforcer/wire"
 )
 
@@ -206,6 +208,41 @@ func TestNoEndIsSentUnrecorded(t *testing.T) {
 	<-g.inside.close()
 	if len(s.ended) != 0 {
 		t.Errorf("the server was told the end of %s", <-s.ended)
+	}
+}
+
+// What the policy denies, and what is frozen, is not told either; the record
+// says why.
+func TestNoEndIsSentThatMayNotBe(t *testing.T) {
+	const deny = "- { id: held, server: echo, method: notifications/session-end, effect: deny, reason: Its sessions are kept }\n"
+	for name, c := range map[string]struct {
+		rules  string
+		frozen bool
+		says   string
+	}{
+		"denied": {rules: allowEcho + deny, says: "denied: Its sessions are kept"},
+		"frozen": {rules: allowEcho, frozen: true, says: "frozen: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, now := newRemembers(), &clock{t: time.Now()}
+			g := newGate(t, s, map[string]string{"rules/echo.yaml": c.rules}, func(cfg *Config) { cfg.Now = now.now })
+			g.opens(t)
+			if c.frozen {
+				if _, err := g.Freezes.Freeze(t.Context(), freeze.Target{Server: "echo"}, "a test", freeze.Operator{Name: "test"}); !errors.Is(err, freeze.ErrUnrecorded) { // it stands: see nothingFrozen
+					t.Fatal(err)
+				}
+			}
+			now.pass(sessionIdle + time.Second)
+			g.endIdle(t.Context())
+			all := g.endings(t, 1)
+			if len(all) != 1 || !strings.HasPrefix(all[0], "refused notifications/session-end  "+c.says) {
+				t.Errorf("the record says\n%s", strings.Join(all, "\n"))
+			}
+			<-g.inside.close()
+			if len(s.ended) != 0 {
+				t.Errorf("the server was told the end of %s", <-s.ended)
+			}
+		})
 	}
 }
 
