@@ -35,8 +35,8 @@ type Server struct {
 
 // Credential is what Vault mints and where it is injected.
 type Credential struct {
-	Name    string
-	Vault   string        // path to read
+	Name string
+	Secret
 	PerCall bool          // minted for one call and revoked after it; else shared by a holder's calls
 	TTL     time.Duration // cap on its life
 	Inject  Inject
@@ -130,6 +130,8 @@ func (l *loader) server(d *document) {
 		s.Credential = d.text(n, "credential")
 		if _, ok := s.Credentials[s.Credential]; !ok && s.Credential != "" {
 			d.report(n, "credential %q is not among this server's credentials", s.Credential)
+		} else if s.Credentials[s.Credential].UsesArgs() {
+			d.report(n, "credential %q reads arguments of a call, and listing tools has none: name it in the rules of its tools instead", s.Credential)
 		}
 	}
 }
@@ -167,19 +169,14 @@ func (d *document) env(n *yaml.Node, what string) map[string]string {
 	return d.textMap(n, what)
 }
 
-var vaultPath = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$`)
-
 func (d *document) credential(at field, s Server) Credential {
 	c := Credential{Name: at.key.Value}
-	f, ok := d.fields(at.val, "credential "+c.Name, "vault", "scope", "ttl", "inject")
+	f, ok := d.fields(at.val, "credential "+c.Name, "vault", "method", "params", "fields", "public", "base64", "lease", "login",
+		"scope", "ttl", "inject")
 	if !ok {
 		return c
 	}
-	if n := f["vault"]; n == nil {
-		d.report(at.key, "credential %s needs vault: the path to read, such as database/creds/reader", c.Name)
-	} else if c.Vault = d.text(n, "vault"); c.Vault != "" && !vaultPath.MatchString(c.Vault) {
-		d.report(n, "vault must be a path such as database/creds/reader")
-	}
+	d.secret(&c, at.key, f)
 	if n := f["scope"]; n != nil {
 		switch v := d.text(n, "scope"); v {
 		case "call":
@@ -243,7 +240,8 @@ func (d *document) header(n *yaml.Node) {
 	}
 }
 
-const ident = `[A-Za-z_][A-Za-z0-9_]*`
+// ident is a field of the secret, or a dotted way into one.
+const ident = `[A-Za-z_][A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]+)*`
 
 var template = regexp.MustCompile(`^(?:` + ident + `(?:\|(?:url|json))?|basic\s+` + ident + `\s+` + ident + `)$`)
 
