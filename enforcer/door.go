@@ -93,7 +93,8 @@ func (e *Enforcer) trusted(host string) bool {
 	return false
 }
 
-// identify verifies the bearer token. The token goes no further than here.
+// identify verifies the bearer token. The token goes no further than here, but
+// to Vault where policy has the caller log in there (see asks).
 func (x *exchange) identify(ctx context.Context) error {
 	caller, err := bearer(ctx, x.r, x.e.Identity, x.e.names(x.resource())...)
 	x.caller = caller
@@ -103,16 +104,24 @@ func (x *exchange) identify(ctx context.Context) error {
 // bearer is who the request's one bearer token stands for, to this verifier; also
 // is further names of the resource that is called.
 func bearer(ctx context.Context, r *http.Request, by *identity.Verifier, also ...string) (identity.Caller, error) {
-	auth := r.Header.Get("Authorization")
-	scheme, token, _ := strings.Cut(auth, " ")
-	if auth == "" || !strings.EqualFold(scheme, "Bearer") || len(r.Header.Values("Authorization")) != 1 {
+	token := bearerToken(r)
+	if token == "" {
 		return identity.Caller{}, refuse(kindUnauthenticated, "a bearer token is needed")
 	}
-	caller, err := by.Verify(ctx, strings.TrimSpace(token), also...)
+	caller, err := by.Verify(ctx, token, also...)
 	if err != nil {
 		return identity.Caller{}, &refusal{kind: kindUnauthenticated, cause: err}
 	}
 	return caller, nil
+}
+
+// bearerToken is the request's one bearer token, "" if it has none or several.
+func bearerToken(r *http.Request) string {
+	scheme, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") || len(r.Header.Values("Authorization")) != 1 {
+		return ""
+	}
+	return strings.TrimSpace(token)
 }
 
 // resource is the path of the endpoint that the caller called: a token is for

@@ -65,10 +65,16 @@ func (x *exchange) pinned(ctx context.Context) error {
 	return nil
 }
 
-// foreseen refuses a call that a pin would stop later, as soon as that is
-// known, so that nobody is asked to approve it. Where nothing was seen lately
-// the server is asked ahead, if that takes no credential.
+// foreseen refuses a call that a pin would stop later, or for which its
+// credential cannot be asked for, as soon as that is known, so that nobody is
+// asked to approve it. Where nothing was seen lately the server is asked ahead,
+// if that takes no credential.
 func (x *exchange) foreseen(ctx context.Context) error {
+	if c, ok := x.force.credential(x.server, x.decision.Credential); ok {
+		if _, err := x.asks(c); err != nil {
+			return err
+		}
+	}
 	if !x.locked() {
 		return nil
 	}

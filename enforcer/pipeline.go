@@ -83,7 +83,7 @@ func (x *exchange) run(ctx context.Context) error {
 		x.decide,     // the policy's decision
 		x.unfrozen,   // by nobody; asked again before an approval is spent
 		x.meter,      // the policy's quotas, and room for an answer
-		x.foreseen,   // what a pin would stop stops before a person is asked
+		x.foreseen,   // what a pin or the credential would stop stops before a person is asked
 		x.approve,    // a person's, where policy asks; decided again, spent once
 		x.intend,     // the intent, durable
 		x.credential, // minted or reused, and spliced in
@@ -183,9 +183,11 @@ func (x *exchange) credential(ctx context.Context) error {
 	if x.e.Credentials == nil {
 		return refuse(kindUnavailable, "credential %q needs Vault, and none is configured (VAULT_ADDR)", name)
 	}
-	lease, err := x.e.Credentials.Acquire(ctx, x.holder(), x.id, credential.Spec{
-		Name: spec.Name, Path: spec.Vault, PerCall: spec.PerCall, TTL: spec.TTL,
-	})
+	ask, err := x.asks(spec)
+	if err != nil {
+		return err
+	}
+	lease, err := x.e.Credentials.Acquire(ctx, x.holder(), x.id, ask)
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")

@@ -60,11 +60,16 @@ type config struct {
 
 	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
-	VaultAddr     string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
-	VaultAuth     string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token or approle"`
-	VaultToken    string `env:"VAULT_TOKEN" secret:"yes" help:"for token"`
-	VaultRoleID   string `env:"VAULT_ROLE_ID" secret:"yes" help:"for approle"`
-	VaultSecretID string `env:"VAULT_SECRET_ID" secret:"yes" help:"for approle"`
+	VaultAddr       string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
+	VaultAuth       string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token, approle, kubernetes, jwt or cert"`
+	VaultMount      string `env:"COUNTERSIGN_VAULT_AUTH_MOUNT" help:"where that login is mounted, below auth/; by default as it is called"`
+	VaultRole       string `env:"COUNTERSIGN_VAULT_AUTH_ROLE" help:"for kubernetes, jwt and cert: the role; for cert it may be left out"`
+	VaultJWTPath    string `env:"COUNTERSIGN_VAULT_AUTH_JWT_PATH" help:"for kubernetes and jwt: the file that holds the token, read at each login; by default, for kubernetes, the pod's own"`
+	VaultClientCert string `env:"VAULT_CLIENT_CERT" help:"for cert: file with our certificate (PEM); Vault's own variable"`
+	VaultClientKey  string `env:"VAULT_CLIENT_KEY" help:"for cert: file with its private key (PEM)"`
+	VaultToken      string `env:"VAULT_TOKEN" secret:"yes" help:"for token"`
+	VaultRoleID     string `env:"VAULT_ROLE_ID" secret:"yes" help:"for approle"`
+	VaultSecretID   string `env:"VAULT_SECRET_ID" secret:"yes" help:"for approle"`
 
 	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nothing can be approved"`
 	SlackAppToken      string `env:"SLACK_APP_TOKEN" secret:"yes" help:"xapp-…: Socket Mode"`
@@ -190,15 +195,7 @@ func (c config) check() (problems []string) {
 			bad("COUNTERSIGN_OIDC_ISSUERS", "%q: want an issuer's URL", s)
 		}
 	}
-	if c.VaultAuth != "token" && c.VaultAuth != "approle" {
-		bad("COUNTERSIGN_VAULT_AUTH", "%q: want token or approle", c.VaultAuth)
-	}
-	if c.VaultAddr != "" && c.VaultAuth == "token" && c.VaultToken == "" {
-		bad("VAULT_TOKEN", "missing: VAULT_ADDR is set and COUNTERSIGN_VAULT_AUTH is token")
-	}
-	if c.VaultAddr != "" && c.VaultAuth == "approle" && (c.VaultRoleID == "" || c.VaultSecretID == "") {
-		bad("VAULT_ROLE_ID, VAULT_SECRET_ID", "both are needed: COUNTERSIGN_VAULT_AUTH is approle")
-	}
+	c.checkVault(bad)
 	if c.SlackBotToken == "" && (c.SlackAppToken != "" || c.SlackSigningSecret != "") {
 		bad("SLACK_BOT_TOKEN", "missing: the other Slack variables do nothing without it")
 	}

@@ -19,7 +19,7 @@ import (
 // mintsAsThePageSays logs in with what the page's commands left, and mints under its policy.
 func mintsAsThePageSays(s *shell, v *peer.Vault, pg *peer.Postgres) {
 	t := s.t
-	login, err := credential.AppRole(s.read("gate/secrets/vault_role_id"), s.read("gate/secrets/vault_secret_id"))
+	login, err := credential.AppRole("approle", s.read("gate/secrets/vault_role_id"), s.read("gate/secrets/vault_secret_id"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,68 +12,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/hashicorp/vault/api"
 	"github.com/slack-go/slack"
 
 	"countersign/audit"
 	"countersign/bot"
 	"countersign/enforcer/approval"
-	"countersign/enforcer/credential"
 	"countersign/enforcer/kv"
 	"countersign/enforcer/mask"
 	"countersign/gitsync"
 	"countersign/rules"
 )
-
-// openVault logs in and revokes what earlier runs left; nil where no Vault is
-// configured.
-//
-// The policy is told of each lease that has ended, so that a spawned server
-// that still holds its values ends too.
-func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
-	dir := filepath.Join(c.StateDir, "vault")
-	if c.VaultAddr == "" {
-		if n, err := credential.Pending(dir); err != nil || n > 0 {
-			return nil, fmt.Errorf("an earlier run's Vault token may still live (%s), and VAULT_ADDR is not set: start once with the Vault of that run, which revokes it, or remove the folder when the token has expired: %w", dir, errOrNil(err))
-		}
-		return nil, nil
-	}
-	vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
-	if vc.Error != nil {
-		return nil, fmt.Errorf("VAULT_*: %w", vc.Error)
-	}
-	client, err := api.NewClient(vc)
-	if err != nil {
-		return nil, fmt.Errorf("VAULT_*: %w", err)
-	}
-	client.ClearToken() // only the login of the minter counts
-	login := credential.Token(c.VaultToken)
-	if c.VaultAuth == "approle" {
-		if login, err = credential.AppRole(c.VaultRoleID, c.VaultSecretID); err != nil {
-			return nil, fmt.Errorf("VAULT_ROLE_ID, VAULT_SECRET_ID: %w", err)
-		}
-	}
-	minter, err := credential.Open(ctx, credential.Config{
-		Client: client, Login: login, Dir: dir, Mask: m, Now: time.Now, Log: log,
-		Record: func(ctx context.Context, e credential.Event) error {
-			if e.Action == "revoke" {
-				policy.leaseEnded(e.Key)
-			}
-			detail, err := audit.Detail(map[string]any{"username": e.Username, "expires": e.Expires, "holder": e.Holder})
-			if err != nil {
-				return err
-			}
-			_, err = journal.Append(ctx, audit.Entry{
-				Kind: audit.KindCredential, Call: e.Call, Policy: policy.commit(), Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
-			})
-			return err
-		},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("vault: %w", err)
-	}
-	return minter, nil
-}
 
 // approvals is the book and the store that it lives in.
 type approvals struct {

@@ -12,7 +12,10 @@
 //     the cap (Spec.TTL): Vault itself ends the lease then, whatever becomes of
 //     this process, and so it does with a lease whose answer got lost.
 //   - A value is known to the mask before Acquire returns it. A value too short
-//     to mask, or a secret without a lease, is refused.
+//     to mask is refused, and so is a secret without a lease, unless the Spec
+//     takes it: then it is forgotten at its end, since nobody can revoke it.
+//   - A login of a caller's own is written down, capped and ended like a run's,
+//     and serves that caller alone.
 //   - Record has seen a mint before anybody can use it. What cannot be recorded
 //     is revoked.
 //   - A revocation that fails is repeated until it succeeds, and is on record
@@ -37,7 +40,6 @@ import (
 	"time"
 
 	"github.com/hashicorp/vault/api"
-	"github.com/hashicorp/vault/api/auth/approle"
 
 	"countersign/enforcer/mask"
 )
@@ -49,7 +51,8 @@ var (
 	ErrForbidden   = errors.New("the policy in Vault does not allow it")
 	ErrUnavailable = errors.New("no answer from Vault, or one to come back later")
 	ErrRefused     = errors.New("refused by Vault")
-	ErrNoLease     = errors.New("it has no lease, and would outlive the call: use a dynamic secret")
+	ErrNoLease     = errors.New("it has no lease, so that Vault cannot take it back: use a dynamic secret, or say `lease: none` in the policy")
+	ErrNoToken     = errors.New("there is no token to log in with")
 	ErrClosed      = errors.New("credentials are shutting down")
 	ErrEnded       = errors.New("it was ended before it could be used")
 	ErrElsewhere   = errors.New("tokens of an earlier run are at another Vault than the configured one")
@@ -68,9 +71,14 @@ type Config struct {
 
 // Event is something that happened to a credential, for the record. Key is the
 // lease's name in the record, not Vault's.
+//
+// A secret without a lease is read and forgotten: Vault holds nothing of it.
 type Event struct {
-	Action   string // mint, renew, revoke, revoke-failed, recover
-	Name     string // the policy's name of the credential
+	Action   string   // mint, renew, revoke, revoke-failed, recover; read, forget
+	Name     string   // the policy's name of the credential
+	Path     string   // of a mint or read: what was asked for, masked
+	Params   []string // the names of the parameters that were sent along, sorted
+	Login    string   // where the caller's own token logged in, and as which role
 	Key      string
 	Holder   string
 	Call     string // the call it was minted for
@@ -81,10 +89,17 @@ type Event struct {
 
 // Spec says what to mint.
 type Spec struct {
-	Name    string        // the policy's name
-	Path    string        // what to read, such as database/creds/customers-ro
-	PerCall bool          // for one call; otherwise the holder's calls share it
-	TTL     time.Duration // the longest that it may live; one hour if 0
+	Name    string         // the policy's name
+	Path    string         // what to ask for, such as database/creds/customers-ro
+	Post    bool           // ask by POST, not by GET
+	Params  map[string]any // sent along: string, int, bool, or with Post []string
+	Fields  []string       // the fields that are secret, dotted; nil: every text but username
+	Public  []string       // fields that are not
+	Base64  []string       // fields that are used as what they decode to
+	NoLease bool           // take a secret that has no lease
+	Login   *Login         // nil: the enforcer's own
+	PerCall bool           // for one call; otherwise the holder's calls share it
+	TTL     time.Duration  // the longest that it may live; one hour if 0
 }
 
 const (
@@ -135,43 +150,6 @@ type Minter struct {
 	all    map[string]*entry // by Key, until revoked
 }
 
-// Token logs in with a token that the operator made.
-func Token(token string) api.AuthMethod { return staticToken(token) }
-
-type staticToken string
-
-// Login implements api.AuthMethod: the token is there already, and is looked
-// up to see that it works.
-func (t staticToken) Login(ctx context.Context, client *api.Client) (*api.Secret, error) {
-	client.SetToken(string(t))
-	self, err := client.Auth().Token().LookupSelfWithContext(ctx)
-	if err != nil {
-		return nil, err
-	}
-	policies, err := self.TokenPolicies()
-	if err != nil {
-		return nil, err
-	}
-	ttl, err := self.TokenTTL()
-	if err != nil {
-		return nil, err
-	}
-	renewable, err := self.TokenIsRenewable()
-	if err != nil {
-		return nil, err
-	}
-	accessor, err := self.TokenAccessor()
-	if err != nil {
-		return nil, err
-	}
-	return &api.Secret{Auth: &api.SecretAuth{ClientToken: string(t), Accessor: accessor, TokenPolicies: policies, LeaseDuration: int(ttl / time.Second), Renewable: renewable}}, nil
-}
-
-// AppRole logs in with a role at auth/approle.
-func AppRole(roleID, secretID string) (api.AuthMethod, error) {
-	return approle.NewAppRoleAuth(roleID, &approle.SecretID{FromString: secretID})
-}
-
 // Open revokes what earlier runs left, logs in, and makes this run's token. It
 // keeps trying while Vault is sealed or away, until ctx ends.
 func Open(ctx context.Context, cfg Config) (*Minter, error) {
@@ -204,8 +182,8 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 // Acquire returns a lease for a call: the holder's, or one for this call
 // alone. Calls that ask for the same at once wait for one mint.
 func (m *Minter) Acquire(ctx context.Context, holder, call string, s Spec) (*Lease, error) {
-	if s.Path == "" || strings.HasPrefix(s.Path, "/") || strings.Contains(s.Path, "..") || strings.ContainsAny(s.Path, "?#%\\ \r\n") {
-		return nil, fmt.Errorf("credential %s: %q is not a path to read in Vault", s.Name, s.Path)
+	if err := s.check(); err != nil {
+		return nil, fmt.Errorf("credential %s: %w", s.Name, err)
 	}
 	if s.TTL <= 0 {
 		s.TTL = defaultTTL
@@ -240,7 +218,10 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 	}
 	var share string
 	if !s.PerCall {
-		share = strings.Join([]string{holder, s.Name, s.Path, s.TTL.String()}, "\x00")
+		var err error
+		if share, err = s.shared(holder); err != nil {
+			return nil, err
+		}
 		if e := m.shared[share]; e != nil {
 			if !e.minted || m.cfg.Now().Before(e.freshUntil()) {
 				e.uses++
@@ -252,6 +233,11 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 		}
 	}
 	e := &entry{key: "l_" + strings.ToLower(rand.Text()), share: share, holder: holder, call: call, spec: s, ready: make(chan struct{}), uses: 1, used: true, lastUsed: m.cfg.Now()}
+	if s.Login != nil { // the token is for the mint, and no longer
+		login := *s.Login
+		e.callerToken, login.Token = login.Token, ""
+		e.spec.Login = &login
+	}
 	m.all[e.key] = e
 	if share != "" {
 		m.shared[share] = e

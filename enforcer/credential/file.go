@@ -16,7 +16,7 @@ import (
 // that leases outlast a machine that never comes back.
 const runTTL = 10 * time.Minute
 
-// The directory holds three kinds of files. Each has two lines: an id, and the
+// The directory holds four kinds of files. Each has two lines: an id, and the
 // Vault that it means something to, its address and, where there is one, a
 // blank and the namespace. (Files of earlier versions have no second line.)
 //
@@ -24,12 +24,15 @@ const runTTL = 10 * time.Minute
 //	                before anything is minted under it
 //	login-<random>  the accessor of the token that the run's is a child of,
 //	                where logging in made it; synced in the same way
+//	caller-<random> the accessor of a login of a caller's own; synced, with the
+//	                directory, before anything is minted under it
 //	lease-<key>     Vault's id of a live lease; not synced: it only saves the
 //	                next start from trusting Vault to be quick (see recover)
 const (
-	runFile   = "run-"
-	loginFile = "login-"
-	leaseFile = "lease-"
+	runFile    = "run-"
+	callerFile = "caller-"
+	loginFile  = "login-"
+	leaseFile  = "lease-"
 )
 
 // note is the content of a file.
@@ -82,7 +85,7 @@ func leftIn(dir string) ([]left, error) {
 		return nil, err
 	}
 	var all []left
-	for _, kind := range []string{runFile, loginFile, leaseFile} {
+	for _, kind := range []string{runFile, callerFile, loginFile, leaseFile} {
 		for _, f := range entries {
 			key, ok := strings.CutPrefix(f.Name(), kind)
 			if !ok {

@@ -5,14 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"sort"
 	"sync"
 	"time"
-
-	"github.com/hashicorp/vault/api"
 )
 
 // entry is a minted secret, from the moment that somebody asks for it until it
@@ -23,6 +21,7 @@ type entry struct {
 	spec                     Spec
 	ready                    chan struct{} // closed when the mint is over
 	err                      error         // of the mint
+	callerToken              string        // to log in with; cleared by the mint
 
 	run       *run     // guarded by Minter.mu
 	token     *session // the lease's own
@@ -32,6 +31,7 @@ type entry struct {
 	renewable bool
 	made      time.Time
 	span      time.Duration // of the lease, as minted
+	told      bool          // the mint is on record
 
 	minted   bool // usable
 	uses     int  // calls in flight
@@ -106,6 +106,60 @@ func (m *Minter) mint(e *entry) {
 
 func (m *Minter) fill(ctx context.Context, e *entry) error {
 	e.made = m.cfg.Now()
+	if err := m.arm(ctx, e); err != nil {
+		return err
+	}
+	e.end = e.made.Add(e.spec.TTL)
+	if e.token.expires.Before(e.end) && !e.token.expires.IsZero() {
+		e.end = e.token.expires
+	}
+	secret, err := e.spec.ask(ctx, e.token.client)
+	if err != nil {
+		return m.problem(e.spec.doing(), err)
+	}
+	if secret == nil {
+		return fmt.Errorf("%s: %w: nothing is there", e.spec.doing(), ErrRefused)
+	}
+	e.leaseID = secret.LeaseID
+	e.renewable = secret.Renewable && e.leaseID != ""
+	e.span = time.Duration(secret.LeaseDuration) * time.Second
+	e.expires = e.made.Add(e.span)
+	switch {
+	case e.leaseID != "":
+		if err := os.WriteFile(m.leasePath(e), m.note(e.leaseID), 0o600); err != nil {
+			return err
+		}
+	case !e.spec.NoLease:
+		return fmt.Errorf("%s: %w", e.spec.doing(), ErrNoLease)
+	case e.span == 0: // else it says when to ask again
+		e.expires = e.end
+	}
+	if err := m.hide(e, secret); err != nil {
+		return fmt.Errorf("%s: %w", e.spec.doing(), err)
+	}
+	action := "mint"
+	if e.leaseID == "" {
+		action = "read"
+	}
+	ev := m.event(action, e, nil)
+	ev.Path, _ = m.cfg.Mask.Text(e.spec.Path)
+	ev.Params = slices.Sorted(maps.Keys(e.spec.Params))
+	if l := e.spec.Login; l != nil {
+		ev.Login = "auth/" + l.Mount + " role " + l.Role
+	}
+	if err := m.cfg.Record(ctx, ev); err != nil {
+		return fmt.Errorf("record the mint: %w", err)
+	}
+	e.told = true
+	return nil
+}
+
+// arm gets the token that the entry is minted under: below the run's, or by a
+// login of the caller's own.
+func (m *Minter) arm(ctx context.Context, e *entry) error {
+	if e.spec.Login != nil {
+		return m.asCaller(ctx, e)
+	}
 	r := m.under(e)
 	token, err := m.child(ctx, r.token, "countersign-lease", e.spec.TTL, e.spec.TTL)
 	if errors.Is(err, ErrForbidden) && !m.alive(ctx, r) {
@@ -118,33 +172,6 @@ func (m *Minter) fill(ctx context.Context, e *entry) error {
 		return err
 	}
 	e.token = token
-	e.end = e.made.Add(e.spec.TTL)
-	if token.expires.Before(e.end) && !token.expires.IsZero() {
-		e.end = token.expires
-	}
-	secret, err := token.client.Logical().ReadWithContext(ctx, e.spec.Path)
-	if err != nil {
-		return m.problem("read "+e.spec.Path, err)
-	}
-	if secret == nil {
-		return fmt.Errorf("read %s: %w: nothing is there", e.spec.Path, ErrRefused)
-	}
-	if secret.LeaseID == "" {
-		return fmt.Errorf("read %s: %w", e.spec.Path, ErrNoLease)
-	}
-	e.leaseID = secret.LeaseID
-	e.renewable = secret.Renewable
-	e.span = time.Duration(secret.LeaseDuration) * time.Second
-	e.expires = e.made.Add(e.span)
-	if err := os.WriteFile(m.leasePath(e), m.note(e.leaseID), 0o600); err != nil {
-		return err
-	}
-	if err := m.hide(e, secret); err != nil {
-		return fmt.Errorf("read %s: %w", e.spec.Path, err)
-	}
-	if err := m.cfg.Record(ctx, m.event("mint", e, nil)); err != nil {
-		return fmt.Errorf("record the mint: %w", err)
-	}
 	return nil
 }
 
@@ -155,35 +182,6 @@ func (m *Minter) under(e *entry) *run {
 	defer m.mu.Unlock()
 	e.run = m.run
 	return m.run
-}
-
-// hide makes every string of the secret known to the mask, except the user's
-// name, which people need to see.
-func (m *Minter) hide(e *entry, secret *api.Secret) error {
-	e.fields = map[string]string{}
-	names := make([]string, 0, len(secret.Data))
-	for name := range secret.Data {
-		names = append(names, name)
-	}
-	sort.Strings(names)
-	for _, name := range names {
-		value, ok := secret.Data[name].(string)
-		if !ok {
-			continue // numbers, null: nothing that a template can use
-		}
-		e.fields[name] = value
-		if name == "username" {
-			e.username = value
-			continue
-		}
-		if value == "" {
-			continue
-		}
-		if err := m.mask(e, value); err != nil {
-			return fmt.Errorf("field %s: %w", name, err)
-		}
-	}
-	return nil
 }
 
 func (m *Minter) mask(e *entry, value string) error {
@@ -380,11 +378,15 @@ func (m *Minter) revoke(ctx context.Context, e *entry) error {
 	if terr != nil || err != nil && !errors.Is(err, ErrForbidden) {
 		return errors.Join(err, terr)
 	}
-	if !m.forget(e) || e.leaseID == "" && !e.failed {
+	if !m.forget(e) || e.leaseID == "" && !e.failed && !e.told {
 		return nil // told already, or there was nothing to tell of
 	}
+	action := "revoke"
+	if e.leaseID == "" && e.told {
+		action = "forget"
+	}
 	m.mu.Lock()
-	ev := m.event("revoke", e, err)
+	ev := m.event(action, e, err)
 	m.mu.Unlock()
 	if rerr := m.cfg.Record(ctx, ev); rerr != nil {
 		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", rerr)
@@ -418,8 +420,14 @@ func (m *Minter) forget(e *entry) (first bool) {
 	}
 	e.masks = nil
 	delete(m.all, e.key)
-	if err := os.Remove(m.leasePath(e)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		m.cfg.Log.Warn("a revoked lease stays on file; the next start revokes it again", "err", err)
+	files := []string{m.leasePath(e)}
+	if e.token != nil && e.token.file != "" {
+		files = append(files, e.token.file)
+	}
+	for _, path := range files {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			m.cfg.Log.Warn("what was revoked stays on file; the next start revokes it again", "err", err)
+		}
 	}
 	return true
 }

@@ -105,7 +105,7 @@ func standIn(t *testing.T) world {
 
 func appRole(t *testing.T, role, secret string) api.AuthMethod {
 	t.Helper()
-	m, err := credential.AppRole(role, secret)
+	m, err := credential.AppRole("approle", role, secret)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -135,6 +135,9 @@ func (m *Minter) problem(doing string, err error) error {
 	if err == nil {
 		return nil
 	}
+	if errors.Is(err, ErrNoToken) {
+		return fmt.Errorf("%s: %w", doing, err)
+	}
 	var answer *api.ResponseError
 	if !errors.As(err, &answer) {
 		var wrapped *url.Error

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/hashicorp/vault/api"
+
+	"countersign/audit"
+	"countersign/enforcer/credential"
+	"countersign/enforcer/mask"
+)
+
+// podToken is where Kubernetes keeps a pod's service-account token fresh.
+const podToken = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+var (
+	vaultLogins = []string{"token", "approle", "kubernetes", "jwt", "cert"}
+	vaultMount  = regexp.MustCompile(`^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*$`)
+)
+
+// checkVault reports what is wrong with the login to Vault.
+func (c config) checkVault(bad func(name, format string, args ...any)) {
+	if !slices.Contains(vaultLogins, c.VaultAuth) {
+		bad("COUNTERSIGN_VAULT_AUTH", "%q: want token, approle, kubernetes, jwt or cert", c.VaultAuth)
+		return
+	}
+	if c.VaultMount != "" && (!vaultMount.MatchString(c.VaultMount) || c.VaultAuth == "token") {
+		bad("COUNTERSIGN_VAULT_AUTH_MOUNT", "%q: want a path below auth/, such as %s; and none for token", c.VaultMount, c.VaultAuth)
+	}
+	if c.VaultAddr == "" {
+		return
+	}
+	takes := func(name, value string, by ...string) {
+		if value != "" && !slices.Contains(by, c.VaultAuth) {
+			bad(name, "is for %s, and COUNTERSIGN_VAULT_AUTH is %s", strings.Join(by, ", "), c.VaultAuth)
+		}
+	}
+	takes("COUNTERSIGN_VAULT_AUTH_ROLE", c.VaultRole, "kubernetes", "jwt", "cert")
+	takes("COUNTERSIGN_VAULT_AUTH_JWT_PATH", c.VaultJWTPath, "kubernetes", "jwt")
+	switch c.VaultAuth {
+	case "token":
+		if c.VaultToken == "" {
+			bad("VAULT_TOKEN", "missing: VAULT_ADDR is set and COUNTERSIGN_VAULT_AUTH is token")
+		}
+	case "approle":
+		if c.VaultRoleID == "" || c.VaultSecretID == "" {
+			bad("VAULT_ROLE_ID, VAULT_SECRET_ID", "both are needed: COUNTERSIGN_VAULT_AUTH is approle")
+		}
+	case "kubernetes", "jwt":
+		if c.VaultRole == "" {
+			bad("COUNTERSIGN_VAULT_AUTH_ROLE", "missing: COUNTERSIGN_VAULT_AUTH is %s", c.VaultAuth)
+		}
+		switch path := c.vaultJWTPath(); {
+		case path == "":
+			bad("COUNTERSIGN_VAULT_AUTH_JWT_PATH", "missing: COUNTERSIGN_VAULT_AUTH is jwt")
+		case !filepath.IsAbs(path):
+			bad("COUNTERSIGN_VAULT_AUTH_JWT_PATH", "%q: want the absolute path of a file that is there", path)
+		default:
+			if info, err := os.Stat(path); err != nil || info.IsDir() {
+				bad("COUNTERSIGN_VAULT_AUTH_JWT_PATH", "%q: want the absolute path of a file that is there", path)
+			}
+		}
+	case "cert":
+		if c.VaultClientCert == "" || c.VaultClientKey == "" {
+			bad("VAULT_CLIENT_CERT, VAULT_CLIENT_KEY", "both are needed, files in PEM: COUNTERSIGN_VAULT_AUTH is cert")
+		}
+		if !strings.HasPrefix(c.VaultAddr, "https://") {
+			bad("VAULT_ADDR", "%q: want https, since COUNTERSIGN_VAULT_AUTH is cert", c.VaultAddr)
+		}
+	}
+}
+
+func (c config) vaultJWTPath() string {
+	if c.VaultJWTPath == "" && c.VaultAuth == "kubernetes" {
+		return podToken
+	}
+	return c.VaultJWTPath
+}
+
+// vaultLogin is how the enforcer logs in.
+func (c config) vaultLogin(m *mask.Mask) (api.AuthMethod, error) {
+	mount := c.VaultMount
+	if mount == "" {
+		mount = c.VaultAuth
+	}
+	switch c.VaultAuth {
+	case "approle":
+		login, err := credential.AppRole(mount, c.VaultRoleID, c.VaultSecretID)
+		if err != nil {
+			return nil, fmt.Errorf("VAULT_ROLE_ID, VAULT_SECRET_ID: %w", err)
+		}
+		return login, nil
+	case "kubernetes", "jwt":
+		return credential.TokenFile(m, mount, c.VaultRole, c.vaultJWTPath()), nil
+	case "cert":
+		return credential.Certificate(mount, c.VaultRole), nil
+	}
+	return credential.Token(c.VaultToken), nil
+}
+
+// openVault logs in and revokes what earlier runs left; nil where no Vault is
+// configured.
+//
+// The policy is told of each lease that has ended, so that a spawned server
+// that still holds its values ends too.
+func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
+	dir := filepath.Join(c.StateDir, "vault")
+	if c.VaultAddr == "" {
+		if n, err := credential.Pending(dir); err != nil || n > 0 {
+			return nil, fmt.Errorf("an earlier run's Vault token may still live (%s), and VAULT_ADDR is not set: start once with the Vault of that run, which revokes it, or remove the folder when the token has expired: %w", dir, errOrNil(err))
+		}
+		return nil, nil
+	}
+	vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
+	if vc.Error != nil {
+		return nil, fmt.Errorf("VAULT_*: %w", vc.Error)
+	}
+	client, err := api.NewClient(vc)
+	if err != nil {
+		return nil, fmt.Errorf("VAULT_*: %w", err)
+	}
+	client.ClearToken() // only the login of the minter counts
+	login, err := c.vaultLogin(m)
+	if err != nil {
+		return nil, err
+	}
+	minter, err := credential.Open(ctx, credential.Config{
+		Client: client, Login: login, Dir: dir, Mask: m, Now: time.Now, Log: log,
+		Record: func(ctx context.Context, e credential.Event) error {
+			if e.Action == "revoke" || e.Action == "forget" {
+				policy.leaseEnded(e.Key)
+			}
+			say := map[string]any{"username": e.Username, "expires": e.Expires, "holder": e.Holder}
+			if e.Path != "" {
+				say["path"], say["params"] = e.Path, e.Params
+			}
+			if e.Login != "" {
+				say["login"] = e.Login
+			}
+			detail, err := audit.Detail(say)
+			if err != nil {
+				return err
+			}
+			_, err = journal.Append(ctx, audit.Entry{
+				Kind: audit.KindCredential, Call: e.Call, Policy: policy.commit(), Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
+			})
+			return err
+		},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("vault: %w", err)
+	}
+	return minter, nil
+}
