@@ -95,7 +95,7 @@ func TestEngines(t *testing.T) {
 			for _, tmpl := range c.secret {
 				value := strings.TrimSpace(b.render(l, tmpl))
 				for _, form := range append(strings.Split(value, "\n"), value, strings.ReplaceAll(value, "\n", "\r\n")) {
-					if form = strings.TrimSpace(form); len(form) < 16 || strings.HasPrefix(form, "-----") {
+					if form = strings.TrimSpace(form); len(form) < 20 || strings.HasPrefix(form, "-----") {
 						continue
 					}
 					if text, _ := b.mask.Text("it said " + form); strings.Contains(text, form) || strings.Contains(text, form[len(form)/2:]) {

@@ -107,9 +107,8 @@ func (m *Minter) hide(e *entry, secret *api.Secret) error {
 	return nil
 }
 
-// hideText has the mask know a text, and of a text of several lines each that
-// is long and has no blank in it: a key (PEM) may be printed with other line
-// ends, or a line at a time.
+// hideText has the mask know a text, and of one of several lines, as a key is
+// in PEM, the long lines, too.
 func (m *Minter) hideText(e *entry, name, value string) error {
 	if value == "" {
 		return nil
@@ -121,23 +120,8 @@ func (m *Minter) hideText(e *entry, name, value string) error {
 	if err != nil {
 		return fmt.Errorf("field %s: %w", name, err)
 	}
-	if !strings.Contains(strings.TrimSpace(value), "\n") {
-		return nil
-	}
-	for line := range strings.Lines(value) {
-		if line = strings.TrimSpace(line); len(line) < minLine || strings.ContainsAny(line, " \t") {
-			continue
-		}
-		if err := m.mask(e, line); err != nil {
-			return fmt.Errorf("field %s: %w", name, err)
-		}
-	}
 	return nil
 }
-
-// minLine is how long a line must be to count as a secret by itself: shorter
-// ones are words that stand in other texts, too.
-const minLine = 16
 
 // below tells whether a dotted name is the field or within it.
 func below(name, field string) bool {
