@@ -8,7 +8,6 @@ import (
 	"sort"
 	"time"
 
-	"countersign/enforcer/credential"
 	"countersign/enforcer/hub"
 	"countersign/enforcer/wire"
 	"countersign/rules"
@@ -17,24 +16,6 @@ import (
 // clientGrace is how long an upstream may go on with a call whose client has
 // left, in the legacy era, where leaving is not cancelling.
 const clientGrace = 10 * time.Minute
-
-// asks is what the policy has Vault asked for, for this request. Where the
-// caller is to log in to Vault itself, this is where its token goes; it goes
-// nowhere else.
-func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
-	path, params, err := c.Fill(x.req)
-	if err != nil {
-		return credential.Spec{}, refuse(kindDenied, "credential %q cannot be asked for: %w", c.Name, err)
-	}
-	s := credential.Spec{
-		Name: c.Name, Path: path, Post: c.Post, Params: params, Fields: c.Fields, Public: c.Public, Base64: c.Base64,
-		NoLease: c.NoLease, PerCall: c.PerCall, TTL: c.TTL,
-	}
-	if c.Login != nil {
-		s.Login = &credential.Login{Mount: c.Login.Mount, Role: c.Login.Role, Token: bearerToken(x.r), Expires: x.caller.Expires}
-	}
-	return s, nil
-}
 
 // splice puts the lease where the policy says: upstream headers, a spawned
 // server's environment, arguments of the call. It never touches anything that

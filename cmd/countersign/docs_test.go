@@ -368,6 +368,22 @@ func TestTheOperatorsPage(t *testing.T) {
 		"vault write auth/approle/role/countersign token_policies=countersign token_type=service token_ttl=1h token_max_ttl=24h secret_id_ttl=0 secret_id_num_uses=0": plain,
 		"vault read -field=role_id auth/approle/role/countersign/role-id > secrets/vault_role_id":                                                                     plain,
 		"vault write -f -field=secret_id auth/approle/role/countersign/secret-id > secrets/vault_secret_id":                                                           plain,
+		"vault auth enable kubernetes": plain,
+		"vault write auth/kubernetes/config kubernetes_host=https://kubernetes.default.svc": {run: func(s *shell, c string) string {
+			s.write("gate/pod_ca.pem", v.CA, 0o600) // what a Vault in a pod reads from there
+			return c + " kubernetes_ca_cert=@pod_ca.pem disable_local_ca_jwt=true"
+		}},
+		"vault write auth/kubernetes/role/countersign bound_service_account_names=countersign bound_service_account_namespaces=countersign token_policies=countersign token_type=service token_ttl=1h token_max_ttl=24h": plain,
+		"vault auth enable -path=machines jwt": plain,
+		"vault write auth/machines/config oidc_discovery_url=https://id.example.com bound_issuer=https://id.example.com": {run: func(_ *shell, c string) string {
+			return strings.ReplaceAll(c, "https://id.example.com", st.Issuer.URL)
+		}},
+		"vault write auth/machines/role/countersign role_type=jwt user_claim=sub bound_subject=countersign bound_audiences=vault token_policies=countersign token_type=service token_ttl=1h token_max_ttl=24h": plain,
+		"vault auth enable cert": plain,
+		"vault write auth/cert/certs/countersign certificate=@gate_client_ca.pem allowed_common_names=gate.example.com token_policies=countersign token_type=service token_ttl=1h token_max_ttl=24h": {run: func(s *shell, c string) string {
+			s.write("gate/gate_client_ca.pem", v.CA, 0o600)
+			return c
+		}},
 		"vault secrets enable database": plain,
 		`vault write database/config/customers plugin_name=postgresql-database-plugin allowed_roles=customers-ro,customers-rw connection_url='postgresql://{{username}}:{{password}}@db.internal.example.com:5432/customers?sslmode=verify-full' username=vault password="$(cat database_password)"`: database,
 		"vault write database/roles/customers-ro db_name=customers default_ttl=10m max_ttl=1h creation_statements=" + create + "SELECT" + revoke:                                                                                                                                                     plain,

@@ -72,6 +72,24 @@ func mintsAsThePageSays(s *shell, v *peer.Vault, pg *peer.Postgres) {
 	}
 }
 
+// mounted reads the words behind "enable".
+func mounted(args []string) (kind, path string, options map[string]string) {
+	for _, a := range args {
+		switch name, value, _ := strings.Cut(a, "="); name {
+		case "-path":
+			path = value
+		case "-version":
+			options = map[string]string{"version": value}
+		default:
+			kind = a
+		}
+	}
+	if path == "" {
+		path = kind
+	}
+	return kind, path, options
+}
+
 // vaultCLI is as much of Vault's command line as the page uses, over Vault's own client.
 func vaultCLI(args []string) error {
 	cfg := api.DefaultConfig()
@@ -91,10 +109,20 @@ func vaultCLI(args []string) error {
 			return err
 		}
 		return client.Sys().PutPolicyWithContext(ctx, args[2], string(text))
-	case len(args) == 3 && args[0] == "auth" && args[1] == "enable":
-		return client.Sys().EnableAuthWithOptionsWithContext(ctx, args[2], &api.EnableAuthOptions{Type: args[2]})
-	case len(args) == 3 && args[0] == "secrets" && args[1] == "enable":
-		return client.Sys().MountWithContext(ctx, args[2], &api.MountInput{Type: args[2]})
+	case len(args) >= 3 && args[0] == "auth" && args[1] == "enable":
+		kind, path, _ := mounted(args[2:])
+		return client.Sys().EnableAuthWithOptionsWithContext(ctx, path, &api.EnableAuthOptions{Type: kind})
+	case len(args) >= 3 && args[0] == "secrets" && args[1] == "enable":
+		kind, path, options := mounted(args[2:])
+		return client.Sys().MountWithContext(ctx, path, &api.MountInput{Type: kind, Options: options})
+	case len(args) >= 5 && args[0] == "kv" && args[1] == "put" && strings.HasPrefix(args[2], "-mount="):
+		data := map[string]any{}
+		for _, a := range args[4:] {
+			name, value, _ := strings.Cut(a, "=")
+			data[name] = value
+		}
+		_, err := client.KVv2(strings.TrimPrefix(args[2], "-mount=")).Put(ctx, args[3], data)
+		return err
 	case len(args) < 2 || args[0] != "read" && args[0] != "write":
 		return fmt.Errorf("unknown command %q", args)
 	}
@@ -107,6 +135,12 @@ func vaultCLI(args []string) error {
 			field = value
 		case path == "" && !strings.HasPrefix(a, "-"):
 			path = a
+		case pair && strings.HasPrefix(value, "@"):
+			text, err := os.ReadFile(value[1:])
+			if err != nil {
+				return err
+			}
+			data[name] = string(text)
 		case pair && !strings.HasPrefix(a, "-"):
 			data[name] = value
 		default:
