@@ -66,8 +66,8 @@ func TestEngines(t *testing.T) {
 		shown   []string          // and those whose value must not
 		events  []string
 	}{
-		{"KV v1", credential.Spec{Name: "legacy", Path: "kv/legacy", NoLease: true, PerCall: true, TTL: time.Minute},
-			map[string]string{"{{password}}": kvPassword, "{{username}}": "reports"}, []string{"{{password}}"}, []string{"{{username}}"}, []string{"read", "forget"}},
+		{"KV v1", credential.Spec{Name: "legacy", Path: "kv/legacy", Public: public("port"), NoLease: true, PerCall: true, TTL: time.Minute},
+			map[string]string{"{{password}}": kvPassword, "{{username}}": "reports", "{{port}}": "5432"}, []string{"{{password}}"}, []string{"{{username}}", "{{port}}"}, []string{"read", "forget"}},
 		{"KV v2", credential.Spec{Name: "crm", Path: "secret/data/crm", NoLease: true, Fields: []string{"data.api-key"}, Public: public("data.region"), PerCall: true, TTL: time.Minute},
 			map[string]string{"{{data.api-key}}": kvToken, "{{data.region}}": "eu"}, []string{"{{data.api-key}}"}, []string{"{{data.region}}"}, []string{"read", "forget"}},
 		{"transit", credential.Spec{Name: "billing", Path: "transit/decrypt/policy", Post: true, Params: map[string]any{"ciphertext": cipher},
@@ -147,6 +147,22 @@ func TestEngines(t *testing.T) {
 	t.Run("a field that is not there", func(t *testing.T) {
 		s := credential.Spec{Name: "legacy", Path: "kv/legacy", Fields: []string{"token"}, NoLease: true, PerCall: true, TTL: time.Minute}
 		if _, err := b.Acquire(t.Context(), "h1", "c_1", s); !errors.Is(err, credential.ErrRefused) || !strings.Contains(err.Error(), "no text in field token") {
+			t.Error(err)
+		}
+	})
+	t.Run("a number that nobody names", func(t *testing.T) {
+		l, err := b.Acquire(t.Context(), "h1", "c_1", credential.Spec{Name: "legacy", Path: "kv/legacy", NoLease: true, PerCall: true, TTL: time.Minute})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := l.Render("{{port}}"); err == nil || !strings.Contains(err.Error(), `no field "port"`) {
+			t.Error(err)
+		}
+		b.release(l)
+	})
+	t.Run("a number that is a secret, and short", func(t *testing.T) {
+		s := credential.Spec{Name: "legacy", Path: "kv/legacy", Fields: []string{"port"}, NoLease: true, PerCall: true, TTL: time.Minute}
+		if _, err := b.Acquire(t.Context(), "h1", "c_1", s); err == nil || !strings.Contains(err.Error(), "field port: mask: a value under 6 bytes") {
 			t.Error(err)
 		}
 	})

@@ -63,10 +63,10 @@ func (s Spec) ask(ctx context.Context, client *api.Client) (*api.Secret, error) 
 // template may use. Where the spec names the fields that are secret, these must
 // be there, and what it does not name is dropped; else every text is a secret
 // but the user's name, which people need to see, and what the spec says is
-// public.
+// public. Numbers are dropped unless they are named.
 func (m *Minter) hide(e *entry, secret *api.Secret) error {
-	all := map[string]string{}
-	if err := flatten(all, "", secret.Data); err != nil {
+	all, numbers := map[string]string{}, map[string]bool{}
+	if err := flatten(all, numbers, "", secret.Data); err != nil {
 		return err
 	}
 	s := e.spec
@@ -80,7 +80,7 @@ func (m *Minter) hide(e *entry, secret *api.Secret) error {
 		value := all[name]
 		named := slices.ContainsFunc(s.Fields, func(f string) bool { return below(name, f) })
 		public := !named && (name == "username" || slices.ContainsFunc(s.Public, func(f string) bool { return below(name, f) }))
-		if len(s.Fields) > 0 && !named && !public {
+		if (len(s.Fields) > 0 || numbers[name]) && !named && !public {
 			continue
 		}
 		if !public {
@@ -129,10 +129,11 @@ func below(name, field string) bool {
 	return ok && (rest == "" || rest[0] == '.')
 }
 
-// flatten lists the texts of a secret by dotted names. An element of a list is
-// named by its place; a list of texts is a text, too, its elements one a line,
-// as a chain of certificates is in a file. Numbers and the like are left out.
-func flatten(into map[string]string, prefix string, in any) error {
+// flatten lists the texts of a secret by dotted names, and its numbers and
+// truths as they are spelled. An element of a list is named by its place; a list
+// of texts is a text, too, its elements one a line, as a chain of certificates
+// is in a file.
+func flatten(into map[string]string, numbers map[string]bool, prefix string, in any) error {
 	add := func(name, value string) error {
 		if _, twice := into[name]; twice {
 			return fmt.Errorf("%w: the answer has two fields that go by the name %s", ErrRefused, name)
@@ -149,9 +150,12 @@ func flatten(into map[string]string, prefix string, in any) error {
 	switch in := in.(type) {
 	case string:
 		return add(prefix, in)
+	case json.Number, bool:
+		numbers[prefix] = true
+		return add(prefix, fmt.Sprint(in))
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(in)) {
-			if err := flatten(into, under(name), in[name]); err != nil {
+			if err := flatten(into, numbers, under(name), in[name]); err != nil {
 				return err
 			}
 		}
@@ -161,7 +165,7 @@ func flatten(into map[string]string, prefix string, in any) error {
 			if text, ok := element.(string); ok {
 				texts = append(texts, text)
 			}
-			if err := flatten(into, under(strconv.Itoa(i)), element); err != nil {
+			if err := flatten(into, numbers, under(strconv.Itoa(i)), element); err != nil {
 				return err
 			}
 		}
