@@ -209,6 +209,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("tools.lock", string(locked().Encode()))
 	f.Add("servers/x.yaml", "server: x\nurl: https://x/\nproxy: http://p:1\ntimeouts: { connect: 1s, idle: 1m }\ntls: { ca: [a.pem, \"-----BEGIN CERTIFICATE-----\\n-----END CERTIFICATE-----\\n\"], cert: b, key: c, name: d }\n")
 	f.Add("servers/x.yaml", "server: x\ncommand: [x]\nprocesses: 1\nresources: { memory: 1GB, cpu: 1s, files: 8, processes: 1, filesize: 1 }\n")
+	f.Add("servers/x.yaml", secretPolicy(`vault: "a/{{args.x}}", method: post, params: { p: "{{subject.email}}", l: [a], n: 1, b: true }, fields: [password], public: [a.b], base64: [password], lease: none, login: { as: caller, role: r, mount: m }`))
 	f.Fuzz(func(t *testing.T, name, text string) {
 		if !fs.ValidPath(name) || name == "." || strings.Contains(text, "sql(") { // the parser has a fuzz target of its own
 			return

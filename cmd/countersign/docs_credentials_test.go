@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"fmt"
 	"maps"
 	"regexp"
@@ -11,10 +12,13 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/hashicorp/vault/api"
+
 	"countersign/enforcer/credential"
 	"countersign/enforcer/mask"
 	"countersign/fixtures/issuer"
 	"countersign/fixtures/peer"
+	"countersign/fixtures/vault"
 	"countersign/rules"
 )
 
@@ -65,31 +69,12 @@ func TestTheCredentialsPage(t *testing.T) {
 		v.Write(t, "team/"+who+"/token", map[string]any{"token": "the-token-of-" + who})
 	}
 
-	// By section: what it is called, and its server.
-	files, tested, untested := fstest.MapFS{"countersign.yaml": {Data: []byte("version: 1\n")}}, map[string]string{}, 0
-	for _, section := range strings.Split(docPage(t, "docs/credentials.md"), "\n## ")[1:] {
-		title, body, _ := strings.Cut(section, "\n")
-		name, state, _ := strings.Cut(title, " · ")
-		for _, m := range docFence.FindAllStringSubmatch(body, -1) {
-			if m[1] != "yaml" {
-				continue
-			}
-			file, _, _ := strings.Cut(strings.TrimPrefix(m[2], "# "), "\n")
-			files[file] = &fstest.MapFile{Data: []byte(strings.Replace(m[2], "vault:v1:the-content-of-the-file", s.read("ciphertext"), 1))}
-			server := strings.TrimSuffix(strings.TrimPrefix(file, "servers/"), ".yaml")
-			if state == "not run" {
-				untested++
-			} else {
-				tested[name] = server
-			}
-		}
+	p, tested, untested := credentialsPage(t, s.read("ciphertext"))
+	if want := []string{"Databases", "KV version 1", "KV version 2", "PKI", "SSH", "The caller's own login", "Transit"}; !slices.Equal(slices.Sorted(maps.Keys(tested)), want) {
+		t.Errorf("tested: %v", tested)
 	}
-	p, err := rules.Load(files, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := []string{"Databases", "KV version 1", "KV version 2", "PKI", "SSH", "The caller's own login", "Transit"}; !slices.Equal(slices.Sorted(maps.Keys(tested)), want) || untested != 6 {
-		t.Errorf("tested: %v, and %d are not", tested, untested)
+	if want := []string{"AWS", "Azure", "GCP", "Kubernetes", "LDAP", "RabbitMQ"}; !slices.Equal(slices.Sorted(maps.Keys(untested)), want) {
+		t.Errorf("not run: %v", untested)
 	}
 	delete(tested, "Databases") // the operator's page sets it up, and TestTheOperatorsPage mints
 
@@ -115,34 +100,7 @@ func TestTheCredentialsPage(t *testing.T) {
 	for _, name := range slices.Sorted(maps.Keys(tested)) {
 		server, _ := p.Server(tested[name])
 		for _, c := range server.Credentials {
-			path, params, err := c.Fill(req)
-			if err != nil {
-				t.Fatalf("%s: %v", name, err)
-			}
-			spec := credential.Spec{Name: c.Name, Path: path, Post: c.Post, Params: params, Fields: c.Fields, Public: c.Public, Base64: c.Base64, NoLease: c.NoLease, PerCall: true, TTL: c.TTL}
-			if c.Login != nil {
-				spec.Login = &credential.Login{Mount: c.Login.Mount, Role: c.Login.Role, Token: ann}
-			}
-			lease, err := m.Acquire(t.Context(), "ann", "c_1", spec)
-			if err != nil {
-				t.Errorf("%s, %s: %v", name, c.Name, err)
-				continue
-			}
-			for _, into := range []map[string]string{c.Inject.Headers, c.Inject.Env} {
-				for to, tmpl := range into {
-					value, err := lease.Render(tmpl)
-					if err != nil || value == "" {
-						t.Errorf("%s, %s: %s is %q: %v", name, c.Name, to, value, err)
-					}
-					secret := !slices.Contains([]string{"X-Region", "TLS_CERT", "SSH_CERT", "SSH_USER"}, to)
-					if text, _ := known.Text("sent: " + value); secret == strings.Contains(text, value) {
-						t.Errorf("%s, %s: %s is masked: %v", name, c.Name, to, !secret)
-					}
-				}
-			}
-			if err := m.Release(t.Context(), lease); err != nil {
-				t.Error(err)
-			}
+			mintsFromThePage(t, m, known, c, req, ann)
 		}
 	}
 	// Nobody gets another's, though the path is their own choice.
@@ -159,5 +117,122 @@ func TestTheCredentialsPage(t *testing.T) {
 	}
 	if want := (map[string]int{"mint": 2, "revoke": 2, "read": 5, "forget": 5}); !maps.Equal(seen, want) {
 		t.Errorf("recorded %v, want %v", seen, fmt.Sprint(want))
+	}
+}
+
+// credentialsPage reads the page's policy, and its servers by the title of their section.
+func credentialsPage(t *testing.T, ciphertext string) (p *rules.Policy, tested, untested map[string]string) {
+	t.Helper()
+	files := fstest.MapFS{"countersign.yaml": {Data: []byte("version: 1\n")}}
+	tested, untested = map[string]string{}, map[string]string{}
+	for _, section := range strings.Split(docPage(t, "docs/credentials.md"), "\n## ")[1:] {
+		title, body, _ := strings.Cut(section, "\n")
+		name, state, _ := strings.Cut(title, " · ")
+		for _, m := range docFence.FindAllStringSubmatch(body, -1) {
+			if m[1] != "yaml" {
+				continue
+			}
+			file, _, _ := strings.Cut(strings.TrimPrefix(m[2], "# "), "\n")
+			files[file] = &fstest.MapFile{Data: []byte(strings.Replace(m[2], "vault:v1:the-content-of-the-file", ciphertext, 1))}
+			into := tested
+			if state == "not run" {
+				into = untested
+			}
+			into[name] = strings.TrimSuffix(strings.TrimPrefix(file, "servers/"), ".yaml")
+		}
+	}
+	p, err := rules.Load(files, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, tested, untested
+}
+
+// mintsFromThePage mints a credential as the pipeline would, fills its templates, and looks at what
+// is masked then.
+func mintsFromThePage(t *testing.T, m *credential.Minter, known *mask.Mask, c rules.Credential, req rules.Request, token string) {
+	t.Helper()
+	path, params, err := c.Fill(req)
+	if err != nil {
+		t.Fatalf("%s: %v", c.Vault, err)
+	}
+	spec := credential.Spec{Name: c.Name, Path: path, Post: c.Post, Params: params, Fields: c.Fields, Public: c.Public, Base64: c.Base64, NoLease: c.NoLease, PerCall: true, TTL: c.TTL}
+	if c.Login != nil {
+		spec.Login = &credential.Login{Mount: c.Login.Mount, Role: c.Login.Role, Token: token}
+	}
+	lease, err := m.Acquire(t.Context(), "ann", "c_1", spec)
+	if err != nil {
+		t.Errorf("%s: %v", path, err)
+		return
+	}
+	for _, into := range []map[string]string{c.Inject.Headers, c.Inject.Env} {
+		for to, tmpl := range into {
+			value, err := lease.Render(tmpl)
+			if err != nil || value == "" {
+				t.Errorf("%s: %s is %q: %v", path, to, value, err)
+			}
+			secret := !slices.Contains([]string{"X-Region", "TLS_CERT", "SSH_CERT", "SSH_USER", "AZURE_CLIENT_ID"}, to)
+			if text, _ := known.Text("sent: " + value); secret == strings.Contains(text, value) {
+				t.Errorf("%s: %s is masked: %v", path, to, !secret)
+			}
+		}
+	}
+	if err := m.Release(t.Context(), lease); err != nil {
+		t.Error(err)
+	}
+}
+
+// The engines that could not be run: a stand-in answers as Vault's documentation of each shows
+// (developer.hashicorp.com/vault/api-docs/secret), and takes the parameters for granted.
+func TestTheEnginesOfTheCredentialsPageThatWereNotRun(t *testing.T) {
+	t.Parallel()
+	p, _, untested := credentialsPage(t, "vault:v1:x")
+	v := vault.New(nil)
+	answer := func(path string, post, static bool, data map[string]any) {
+		v.Mint(path, vault.Role{Post: post, Static: static, Data: func() map[string]any { return data }})
+	}
+	answer("aws/sts/reader", true, false, map[string]any{"access_key": "ASIAJYYYY2AA5K4WIXXX", "secret_key": "HSs0DYYYYYY9W81DXtI0K7X84H+OVZXK5BXXXX", "security_token": "AQoDYXdzEEwasAKwQyZUtZaCjVNDiXXXXXXXXgUgBBVUUbSyujLjsw6jYzboOQ89vUVIehUw", "arn": "arn:aws:sts::123456789012:assumed-role/reader/ann", "ttl": 899})
+	answer("azure/creds/reader", false, false, map[string]any{"client_id": "408bf248-dd4e-4be5-919a-7f6207a307ab", "client_secret": "ad06228a-2db9-4e0a-8a5d-e047c7f32594"})
+	answer("gcp/roleset/reader/token", false, true, map[string]any{"token": "ya29.c.ElodBmNPwHUNY5gcBpnXcE4ywG4w1k", "token_ttl": 3599, "expires_at_seconds": 1537402548})
+	answer("gcp/roleset/reader/key", false, false, map[string]any{"private_key_data": base64.StdEncoding.EncodeToString([]byte(`{"type":"service_account","private_key_id":"0f1e2d3c4b5a69788796a5b4c3d2e1f0"}`)), "key_algorithm": "KEY_ALG_RSA_2048", "key_type": "TYPE_GOOGLE_CREDENTIALS_FILE"})
+	answer("kubernetes/creds/prod", true, false, map[string]any{"service_account_name": "test-service-account-with-generated-token", "service_account_namespace": "billing", "service_account_token": "eyJHbGci0iJSUzI1NiIsImtpZCI6ImlrUEE.eyJhdWQiOlsiaHR0cHM6.lrTmNTmzQjY"})
+	answer("ldap/creds/reader", false, false, map[string]any{"distinguished_names": []string{"cn=v_token_reader_FfH1i1c4dO_1634952600,ou=users,dc=learn,dc=example"}, "username": "v_token_reader_FfH1i1c4dO_1634952600", "password": "xWMjkIFMerYttEbzfnBVZvhRQGmhpAA0yeTya8fdmDB3LXDzGrjNEPV2bCPE9CW6"})
+	answer("ldap/static-cred/reports", false, true, map[string]any{"dn": "uid=reports,ou=Users,dc=example,dc=com", "last_password": "?@09QWzmOAYpWeuP7mxPbPo", "last_vault_rotation": "2020-02-19T11:31:53.7812-05:00", "password": "?@09FmV7P2sfXjkQ2DWl7dE", "rotation_period": 86400, "ttl": 86299, "username": "reports"})
+	answer("rabbitmq/creds/reader", false, false, map[string]any{"username": "root-4b95bf47-281d-dcb5-8a60-9594f8056092", "password": "e1b6c159-ca63-4c6a-3886-6639eae06c30"})
+	config := api.DefaultConfig()
+	url, stop, err := v.Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	}()
+	config.Address = url
+	client, err := api.NewClient(config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := mask.New(mask.Options{})
+	m, err := credential.Open(t.Context(), credential.Config{Client: client, Login: credential.Token(v.Root), Dir: t.TempDir(), Mask: known, Now: time.Now,
+		Record: func(context.Context, credential.Event) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req := rules.Request{Subject: rules.Subject{Sub: "ann"}, Args: []byte(`{"cluster":"prod","namespace":"billing"}`)}
+	minted := 0
+	for _, name := range untested {
+		server, _ := p.Server(name)
+		for _, c := range server.Credentials {
+			mintsFromThePage(t, m, known, c, req, "")
+			minted++
+		}
+	}
+	if minted != 8 {
+		t.Errorf("%d credentials", minted)
+	}
+	if err := m.Close(t.Context()); err != nil {
+		t.Error(err)
 	}
 }

@@ -326,7 +326,7 @@ func TestCallersLoginInTime(t *testing.T) {
 
 		// Nobody releases it, and the process hangs, say: Vault ends it.
 		l, user, password = s.acquire("h1", spec)
-		if got := l.Expires.Sub(time.Now()); got > spec.TTL {
+		if got := time.Until(l.Expires); got > spec.TTL {
 			t.Errorf("lives for %s", got)
 		}
 		s.v.Intercept(func(w http.ResponseWriter, _ *http.Request) bool {

@@ -22,8 +22,8 @@
 //     as failed until then.
 //   - No error, log line or record holds a secret.
 //
-// What the operator's Vault policy must grant, besides reading the paths:
-// update on auth/token/create, auth/token/revoke-accessor, sys/leases/revoke,
+// What the operator's Vault policy must grant, besides the paths of the specs
+// (read, or update for those asked by POST): update on auth/token/create, auth/token/revoke-accessor, sys/leases/revoke,
 // and what Vault's default policy grants.
 package credential
 
@@ -61,7 +61,7 @@ var (
 // Config of a Minter. All but Now and Log are required.
 type Config struct {
 	Client *api.Client    // address and TLS; its token is not used
-	Login  api.AuthMethod // Token, AppRole, or any other that can log in again
+	Login  api.AuthMethod // Token, AppRole, TokenFile, Certificate, or any other that can log in again
 	Dir    string         // durable, of this enforcer alone
 	Mask   *mask.Mask
 	Record func(context.Context, Event) error // durable when it returns nil
