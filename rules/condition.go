@@ -57,6 +57,8 @@ func newEnv() (*cel.Env, error) {
 		// however many rules look at it.
 		cel.Function("sql", cel.Overload("sql_string", []*cel.Type{cel.StringType}, factsType,
 			cel.LateFunctionBinding())),
+		cel.Function("shell", cel.Overload("shell_string", []*cel.Type{cel.StringType}, shellType,
+			cel.LateFunctionBinding())),
 		cel.ParserExpressionSizeLimit(16<<10),
 		cel.ParserRecursionLimit(64),
 		cel.RegexProgramSizeLimit(1000),
@@ -117,6 +119,7 @@ type facts struct {
 	argsErr error
 	decoded bool
 	parsed  map[string]*sqlFacts
+	shells  map[string]*shellFacts
 	unknown []*interpreter.AttributePattern // nil: everything is known
 }
 
@@ -175,26 +178,47 @@ func (f *facts) ResolveName(name string) (any, bool) {
 	return nil, false
 }
 
-// ResolveFunction binds sql() to this decision.
+// ResolveFunction binds sql() and the like to this decision.
 func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
-	if name != "sql" {
+	var of func(text string) ref.Val
+	switch name {
+	case "sql":
+		of = func(text string) ref.Val { return sqlVal{f.sql(text), factsType} }
+	case "shell":
+		of = func(text string) ref.Val { return sqlVal{f.shell(text), shellType} }
+	default:
 		return nil, false
 	}
 	return func(_ string, args ...ref.Val) ref.Val {
 		text, ok := args[0].(types.String)
 		if !ok {
-			return types.NewErr("sql() takes a text")
+			return types.NewErr("%s() takes a text", name)
 		}
-		s, ok := f.parsed[string(text)]
-		if !ok {
-			s = parseSQL(string(text))
-			if f.parsed == nil {
-				f.parsed = map[string]*sqlFacts{}
-			}
-			f.parsed[string(text)] = s
-		}
-		return sqlVal{s, factsType}
+		return of(string(text))
 	}, true
+}
+
+// sql parses a text once a decision.
+func (f *facts) sql(text string) *sqlFacts {
+	s, ok := f.parsed[text]
+	if !ok {
+		if s = parseSQL(text); f.parsed == nil {
+			f.parsed = map[string]*sqlFacts{}
+		}
+		f.parsed[text] = s
+	}
+	return s
+}
+
+func (f *facts) shell(text string) *shellFacts {
+	s, ok := f.shells[text]
+	if !ok {
+		if s = parseShell(text); f.shells == nil {
+			f.shells = map[string]*shellFacts{}
+		}
+		f.shells[text] = s
+	}
+	return s
 }
 
 // decode reads the arguments as a CEL map, once a decision, if any condition

@@ -41,6 +41,7 @@ func TestGuard(t *testing.T) {
 		`args.exists(k, args[k] == 1)`:                                 "",
 		`sql(args.sql).parsed`:                                         "args.sql",
 		`has(args.sql) && sql(args.sql).reads.exists(t, t in ["x"])`:   "",
+		`shell(args.cmd).dynamic`:                                      "args.cmd",
 		`subject.claims.team == "x"`:                                   "subject.claims.team",
 		`has(subject.claims.team) && subject.claims.team == "x"`:       "",
 		`size(args) == 0`:                                              "",

@@ -3,6 +3,7 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 
@@ -19,7 +20,8 @@ var (
 	statementType = types.NewObjectType("sql.Statement")
 )
 
-// A sqlVal is a value of one of the two types: *sqlFacts or *statement.
+// A sqlVal is a value of one of these types, or of those of shell() and
+// exposures(): *sqlFacts, *statement, *shellFacts and so on.
 type sqlVal struct {
 	of    any
 	typed *types.Type
@@ -77,6 +79,15 @@ func list(ss []string) ref.Val {
 	return types.NewStringList(types.DefaultTypeAdapter, ss)
 }
 
+// celFields are the fields of all object types that conditions see.
+var celFields = func() map[string][]sqlField {
+	all := map[string][]sqlField{}
+	for _, fields := range []map[string][]sqlField{sqlFields, shellFields} {
+		maps.Copy(all, fields)
+	}
+	return all
+}()
+
 var sqlFields = map[string][]sqlField{
 	"sql.Facts": {
 		fact("parsed", cel.BoolType, func(f *sqlFacts) any { return f.parsed }),
@@ -111,18 +122,18 @@ var sqlFields = map[string][]sqlField{
 	},
 }
 
-// celTypes is CEL's own registry and the two types.
+// celTypes is CEL's own registry and these types.
 type celTypes struct{ *types.Registry }
 
 func (t celTypes) FindStructType(name string) (*types.Type, bool) {
-	if _, ok := sqlFields[name]; ok {
+	if _, ok := celFields[name]; ok {
 		return types.NewTypeTypeWithParam(types.NewObjectType(name)), true
 	}
 	return t.Registry.FindStructType(name)
 }
 
 func (t celTypes) FindStructFieldNames(name string) ([]string, bool) {
-	fs, ok := sqlFields[name]
+	fs, ok := celFields[name]
 	if !ok {
 		return t.Registry.FindStructFieldNames(name)
 	}
@@ -134,7 +145,7 @@ func (t celTypes) FindStructFieldNames(name string) ([]string, bool) {
 }
 
 func (t celTypes) FindStructFieldType(name, field string) (*types.FieldType, bool) {
-	fs, ok := sqlFields[name]
+	fs, ok := celFields[name]
 	if !ok {
 		return t.Registry.FindStructFieldType(name, field)
 	}
@@ -145,10 +156,10 @@ func (t celTypes) FindStructFieldType(name, field string) (*types.FieldType, boo
 	return &types.FieldType{Type: fs[i].typ, IsSet: func(any) bool { return true }, GetFrom: fs[i].get}, true
 }
 
-// NewValue refuses to make facts: only sql() does.
+// NewValue refuses to make facts: only sql() and the like do.
 func (t celTypes) NewValue(name string, fields map[string]ref.Val) ref.Val {
-	if _, ok := sqlFields[name]; ok {
-		return types.NewErr("%s comes from sql() only", name)
+	if _, ok := celFields[name]; ok {
+		return types.NewErr("%s cannot be made up by a condition", name)
 	}
 	return t.Registry.NewValue(name, fields)
 }

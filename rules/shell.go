@@ -1,0 +1,485 @@
+package rules
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"mvdan.cc/sh/v3/syntax"
+)
+
+// What shell(text) answers: facts about every command that a text of shell
+// runs, however deeply it is nested: in substitutions, in what bash -c, eval,
+// ssh or find -exec are given, behind sudo, env and xargs. The parser is that
+// of shfmt (Bash's grammar; where that refuses a text, POSIX's). Words are as
+// the shell reads them: quotes and escapes taken off, braces expanded,
+// variables that the text itself sets filled in with each value that they get.
+//
+// A text that cannot be read has parsed false, an error, and dynamic true; to
+// ask for its lists is an error of the condition, by which a deny or approve
+// rule matches and an allow rule does not.
+//
+// What no parse can show: what a program does with its arguments, what is in
+// a script that is run by its name, and what the environment holds.
+type shellFacts struct {
+	parsed   bool
+	err      string
+	commands []*shellCommand // in the order of the text; one that another runs follows it
+	names    []string        // theirs, each once
+	reads    []string        // files of redirections
+	writes   []string
+	multiple bool // more than one command
+	dynamic  bool // runs what is known only when it runs
+	pipes    bool
+	nested   bool // a command stands inside another: $(…), bash -c, sudo, find -exec
+	heredocs bool // here-documents and here-strings
+}
+
+// A shellCommand is one command that is run.
+type shellCommand struct {
+	name    string // without its folder: cat for /bin/cat
+	args    []shellWord
+	via     []string // what runs it: sudo, env, bash…, the outermost first
+	reads   []shellWord
+	writes  []shellWord
+	stdin   []string // here-documents and here-strings, and what echo pipes into it
+	piped   bool     // reads what another writes
+	feeds   bool     // what it writes becomes words of a command: xargs, while read, $(…)
+	nested  bool
+	dynamic bool // runs what is known only when it runs, or a variable spells its name
+	unsure  bool // what it runs is nowhere in the text
+	wraps   bool // runs another command, which has an entry of its own
+	defined bool // a function or an alias of the text bears its name
+}
+
+// A shellWord is a word as far as it is known before it runs.
+type shellWord struct {
+	text     string // what is not known as the text spells it: $x, $(…)
+	bare     string // the same without what is not known
+	unknown  bool   // holds something that is known only when it runs
+	computed bool   // which the shell makes of texts that are here: ${x%y}, $(… | base64 -d)
+	variable bool   // holds an expansion, known or not
+	glob     bool   // holds *, ? or [ that the shell matches with files
+}
+
+const (
+	maxShellBytes = 64 << 10
+	// maxShellNested bounds all texts that are read inside of one: a text
+	// within eval within bash -c is read again at each level.
+	maxShellNested = 256 << 10
+	maxShellDepth  = 8
+	// maxShellOpen bounds what may nest, and so the parser's stack: nothing
+	// nests without one of these.
+	maxShellOpen     = 3000
+	maxShellCommands = 4000
+	maxShellWords    = 40_000
+	maxShellError    = 200
+)
+
+// parseShell reads a text. It never fails: what it cannot read is unreadable.
+func parseShell(text string) (f *shellFacts) {
+	defer func() {
+		if p := recover(); p != nil {
+			f = unreadableShell("the shell parser broke on this text")
+		}
+	}()
+	file, err := shellSyntax(text)
+	if err != nil {
+		return unreadableShell(err.Error())
+	}
+	w := &shellWalker{vars: map[string][]shellWord{}, funcs: map[string]bool{}}
+	// Twice: what a variable may hold is known when all of the text was seen.
+	for range 2 {
+		w.facts, w.parts, w.budget, w.words = &shellFacts{parsed: true}, map[syntax.WordPart][][]shellWord{}, maxShellNested, 0
+		w.stmts(file.Stmts, shellPlace{})
+	}
+	f = w.facts
+	if w.over {
+		return unreadableShell("runs too many commands to look at")
+	}
+	for _, c := range f.commands {
+		f.names = union(f.names, []string{c.name})
+		f.dynamic = f.dynamic || c.dynamic
+		f.nested = f.nested || c.nested
+		f.reads, f.writes = union(f.reads, texted(c.reads)), union(f.writes, texted(c.writes))
+	}
+	f.multiple = len(f.commands) > 1
+	return f
+}
+
+func unreadableShell(why string) *shellFacts {
+	if len(why) > maxShellError {
+		why = strings.ToValidUTF8(why[:maxShellError], "") + "…"
+	}
+	return &shellFacts{err: why, multiple: true, dynamic: true, pipes: true, nested: true, heredocs: true}
+}
+
+func texted(words []shellWord) []string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		out[i] = w.text
+	}
+	return out
+}
+
+// shellSyntax parses a text, within bounds.
+func shellSyntax(text string) (*syntax.File, error) {
+	switch {
+	case len(text) > maxShellBytes:
+		return nil, fmt.Errorf("longer than %d bytes", maxShellBytes)
+	case strings.ContainsRune(text, 0):
+		return nil, errors.New("holds a NUL byte")
+	case strings.TrimSpace(text) == "":
+		return nil, errors.New("holds no command")
+	case shellOpenings(text) > maxShellOpen:
+		return nil, errors.New("may nest too deep")
+	}
+	file, err := syntax.NewParser(syntax.Variant(syntax.LangBash)).Parse(strings.NewReader(text), "")
+	if err == nil {
+		return file, nil
+	}
+	if file, posix := syntax.NewParser(syntax.Variant(syntax.LangPOSIX)).Parse(strings.NewReader(text), ""); posix == nil {
+		return file, nil
+	}
+	return nil, err
+}
+
+var shellKeywords = []string{"if", "elif", "while", "until", "for", "case", "select", "function", "time", "coproc"}
+
+// shellOpenings counts whatever may open a level of the syntax tree. In
+// arithmetic and tests each operator does.
+func shellOpenings(text string) int {
+	n := strings.Count(text, "(") + strings.Count(text, "{") + strings.Count(text, "`") + strings.Count(text, "[")
+	if strings.Contains(text, "((") || strings.Contains(text, "[") || strings.Contains(text, "${") || strings.Contains(text, "let") {
+		for _, op := range "!~-+?=*<>&|^,%/:" {
+			n += strings.Count(text, string(op)) / 4
+		}
+	}
+	n += strings.Count(text, "! ")
+	for _, k := range shellKeywords {
+		n += strings.Count(text, k+" ") + strings.Count(text, k+"\n") + strings.Count(text, k+"\t")
+	}
+	return n
+}
+
+// A shellPlace is where a statement stands.
+type shellPlace struct {
+	depth  int // of texts within texts
+	nested bool
+	piped  bool
+	feeds  bool
+	via    []string
+	stdin  []string
+	reads  []shellWord
+	writes []shellWord
+}
+
+// A shellWalker visits what a text runs.
+type shellWalker struct {
+	facts  *shellFacts
+	vars   map[string][]shellWord // what the text sets; "@" are the positional ones
+	funcs  map[string]bool        // functions and aliases
+	parts  map[syntax.WordPart][][]shellWord
+	budget int // bytes of nested texts
+	words  int
+	over   bool
+}
+
+// text visits a text within the text.
+func (w *shellWalker) text(text string, at shellPlace) bool {
+	at.depth++
+	w.budget -= len(text) + 64
+	if at.depth > maxShellDepth || w.budget < 0 {
+		return false
+	}
+	file, err := shellSyntax(text)
+	if err != nil {
+		return strings.TrimSpace(text) == ""
+	}
+	at.nested = true
+	w.stmts(file.Stmts, at)
+	return true
+}
+
+func (w *shellWalker) stmts(stmts []*syntax.Stmt, at shellPlace) {
+	for _, s := range stmts {
+		w.stmt(s, at)
+	}
+}
+
+func (w *shellWalker) stmt(s *syntax.Stmt, at shellPlace) {
+	if s == nil || w.over {
+		return
+	}
+	for _, r := range s.Redirs {
+		w.redirect(r, &at)
+	}
+	switch c := s.Cmd.(type) {
+	case nil:
+		if len(at.reads) > 0 || len(at.writes) > 0 { // $(< file)
+			w.emit(&shellCommand{name: "<"}, at)
+		}
+	case *syntax.CallExpr:
+		for _, a := range c.Assigns {
+			w.assign(a)
+		}
+		var words []shellWord
+		for _, word := range c.Args {
+			words = append(words, w.word(word)...)
+		}
+		w.call(words, at)
+	case *syntax.BinaryCmd:
+		w.binary(c, at)
+	case *syntax.DeclClause:
+		w.declare(c, at)
+	case *syntax.ForClause:
+		switch loop := c.Loop.(type) {
+		case *syntax.WordIter:
+			var items []shellWord
+			for _, item := range loop.Items {
+				items = append(items, w.word(item)...)
+			}
+			w.set(loop.Name.Value, items...)
+		case *syntax.CStyleLoop:
+			w.inside(loop, at)
+		}
+		w.stmts(c.Do, at)
+	case *syntax.FuncDecl:
+		if c.Name != nil {
+			w.funcs[c.Name.Value] = true
+		}
+		w.stmt(c.Body, at)
+	case *syntax.Block:
+		w.stmts(c.Stmts, at)
+	case *syntax.Subshell:
+		w.stmts(c.Stmts, at)
+	case *syntax.IfClause:
+		for ; c != nil; c = c.Else {
+			w.stmts(c.Cond, at)
+			w.stmts(c.Then, at)
+		}
+	case *syntax.WhileClause:
+		w.stmts(c.Cond, at)
+		w.stmts(c.Do, at)
+	case *syntax.CaseClause:
+		w.word(c.Word)
+		for _, item := range c.Items {
+			for _, p := range item.Patterns {
+				w.word(p)
+			}
+			w.stmts(item.Stmts, at)
+		}
+	case *syntax.TimeClause:
+		w.stmt(c.Stmt, at)
+	case *syntax.CoprocClause:
+		w.stmt(c.Stmt, at)
+	default: // arithmetic, tests
+		w.inside(c, at)
+	}
+}
+
+// binary visits a list or a pipeline. The tree leans to the left, as long as
+// the text is: its left sides are a loop.
+func (w *shellWalker) binary(c *syntax.BinaryCmd, at shellPlace) {
+	var stages []*syntax.Stmt
+	var ops []syntax.BinCmdOperator
+	left := &syntax.Stmt{Cmd: c}
+	for {
+		b, ok := left.Cmd.(*syntax.BinaryCmd)
+		if !ok || len(left.Redirs) > 0 {
+			break
+		}
+		stages, ops = append(stages, b.Y), append(ops, b.Op)
+		left = b.X
+	}
+	stages = append(stages, left)
+	slices.Reverse(stages)
+	slices.Reverse(ops)
+	pipe := func(op syntax.BinCmdOperator) bool { return op == syntax.Pipe || op == syntax.PipeAll }
+	feeds := make([]bool, len(stages))
+	for i := len(stages) - 2; i >= 0; i-- {
+		feeds[i] = pipe(ops[i]) && (feeds[i+1] || w.takesWords(stages[i+1]))
+	}
+	var written []string // by the stage before, if that is known
+	for i, s := range stages {
+		here := at
+		here.feeds = at.feeds || feeds[i]
+		if i > 0 && pipe(ops[i-1]) {
+			w.facts.pipes = true
+			here.piped = true
+			here.stdin = written
+		}
+		w.stmt(s, here)
+		written = w.echoed(s)
+	}
+}
+
+// takesWords tells whether a stage of a pipeline makes words of what it reads.
+func (w *shellWalker) takesWords(s *syntax.Stmt) bool {
+	call, ok := s.Cmd.(*syntax.CallExpr)
+	if !ok {
+		return true // a loop, a block
+	}
+	for _, word := range call.Args {
+		switch shellName(word.Lit()) {
+		case "xargs", "parallel", "cpio", "rsync", "tar", "pax", "read", "mapfile", "readarray", "sh", "bash", "dash", "zsh", "ksh":
+			return true
+		}
+	}
+	return false
+}
+
+// echoed is what a stage that was just visited writes, if that is a text that
+// stands here.
+func (w *shellWalker) echoed(s *syntax.Stmt) []string {
+	if _, ok := s.Cmd.(*syntax.CallExpr); !ok || len(w.facts.commands) == 0 {
+		return nil
+	}
+	switch c := w.facts.commands[len(w.facts.commands)-1]; c.name {
+	case "echo", "printf":
+		return []string{strings.Join(texted(c.args), " ")}
+	case "cat", "tee":
+		return c.stdin
+	}
+	return nil
+}
+
+func (w *shellWalker) redirect(r *syntax.Redirect, at *shellPlace) {
+	if r.Hdoc != nil {
+		w.facts.heredocs = true
+		at.stdin = append(slices.Clone(at.stdin), w.document(r))
+		return
+	}
+	words := w.word(r.Word)
+	switch r.Op {
+	case syntax.WordHdoc:
+		w.facts.heredocs = true
+		at.stdin = append(slices.Clone(at.stdin), strings.Join(texted(words), " "))
+	case syntax.RdrIn:
+		at.reads = append(slices.Clone(at.reads), words...)
+	case syntax.RdrInOut:
+		at.reads = append(slices.Clone(at.reads), words...)
+		at.writes = append(slices.Clone(at.writes), words...)
+	case syntax.DplIn, syntax.DplOut: // <&3, >&2; >&file writes
+		for _, word := range words {
+			if r.Op == syntax.DplOut && strings.Trim(word.text, "0123456789-") != "" {
+				at.writes = append(slices.Clone(at.writes), word)
+			}
+		}
+	default:
+		at.writes = append(slices.Clone(at.writes), words...)
+	}
+}
+
+// inside visits the substitutions in a part of the tree that has no commands
+// of its own.
+func (w *shellWalker) inside(n syntax.Node, at shellPlace) {
+	at.nested = true
+	syntax.Walk(n, func(n syntax.Node) bool {
+		switch n := n.(type) {
+		case *syntax.CmdSubst:
+			w.stmts(n.Stmts, at)
+			return false
+		case *syntax.ProcSubst:
+			w.stmts(n.Stmts, at)
+			return false
+		case *syntax.Word:
+			w.word(n)
+			return false
+		}
+		return true
+	})
+}
+
+func (w *shellWalker) declare(c *syntax.DeclClause, at shellPlace) {
+	var words []shellWord
+	for _, a := range c.Args {
+		w.assign(a)
+		switch {
+		case a.Name == nil:
+			words = append(words, w.word(a.Value)...)
+		case a.Naked:
+			words = append(words, known(a.Name.Value))
+		default:
+			value := known(a.Name.Value + "=")
+			words = append(words, value)
+		}
+	}
+	w.emit(&shellCommand{name: c.Variant.Value, args: words}, at)
+}
+
+func (w *shellWalker) assign(a *syntax.Assign) {
+	if a.Name == nil || a.Naked {
+		return
+	}
+	var values []shellWord
+	if a.Array != nil {
+		for _, e := range a.Array.Elems {
+			if e.Value != nil {
+				values = append(values, w.word(e.Value)...)
+			}
+		}
+	} else if a.Value != nil {
+		values = append(values, w.assigned(a.Value)...)
+	} else {
+		values = append(values, known(""))
+	}
+	if a.Append {
+		for _, old := range slices.Clone(w.vars[a.Name.Value]) {
+			for _, v := range values {
+				w.set(a.Name.Value, joined(old, v))
+			}
+		}
+	}
+	w.set(a.Name.Value, values...)
+	if shellTextVariables[a.Name.Value] {
+		for _, v := range values {
+			if !w.text(v.text, shellPlace{via: []string{a.Name.Value}}) || v.unknown {
+				w.facts.dynamic = true
+			}
+		}
+	}
+}
+
+// shellTextVariables are variables that programs run.
+var shellTextVariables = map[string]bool{
+	"PROMPT_COMMAND": true, "GIT_SSH_COMMAND": true, "GIT_PAGER": true, "PAGER": true, "MANPAGER": true, "GIT_EDITOR": true,
+	"EDITOR": true, "VISUAL": true, "GIT_ASKPASS": true, "SSH_ASKPASS": true, "GIT_EXTERNAL_DIFF": true, "LESSOPEN": true, "BROWSER": true,
+	"RSYNC_RSH": true, "SUDO_ASKPASS": true, "GIT_SEQUENCE_EDITOR": true,
+}
+
+const maxShellValues = 8
+
+// set gives a variable one more of its values.
+func (w *shellWalker) set(name string, values ...shellWord) {
+	if name == "IFS" || name == "HOME" {
+		return
+	}
+	for _, v := range values {
+		if len(v.text) > 4096 {
+			v = shellWord{text: "$" + name, unknown: true, computed: true}
+		}
+		have := w.vars[name]
+		switch {
+		case slices.Contains(have, v):
+		case len(have) == maxShellValues:
+			have[maxShellValues-1] = shellWord{text: "$" + name, unknown: true, computed: true}
+		default:
+			w.vars[name] = append(have, v)
+		}
+	}
+}
+
+// emit adds a command to the facts.
+func (w *shellWalker) emit(c *shellCommand, at shellPlace) {
+	w.words += len(c.args) + 1
+	if len(w.facts.commands) >= maxShellCommands || w.words > maxShellWords {
+		w.over = true
+		return
+	}
+	c.via, c.reads, c.writes, c.stdin = at.via, at.reads, at.writes, at.stdin
+	c.piped, c.feeds, c.nested = at.piped, at.feeds, at.nested
+	c.defined = w.funcs[c.name]
+	w.facts.commands = append(w.facts.commands, c)
+}
