@@ -37,7 +37,7 @@ func newEnv() (*cel.Env, error) {
 	if err != nil {
 		return nil, err
 	}
-	return cel.NewEnv(
+	return cel.NewEnv(append(exposureFunctions(),
 		cel.CustomTypeAdapter(registry),
 		cel.CustomTypeProvider(celTypes{registry}),
 		cel.Variable("subject.issuer", cel.StringType),
@@ -65,7 +65,7 @@ func newEnv() (*cel.Env, error) {
 		cel.ASTValidators(cel.ValidateRegexLiterals(), cel.ValidateDurationLiterals(), cel.ValidateTimestampLiterals()),
 		cel.CrossTypeNumericComparisons(true),
 		cel.DefaultUTCTimeZone(true),
-	)
+	)...)
 }
 
 // compile parses, checks and plans a condition. The issues are CEL's own,
@@ -85,6 +85,9 @@ func compile(env *cel.Env, text conditionText) (*condition, []issue) {
 	if found := unguarded(ast.NativeRep(), text.required); len(found) > 0 {
 		return nil, found
 	}
+	if found := misnamed(ast.NativeRep()); len(found) > 0 {
+		return nil, found
+	}
 	full, err := env.Program(ast, cel.CostLimit(costLimit))
 	if err != nil {
 		return nil, []issue{{1, 0, err.Error()}}
@@ -92,7 +95,7 @@ func compile(env *cel.Env, text conditionText) (*condition, []issue) {
 	partial := sync.OnceValues(func() (cel.Program, error) {
 		return env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptPartialEval))
 	})
-	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), "sql")}, nil
+	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), parsesSQL...)}, nil
 }
 
 // An issue is something wrong with a condition: line from 1, column from 0.
@@ -120,6 +123,8 @@ type facts struct {
 	decoded bool
 	parsed  map[string]*sqlFacts
 	shells  map[string]*shellFacts
+	exposed []finding                       // by the whole request; nil: not asked yet
+	shown   []finding                       // what the condition under evaluation was told
 	unknown []*interpreter.AttributePattern // nil: everything is known
 }
 
@@ -168,6 +173,8 @@ func (f *facts) ResolveName(name string) (any, bool) {
 		return r.Source, true
 	case "now":
 		return r.Now.UTC(), true
+	case "request":
+		return sqlVal{r, requestType}, true
 	case "args":
 		f.decode()
 		if f.argsErr != nil {
@@ -186,6 +193,8 @@ func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
 		of = func(text string) ref.Val { return sqlVal{f.sql(text), factsType} }
 	case "shell":
 		of = func(text string) ref.Val { return sqlVal{f.shell(text), shellType} }
+	case "exposes_credentials", "exposures":
+		return func(_ string, args ...ref.Val) ref.Val { return f.exposing(name, args[0]) }, true
 	default:
 		return nil, false
 	}
@@ -299,6 +308,7 @@ func (r *rule) eval(f *facts) (t truth, why string) {
 			t, why = failed, fmt.Sprintf("the condition could not be evaluated: %v", p)
 		}
 	}()
+	f.shown = nil
 	program := r.cond.full
 	if f.unknown != nil {
 		var err error

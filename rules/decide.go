@@ -231,8 +231,8 @@ func (p *Policy) digest(rs []*rule) string {
 
 // What a list of tools, and the baseline, cannot know of the calls to come.
 var (
-	argsUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args")}
-	callUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args"), cel.AttributePattern("method"),
+	argsUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args"), cel.AttributePattern("request")}
+	callUnknown = []*interpreter.AttributePattern{cel.AttributePattern("args"), cel.AttributePattern("request"), cel.AttributePattern("method"),
 		cel.AttributePattern("tool"), cel.AttributePattern("resource")}
 )
 

@@ -193,11 +193,11 @@ func join(a, b []string) []string {
 	return append(slices.Clone(a), b...)
 }
 
-// calls tells whether an expression calls the function.
-func calls(a *ast.AST, function string) bool {
+// calls tells whether an expression calls one of the functions.
+func calls(a *ast.AST, functions ...string) bool {
 	found := false
 	ast.PostOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		found = found || e.Kind() == ast.CallKind && e.AsCall().FunctionName() == function
+		found = found || e.Kind() == ast.CallKind && slices.Contains(functions, e.AsCall().FunctionName())
 	}))
 	return found
 }

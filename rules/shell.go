@@ -32,8 +32,10 @@ type shellFacts struct {
 	multiple bool // more than one command
 	dynamic  bool // runs what is known only when it runs
 	pipes    bool
-	nested   bool // a command stands inside another: $(…), bash -c, sudo, find -exec
-	heredocs bool // here-documents and here-strings
+	nested   bool        // a command stands inside another: $(…), bash -c, sudo, find -exec
+	heredocs bool        // here-documents and here-strings
+	hidden   bool        // a variable that a program runs is set to what is not known
+	dirs     []shellWord // that the text goes to
 }
 
 // A shellCommand is one command that is run.
@@ -105,7 +107,22 @@ func parseShell(text string) (f *shellFacts) {
 		f.reads, f.writes = union(f.reads, texted(c.reads)), union(f.writes, texted(c.writes))
 	}
 	f.multiple = len(f.commands) > 1
+	f.dirs = folders(w.vars["\x00cd"])
 	return f
+}
+
+// folders are where relative paths may begin: each folder that the text goes
+// to, and each as seen from the others.
+func folders(to []shellWord) []shellWord {
+	out := slices.Clone(to)
+	for _, a := range to {
+		for _, b := range to {
+			if !strings.HasPrefix(b.text, "/") && !strings.HasPrefix(b.text, "~") && len(out) < 32 {
+				out = append(out, known(a.text+"/"+b.text))
+			}
+		}
+	}
+	return out
 }
 
 func unreadableShell(why string) *shellFacts {
@@ -436,7 +453,7 @@ func (w *shellWalker) assign(a *syntax.Assign) {
 	if shellTextVariables[a.Name.Value] {
 		for _, v := range values {
 			if !w.text(v.text, shellPlace{via: []string{a.Name.Value}}) || v.unknown {
-				w.facts.dynamic = true
+				w.facts.dynamic, w.facts.hidden = true, true
 			}
 		}
 	}

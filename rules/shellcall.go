@@ -114,6 +114,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 		return
 	}
 	first, args := words[0], words[1:]
+	first.glob = first.glob && first.text != "[" // the test, not a bracket
 	c := &shellCommand{name: path.Base(first.text), args: args, dynamic: first.variable || first.glob, unsure: first.unknown || first.computed || first.glob}
 	name := shellName(first.text)
 	if first.unknown && first.bare != "" && first.bare != first.text { // e$x nv

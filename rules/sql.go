@@ -36,6 +36,7 @@ type sqlFacts struct {
 	dynamic    bool         // runs text that this cannot see: DO, EXECUTE, a function's body, dblink
 	files      bool         // reaches files or programs of the database's host
 	portable   bool         // no construct that another SQL dialect would split differently
+	text       string       // as asked; for what other dialects make of it
 }
 
 // A statement is one statement, nested ones included.
@@ -49,7 +50,9 @@ type statement struct {
 	writing   bool // data, schema, roles, the session's settings or its transaction
 	dynamic   bool
 	files     bool
-	nested    bool // stands inside another statement
+	nested    bool     // stands inside another statement
+	password  bool     // sets a password or a connection string, or names one in its options
+	settings  []string // of the server that it shows; "*" is all
 }
 
 const (
@@ -120,6 +123,12 @@ func Warm() error {
 
 // parseSQL reads a text. It never fails: what it cannot read is unreadable.
 func parseSQL(text string) *sqlFacts {
+	f := readSQL(text)
+	f.text = text
+	return f
+}
+
+func readSQL(text string) *sqlFacts {
 	switch {
 	case len(text) > maxSQLBytes:
 		return unreadable(fmt.Sprintf("longer than %d bytes", maxSQLBytes))

@@ -82,7 +82,7 @@ func list(ss []string) ref.Val {
 // celFields are the fields of all object types that conditions see.
 var celFields = func() map[string][]sqlField {
 	all := map[string][]sqlField{}
-	for _, fields := range []map[string][]sqlField{sqlFields, shellFields} {
+	for _, fields := range []map[string][]sqlField{sqlFields, shellFields, exposureFields} {
 		maps.Copy(all, fields)
 	}
 	return all

@@ -68,6 +68,9 @@ func (w *walker) message(m protoreflect.Message, in *scope) {
 		return
 	case *pg.FuncCall:
 		w.call(n.GetFuncname())
+		w.shows(n)
+	case *pg.DefElem:
+		w.option(n)
 	case *pg.SelectStmt:
 		w.query(n, in)
 		return
@@ -116,6 +119,7 @@ func (w *walker) enter(kind string) (s *statement, leave func()) {
 		}
 		outer.reads, outer.writes, outer.functions = union(outer.reads, s.reads), union(outer.writes, s.writes), union(outer.functions, s.functions)
 		outer.writing, outer.dynamic, outer.files = outer.writing || s.writing, outer.dynamic || s.dynamic, outer.files || s.files
+		outer.password, outer.settings = outer.password || s.password, union(outer.settings, s.settings)
 	}
 }
 
@@ -136,6 +140,7 @@ func (w *walker) query(n *pg.SelectStmt, in *scope) {
 		w.at.writing = true
 		w.write(into.GetRel())
 	}
+	w.settings(n)
 	in = w.with(n.GetWithClause(), in)
 	w.fields(n.ProtoReflect(), in, "with_clause", "into_clause")
 }
@@ -167,6 +172,7 @@ func (w *walker) with(c *pg.WithClause, in *scope) *scope {
 func (w *walker) statement(m protoreflect.Message, in *scope) {
 	s, leave := w.enter(statementKind(m))
 	defer leave()
+	w.connects(m)
 	switch n := m.Interface().(type) {
 	case *pg.InsertStmt:
 		s.writing, s.returning = true, len(n.GetReturningList()) > 0

@@ -1,0 +1,512 @@
+package rules
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"unicode"
+)
+
+// What a whole request exposes: every text in its arguments, and its URI, by
+// what it is. The name of an argument and of the tool tell what a text is
+// meant as: "command" is shell, "sql" is SQL. Where they do not, a text is
+// what it looks like, and then only what is certain counts: in prose the word
+// "env" is no command, and what does not parse is no SQL.
+
+const (
+	maxExposureTexts = 50_000
+	maxSQLTexts      = 32
+	maxShellTexts    = 64
+	maxFindings      = 32
+	maxTextDepth     = 3 // of JSON within texts
+)
+
+// An exposer looks at one request, or at one text.
+type exposer struct {
+	facts       *facts
+	tool        []string // the words of its name
+	found       []finding
+	texts       int
+	sqls, lines int
+	depth       int
+}
+
+// exposures lists what the request meets in the catalogue, once a decision.
+func (f *facts) exposures() ([]finding, error) {
+	if f.exposed != nil {
+		return f.exposed, nil
+	}
+	f.decode()
+	if f.argsErr != nil {
+		return nil, f.argsErr
+	}
+	x := &exposer{facts: f, tool: nameWords(f.req.Tool)}
+	if f.req.Method == "tools/call" {
+		x.toolNamed()
+	}
+	x.object(f.args, "args")
+	if f.req.Resource != "" {
+		x.place(f.req.Resource, "resource")
+	}
+	f.exposed = x.sorted()
+	return f.exposed, nil
+}
+
+// exposuresIn lists what one text meets, taken for what it looks like.
+func (f *facts) exposuresIn(text string) []finding {
+	x := &exposer{facts: f}
+	x.text(text, "", "", true)
+	return x.sorted()
+}
+
+func (x *exposer) sorted() []finding {
+	slices.SortStableFunc(x.found, func(a, b finding) int { return strings.Compare(a.at, b.at) })
+	x.found = slices.Compact(x.found)
+	return append([]finding{}, x.found[:min(len(x.found), maxFindings)]...)
+}
+
+func (x *exposer) add(at string, list ...*exposure) {
+	for _, e := range list {
+		if f := (finding{e, at}); !slices.Contains(x.found, f) && len(x.found) < 4*maxFindings {
+			x.found = append(x.found, f)
+		}
+	}
+}
+
+// within spells a place below another. Names come from the caller: one that
+// is no plain word is not repeated, since people read this.
+func within(at, key string) string {
+	plain := key != "" && len(key) <= 40 && strings.IndexFunc(key, func(r rune) bool {
+		return r > unicode.MaxASCII || !unicode.IsLetter(r) && !unicode.IsDigit(r) && r != '_' && r != '-'
+	}) < 0
+	if !plain {
+		return at + ".…"
+	}
+	return at + "." + key
+}
+
+func (x *exposer) object(m map[string]any, at string) {
+	x.kubernetes(m, at)
+	x.argv(m, at)
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	for _, k := range keys {
+		x.value(m[k], k, within(at, k))
+		x.text(k, "", at, false) // a name can be a text, too: {"SELECT …": 1}
+	}
+}
+
+func (x *exposer) value(v any, key, at string) {
+	switch v := v.(type) {
+	case string:
+		x.text(v, key, at, true)
+	case map[string]any:
+		x.object(v, at)
+	case []any:
+		if words := stringsOf(v); words != nil && x.meant(key) == asShell && !plural(key) {
+			x.words(words, at)
+		}
+		for i, item := range v {
+			if s, ok := item.(string); ok && x.meant(key) == asShell && !plural(key) && !strings.ContainsAny(s, " \t\n") {
+				x.place(s, fmt.Sprintf("%s[%d]", at, i))
+				continue
+			}
+			x.value(item, key, fmt.Sprintf("%s[%d]", at, i))
+		}
+	}
+}
+
+func stringsOf(list []any) []string {
+	var out []string
+	for _, v := range list {
+		s, ok := v.(string)
+		if !ok {
+			return nil
+		}
+		out = append(out, s)
+	}
+	return out
+}
+
+func plural(key string) bool {
+	return slices.ContainsFunc(nameWords(key), func(w string) bool { return w == "commands" || w == "cmds" || w == "scripts" || w == "lines" })
+}
+
+// A meaning is what the names around a text say that it is.
+type meaning int
+
+const (
+	asAny meaning = iota
+	asShell
+	asSQL
+	asQuery // SQL, or words of a search
+	asCode
+)
+
+var (
+	shellWords = setOf("command commands cmd cmds cmdline script scripts shell bash sh zsh exec argv entrypoint keystrokes terminal")
+	shellTools = setOf("shell bash sh zsh terminal command commands cmd ssh console cli subprocess")
+	sqlWords   = setOf("sql ddl dml")
+	sqlTools   = setOf("sql postgres postgresql pg mysql mariadb sqlite mssql oracle snowflake bigquery clickhouse redshift duckdb database db cockroachdb")
+	queryWords = setOf("query queries statement statements stmt q")
+	codeWords  = setOf("code python javascript js program source snippet")
+	codeTools  = setOf("python python3 javascript js node nodejs ruby perl php code jupyter notebook repl ipython")
+	// proseWords name arguments that are for people, or say where and how.
+	proseWords = setOf("description reason explanation title comment message summary note notes body purpose justification name id label labels timeout cwd workdir dir directory path file filename user username host hostname region namespace cluster env environment background")
+)
+
+func hasAny(words []string, in map[string]bool) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return in[w] })
+}
+
+// meant tells what the argument's name, and else the tool's, says of a text.
+func (x *exposer) meant(key string) meaning {
+	words := nameWords(key)
+	switch {
+	case hasAny(words, sqlWords):
+		return asSQL
+	case hasAny(words, shellWords):
+		return asShell
+	case hasAny(words, queryWords):
+		if hasAny(x.tool, sqlTools) {
+			return asSQL
+		}
+		return asQuery
+	case hasAny(words, codeWords) && hasAny(x.tool, codeTools) && !hasAny(x.tool, sqlTools):
+		return asCode
+	case key == "" || hasAny(words, proseWords):
+		return asAny
+	case hasAny(x.tool, sqlTools):
+		return asQuery
+	case hasAny(x.tool, shellTools):
+		return asShell
+	}
+	return asAny
+}
+
+// nameWords takes a name apart: getSecretValue, kubectl-get, run_command.
+func nameWords(name string) []string {
+	if len(name) > 256 {
+		name = name[:256]
+	}
+	var words []string
+	start := 0
+	runes := []rune(name)
+	cut := func(end int) {
+		if end > start {
+			words = append(words, strings.ToLower(string(runes[start:end])))
+		}
+	}
+	for i, r := range runes {
+		switch {
+		case !unicode.IsLetter(r) && !unicode.IsDigit(r):
+			cut(i)
+			start = i + 1
+		case i > start && unicode.IsUpper(r) && !unicode.IsUpper(runes[i-1]):
+			cut(i)
+			start = i
+		}
+	}
+	cut(len(runes))
+	return words
+}
+
+// text looks at one text. Of the name of an argument only what is certain
+// counts: value is false.
+func (x *exposer) text(s, key, at string, value bool) {
+	s = strings.TrimSpace(s)
+	if s == "" {
+		return
+	}
+	if x.texts++; x.texts > maxExposureTexts {
+		x.add(at, byID[idTooMuch])
+		return
+	}
+	as := x.meant(key)
+	if value {
+		x.place(s, at)
+	}
+	if x.json(s, key, at) {
+		return
+	}
+	if as == asCode && value {
+		allowed := slices.Concat(harmless["python"], harmless["node"])
+		if !computes(s, allowed) {
+			x.add(at, byID[idShellDynamic])
+		}
+		return
+	}
+	if x.sqlText(s, as, at) && as != asShell {
+		return
+	}
+	if as == asSQL && value {
+		return
+	}
+	x.shellText(s, as, at)
+}
+
+// json looks into a text that is JSON.
+func (x *exposer) json(s, key, at string) bool {
+	if s[0] != '{' && s[0] != '[' || x.depth >= maxTextDepth || len(s) > 1<<20 || !json.Valid([]byte(s)) {
+		return false
+	}
+	var v any
+	if json.Unmarshal([]byte(s), &v) != nil {
+		return false
+	}
+	x.depth++
+	x.value(v, key, at)
+	x.depth--
+	return true
+}
+
+// sqlText looks at a text as SQL, and tells whether it is.
+func (x *exposer) sqlText(s string, as meaning, at string) bool {
+	if as != asSQL && !sqlVerbs.MatchString(s) {
+		return false
+	}
+	if as == asAny && !strings.ContainsAny(s, " \t\n/(") {
+		return false
+	}
+	if len(s) > maxSQLBytes {
+		if as == asSQL {
+			x.add(at, byID[idSQLUnreadable])
+		}
+		return as == asSQL
+	}
+	if x.sqls++; x.sqls > maxSQLTexts {
+		x.add(at, byID[idTooMuch])
+		return true
+	}
+	f := x.facts.sql(s)
+	certain := as == asSQL || as == asQuery
+	switch {
+	case f.parsed:
+		for _, e := range f.exposuresOf() {
+			// In prose, "execute plan" and "show all" happen to parse.
+			if !certain && (e.id == idSQLSettings || e.id == idSQLDynamic && !strings.ContainsAny(s, "'($;")) {
+				continue
+			}
+			x.add(at, e)
+		}
+		return true
+	case as == asSQL:
+		x.add(at, f.exposuresOf()...)
+		return true
+	case sqlStraight.MatchString(s):
+		x.add(at, scanSQL(s, false)...)
+		return certain
+	}
+	return false
+}
+
+// shellText looks at a text as shell.
+func (x *exposer) shellText(s string, as meaning, at string) {
+	if as != asShell && !x.looksLikeShell(s) {
+		return
+	}
+	if len(s) > maxShellBytes && as != asShell {
+		return
+	}
+	if x.lines++; x.lines > maxShellTexts {
+		x.add(at, byID[idTooMuch])
+		return
+	}
+	f := x.facts.shell(s)
+	certain := as == asShell || strings.HasPrefix(s, "#!")
+	if !f.parsed && !certain {
+		return
+	}
+	list := f.exposuresOf(x.facts.sql)
+	if program := x.program(); program != "" && certain { // a tool kubectl, with "get secrets -A"
+		list = append(list, x.facts.shell(program+" "+s).exposuresOf(x.facts.sql)...)
+	}
+	for _, e := range list {
+		if !certain && (e.id == idShellDynamic || e.id == idShellUnreadable || len(f.commands) == 1 && len(f.commands[0].args) == 0) {
+			continue
+		}
+		x.add(at, e)
+	}
+}
+
+// looksLikeShell tells whether a text begins with a program of the catalogue,
+// one that runs others, or one that shows files.
+func (x *exposer) looksLikeShell(s string) bool {
+	if strings.HasPrefix(s, "#!") {
+		line, _, _ := strings.Cut(s, "\n")
+		return strings.HasSuffix(strings.TrimSpace(line), "sh") || strings.Contains(line, "sh ")
+	}
+	end := strings.IndexAny(s, " \t\n;|&<>(")
+	if end < 0 {
+		end = len(s)
+	}
+	word := s[:end]
+	if strings.Contains(word, "=") { // NAME=value before a command
+		rest := strings.TrimLeft(s[end:], " \t\n;")
+		return rest != "" && rest != s && x.looksLikeShell(rest)
+	}
+	name := word[strings.LastIndexByte(word, '/')+1:]
+	if strings.ToLower(name) != name {
+		return false
+	}
+	_, wraps := shellWrappers[name]
+	_, second := shellNames[name]
+	_, client := sqlClients[name]
+	return len(byProgram[name]) > 0 || wraps || second || client || reader[name] || name == "sh" || name == "cd" || name == "eval"
+}
+
+var toolPrograms = setOf("kubectl oc aws gcloud az vault bao gh glab git docker podman op psql mysql helm redis")
+
+// program is a program that the tool is named after.
+func (x *exposer) program() string {
+	for _, w := range x.tool {
+		if toolPrograms[w] {
+			return w
+		}
+	}
+	return ""
+}
+
+// argv looks at a program and its words in arguments of their own.
+func (x *exposer) argv(m map[string]any, at string) {
+	for k, v := range m {
+		program, ok := v.(string)
+		if !ok || x.meant(k) != asShell && k != "program" && k != "executable" && k != "binary" || strings.ContainsAny(program, " \t\n") {
+			continue
+		}
+		for _, name := range []string{"args", "arguments", "argv", "params", "parameters"} {
+			if list, ok := m[name].([]any); ok && name != k {
+				if words := stringsOf(list); words != nil {
+					x.words(append([]string{program}, words...), within(at, name))
+				}
+			}
+		}
+	}
+}
+
+// words looks at the words of a command, which no shell reads.
+func (x *exposer) words(words []string, at string) {
+	if x.lines++; x.lines > maxShellTexts {
+		x.add(at, byID[idTooMuch])
+		return
+	}
+	for _, before := range []string{"", x.program()} {
+		var b strings.Builder
+		b.WriteString(before)
+		for _, w := range words {
+			b.WriteString(" '" + strings.ReplaceAll(w, "'", `'\''`) + "'")
+		}
+		x.add(at, x.facts.shell(b.String()).exposuresOf(x.facts.sql)...)
+		if x.program() == "" {
+			return
+		}
+	}
+}
+
+var (
+	writingTools = setOf("write create delete remove list ls mkdir stat exists touch append save put glob search")
+	readingTools = setOf("read get cat open copy move rename download upload send view show fetch load export edit print tail head")
+)
+
+// place looks at a text that may be a path, an address, or an operation of an
+// API, as a whole.
+func (x *exposer) place(s, at string) {
+	if len(s) > 4096 || strings.ContainsAny(s, "\n\r") {
+		return
+	}
+	spaced := strings.ContainsAny(s, " \t")
+	if !hasAny(x.tool, writingTools) || hasAny(x.tool, readingTools) {
+		if !spaced || strings.HasPrefix(s, "/") || strings.HasPrefix(s, "~") || strings.Contains(s, `:\`) || strings.HasPrefix(s, "file:") {
+			found := file(strings.TrimPrefix(unpercent(strings.TrimPrefix(s, "file://")), "localhost"))
+			x.add(at, found...)
+		}
+	}
+	if spaced {
+		return
+	}
+	x.add(at, address(s)...)
+	x.add(at, apiPath(s)...)
+	if len(s) <= 64 {
+		letters := strings.Map(func(r rune) rune {
+			if unicode.IsLetter(r) {
+				return unicode.ToLower(r)
+			}
+			return -1
+		}, s)
+		for _, e := range callEntries[letters] {
+			x.add(at, e)
+		}
+	}
+}
+
+var callEntries = func() map[string][]*exposure {
+	m := map[string][]*exposure{}
+	for _, e := range catalogue {
+		for _, c := range e.calls {
+			m[c] = append(m[c], e)
+		}
+	}
+	return m
+}()
+
+var (
+	kubeKeys    = setOf("kind kinds resource resources resourcetype resourcekind resourcetypes type object objects gvk gvr")
+	kubeContext = setOf("k8s kubernetes kube kubectl kubeconfig oc openshift namespace namespaces apiversion labelselector pods pod cluster helm")
+	kubeWrites  = setOf("create apply delete patch remove label annotate scale rollout")
+	kubeReads   = setOf("get list describe read show watch view fetch edit")
+	kubeTexts   = strings.Split(kubeSecrets, "|")
+)
+
+// kubernetes looks at arguments that name a kind of thing in a cluster.
+func (x *exposer) kubernetes(m map[string]any, at string) {
+	if hasAny(x.tool, kubeWrites) && !hasAny(x.tool, kubeReads) {
+		return
+	}
+	context := hasAny(x.tool, kubeContext) || hasAny(nameWords(x.facts.req.Server), kubeContext)
+	for k := range m {
+		context = context || hasAny(nameWords(k), kubeContext) || kubeContext[strings.ToLower(k)]
+	}
+	for k, v := range m {
+		key := strings.ToLower(strings.NewReplacer("_", "", "-", "").Replace(k))
+		if !kubeKeys[key] || !context && key != "kind" {
+			continue
+		}
+		values := []any{v}
+		if list, ok := v.([]any); ok {
+			values = list
+		}
+		for _, v := range values {
+			s, ok := v.(string)
+			if s = strings.ToLower(strings.TrimSpace(s)); !ok {
+				continue
+			}
+			s = s[strings.LastIndexByte(s, ' ')+1:]
+			if globs(kubeTexts, s) || strings.HasSuffix(s, "/secrets") || strings.HasSuffix(s, "/secret") {
+				x.add(within(at, k), byID[idKubeSecret])
+			}
+			if s == "serviceaccounts/token" || s == "tokenrequest" {
+				x.add(within(at, k), byID["service-account-token"])
+			}
+		}
+	}
+}
+
+var (
+	secretNouns = setOf("secret secrets credential credentials password passwords passphrase keychain vault")
+	secretVerbs = setOf("get read fetch access reveal show describe retrieve value view decrypt export dump unwrap unseal issue generate")
+	otherVerbs  = setOf("create delete list set update put rotate scan check validate store write add remove rename")
+)
+
+// toolNamed tells whether the tool is one that reads secrets, as its name
+// says.
+func (x *exposer) toolNamed() {
+	words := x.tool
+	decrypts := hasAny(words, setOf("parameter parameters")) && slices.ContainsFunc([]string{"withDecryption", "WithDecryption", "with_decryption", "decrypt"}, func(k string) bool { return x.facts.args[k] == true })
+	if hasAny(words, secretNouns) && hasAny(words, secretVerbs) && !hasAny(words, otherVerbs) || decrypts {
+		x.add("tool", byID[idVaultTool])
+	}
+}

@@ -1,0 +1,252 @@
+package rules
+
+import (
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// What shell exposes: commands of the catalogue, files of it among the words
+// of programs that may show them, addresses, and what cannot be seen.
+
+// silent are programs that show nothing of a file that they are given.
+var silent = setOf(`ls dir ll stat test [ [[ rm rmdir unlink shred touch chmod chown chgrp chattr setfacl mkdir mktemp cd pushd popd basename dirname realpath readlink
+	echo printf find fd fdfind locate which whereis type command du df wc sha1sum sha256sum sha512sum md5sum cksum shasum b3sum file ssh-keygen ssh-add ssh-copy-id ssh-agent
+	source . exists tree lsof fuser umask true false : mount umount export declare local readonly typeset unset alias trap read mkfifo truncate getfacl namei tee for select`)
+
+// using are programs that work with a file that these options name, and show
+// nothing of it.
+var using = map[string][]string{
+	"ssh": {"-i", "-F", "-o"}, "scp": {"-i", "-F", "-o"}, "sftp": {"-i", "-F", "-o"}, "mosh": {"--ssh"}, "rsync": {"-e", "--rsh"}, "sshfs": {"-o"}, "autossh": {"-i"},
+	"docker": {"--env-file", "--config", "--tlskey", "-v", "--volume", "--mount", "--secret"}, "compose": {"--env-file"}, "docker-compose": {"--env-file"}, "podman": {"--env-file", "--authfile"},
+	"kubectl": {"--kubeconfig", "--client-key", "--token-file", "-f"}, "helm": {"--kubeconfig", "-f", "--values"}, "oc": {"--kubeconfig"}, "k9s": {"--kubeconfig"}, "flux": {"--kubeconfig", "--private-key-file"}, "kustomize": {}, "argocd": {"--kubeconfig"}, "kubeadm": {"--kubeconfig"},
+	"ansible": {"--private-key", "--key-file", "--vault-password-file", "-e"}, "ansible-playbook": {"--private-key", "--key-file", "--vault-password-file", "-e"},
+	"curl": {"-o", "--output", "--netrc-file", "--key", "--cert", "-E", "--cacert", "-b", "-c", "--cookie-jar"}, "wget": {"-O", "--output-document", "--private-key", "--certificate"},
+	"gcloud": {"--key-file", "--credential-file-override"}, "terraform": {"-var-file", "-state", "-backend-config"}, "tofu": {"-var-file", "-state", "-backend-config"},
+	"mysql": {"--defaults-file", "--defaults-extra-file", "--ssl-key"}, "mysqldump": {"--defaults-file", "--defaults-extra-file"}, "psql": {}, "node": {"--env-file"}, "bun": {"--env-file"}, "uv": {"--env-file"},
+	"openssl": {"-inkey", "-key", "-signkey", "-keyout", "-CAkey", "-passin", "-out"}, "git": {"--git-dir"}, "cosign": {"--key"}, "nginx": {"-c"}, "http": {"--cert-key"}, "grpcurl": {"-key"}, "step": {"--key"},
+	"certbot": {}, "dotenv": {"-f", "-e"}, "foreman": {"-e", "--env"}, "gpg": {"--import"}, "age": {"-i", "-o"}, "jarsigner": {"-keystore"}, "keytool": {"-keystore"}, "kinit": {"-t", "-k"},
+}
+
+// silentGit are its commands that show nothing of a file.
+var silentGit = setOf("rm check-ignore status ls-files update-index restore checkout init clone")
+
+// copying are programs whose last word is where they write.
+var copying = setOf("cp mv install scp rsync ln gcp")
+
+func setOf(words string) map[string]bool {
+	m := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		m[w] = true
+	}
+	return m
+}
+
+// clients of databases, with the options that SQL follows.
+var sqlClients = map[string][]string{
+	"psql": {"-c", "--command"}, "mysql": {"-e", "--execute"}, "mariadb": {"-e", "--execute"}, "sqlite3": nil, "sqlcmd": {"-Q", "-q"}, "clickhouse-client": {"-q", "--query"}, "clickhouse": {"-q", "--query"},
+	"cockroach": {"-e", "--execute"}, "usql": {"-c", "--command"}, "duckdb": {"-c", "-s"}, "snowsql": {"-q", "--query"}, "sqlplus": nil, "bq": nil, "pgcli": {"-e"}, "mycli": {"-e"}, "trino": {"--execute"}, "osql": {"-Q"}, "isql": nil,
+}
+
+var (
+	secretName   = regexp.MustCompile(`(?i)\$\{?!?([a-z0-9_]*(?:secret|token|passw|api_?key|access_?key|private_?key|credential|connection_string|database_url|_dsn|_auth\b|_pat\b|_pwd\b)[a-z0-9_]*)`)
+	psqlMeta     = regexp.MustCompile(`^\s*\\(?:d[a-zA-Z+]*|l\+?|z|x|timing|conninfo|q|h|\?|encoding|dt|dn|du|df|dv|pset|echo|a|t|sf\+?|sv\+?)(?:\s[^|` + "`" + `\\]*)?$`)
+	userAtHost   = regexp.MustCompile(`^(?:[^/:@\s]+@)?[^/:\s]+:(.+)$`)
+	attachedPath = regexp.MustCompile(`^-{1,2}[A-Za-z][A-Za-z-]*?([~/.].*)$`)
+)
+
+// exposuresOf lists what a text of shell meets in the catalogue.
+func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
+	if !f.parsed {
+		return []*exposure{byID[idShellUnreadable]}
+	}
+	var found []*exposure
+	if f.hidden {
+		found = append(found, byID[idShellDynamic])
+	}
+	for _, c := range f.commands {
+		found = append(found, c.exposuresOf(f.dirs, sql)...)
+	}
+	return distinctExposures(found)
+}
+
+func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts) []*exposure {
+	var found []*exposure
+	name := shellName(c.name)
+	if alias, ok := shellNames[name]; ok && !c.defined {
+		name = alias
+	}
+	if c.unsure {
+		found = append(found, byID[idShellDynamic])
+	}
+	low := make([]string, 0, len(c.args))
+	bare := make([]string, 0, len(c.args))
+	for _, a := range c.args {
+		low, bare = append(low, strings.ToLower(a.text)), append(bare, strings.ToLower(a.bare))
+	}
+	try := func(patterns []commandPattern) {
+		for _, p := range patterns {
+			if p.matches(c, low) || p.matches(c, bare) {
+				found = append(found, p.of)
+			}
+		}
+	}
+	try(byProgram[name])
+	if own := shellName(c.name); own != name {
+		try(byProgram[own])
+	}
+	for glob, patterns := range programGlobs {
+		if globMatch(glob, name) {
+			try(patterns)
+		}
+	}
+	found = append(found, c.filesShown(name, dirs)...)
+	found = append(found, c.variablesShown(name)...)
+	for _, text := range c.sqlTexts(name) {
+		if !psqlMeta.MatchString(text) {
+			found = append(found, sql(text).exposuresOf()...)
+		}
+	}
+	for _, a := range c.args {
+		for _, text := range []string{a.text, a.bare} {
+			_, value, _ := strings.Cut(text, "=")
+			found = append(found, address(text)...)
+			found = append(found, address(value)...)
+			found = append(found, apiPath(text)...)
+		}
+	}
+	return found
+}
+
+// filesShown lists the credential files among the words of a command that may
+// show them.
+func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
+	var found []*exposure
+	for _, r := range c.reads {
+		if name != "source" && name != "." {
+			found = append(found, files(r, dirs)...)
+		}
+	}
+	args := c.args
+	switch {
+	case c.wraps && name != "xargs":
+		return found
+	case silent[name] && !c.feeds && !c.defined:
+		return found
+	case name == "git" && len(args) > 0 && silentGit[args[0].text]:
+		return found
+	case name == "grep" || name == "rg" || name == "egrep" || name == "fgrep":
+		quiet := func(a shellWord) bool {
+			return a.text == "--quiet" || a.text == "--count" || len(a.text) > 1 && a.text[0] == '-' && a.text[1] != '-' && strings.ContainsAny(a.text, "qcL")
+		}
+		if slices.ContainsFunc(args, quiet) {
+			return found
+		}
+	case copying[name] && len(args) > 1 && !slices.ContainsFunc(args, func(a shellWord) bool {
+		return strings.HasPrefix(a.text, "-t") || strings.HasPrefix(a.text, "--target")
+	}):
+		args = args[:len(args)-1]
+	}
+	for i, a := range args {
+		option, _, _ := strings.Cut(a.text, "=")
+		before := ""
+		if i > 0 {
+			before = args[i-1].text
+		}
+		if slices.Contains(using[name], option) || slices.Contains(using[name], before) || strings.HasPrefix(a.text, "of=") {
+			continue
+		}
+		found = append(found, files(a, dirs)...)
+		if a.computed && reader[name] {
+			found = append(found, byID[idShellDynamic])
+		}
+	}
+	return found
+}
+
+// reader are programs that show what a word names: one that the shell makes of
+// other texts could be any file.
+var reader = setOf("cat tac head tail less more nl bat batcat strings xxd od hexdump base64 base32 cp dd grep egrep fgrep rg sort uniq cut tr rev paste curl scp rsync tar zip openssl vi vim view nano jq yq awk sed source .")
+
+// files lists what a word names as a path: whole, behind "=", "@" or ":", and
+// seen from each folder that the text goes to.
+func files(w shellWord, dirs []shellWord) []*exposure {
+	var found []*exposure
+	for _, text := range []string{w.text, w.bare} {
+		for _, p := range pathsIn(text) {
+			found = append(found, file(p)...)
+			if strings.HasPrefix(p, "/") || strings.HasPrefix(p, "~") {
+				continue
+			}
+			for _, dir := range dirs {
+				found = append(found, file(dir.text+"/"+p)...)
+			}
+		}
+		if w.text == w.bare {
+			break
+		}
+	}
+	return distinctExposures(found)
+}
+
+// pathsIn lists the paths that a word may hold.
+func pathsIn(word string) []string {
+	word = strings.Trim(word, `"'`)
+	paths := []string{strings.TrimPrefix(word, "file://")}
+	if _, value, ok := strings.Cut(word, "="); ok {
+		paths = append(paths, strings.TrimPrefix(strings.TrimPrefix(value, "@"), "file://"))
+	}
+	if i := strings.LastIndexByte(word, '@'); i >= 0 {
+		paths = append(paths, word[i+1:])
+	}
+	if m := userAtHost.FindStringSubmatch(word); m != nil && !strings.Contains(word, "://") {
+		first, _, _ := strings.Cut(word, ":")
+		paths = append(paths, m[1], first) // host:/file, /file:/where
+	}
+	if m := attachedPath.FindStringSubmatch(word); m != nil {
+		paths = append(paths, m[1])
+	}
+	return paths
+}
+
+// variablesShown tells whether a command prints a variable that is named like
+// a credential.
+func (c *shellCommand) variablesShown(name string) []*exposure {
+	shown := func(w shellWord) bool {
+		return w.unknown && (w.computed && strings.Contains(w.text, "$") && !strings.Contains(w.text, "$(") || secretName.MatchString(w.text))
+	}
+	switch name {
+	case "echo", "printf", "print", "write", "wall", "logger", "say":
+		if slices.ContainsFunc(c.args, shown) {
+			return []*exposure{byID[idSecretVariable]}
+		}
+	case "cat", "tee", "base64", "xxd", "od", "rev", "head", "tail", "curl", "wget", "nc", "ncat", "mail", "sendmail", "sort", "tr":
+		if slices.ContainsFunc(c.stdin, secretName.MatchString) {
+			return []*exposure{byID[idSecretVariable]}
+		}
+	}
+	return nil
+}
+
+// sqlTexts lists the SQL that a command hands to a client of a database.
+func (c *shellCommand) sqlTexts(name string) []string {
+	options, ok := sqlClients[name]
+	if !ok {
+		return nil
+	}
+	texts := slices.Clone(c.stdin)
+	for i, a := range c.args {
+		option, value, eq := strings.Cut(a.text, "=")
+		switch {
+		case slices.Contains(options, option) && eq:
+			texts = append(texts, value)
+		case i > 0 && slices.Contains(options, c.args[i-1].text):
+			texts = append(texts, a.text)
+		case len(a.text) > 2 && slices.Contains(options, a.text[:2]):
+			texts = append(texts, a.text[2:])
+		case !strings.HasPrefix(a.text, "-") && sqlVerbs.MatchString(a.text) && strings.ContainsAny(a.text, " \n\t/("):
+			texts = append(texts, a.text)
+		}
+	}
+	return texts
+}
