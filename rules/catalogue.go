@@ -148,7 +148,7 @@ var placeCatalogue = []exposure{
 		commands: []string{"security find-generic-password|find-internet-password|dump-keychain|export|find-key", "secret-tool lookup|search", "keyring get", "kwallet-query", "cmdkey /list", "lazagne*", "vaultcmd /listcreds*"}},
 	{id: "history-file", kind: "file", words: "reads what was typed, passwords included", source: bashDocs + "#Bash-History-Facilities",
 		files:    []string{".bash_history", ".zsh_history", ".sh_history", ".ash_history", ".history", ".python_history", ".psql_history", ".mysql_history", ".sqlite_history", ".rediscli_history", ".node_repl_history", ".lesshst", ".viminfo", "fish/fish_history", "consolehost_history.txt", ".zhistory"},
-		commands: []string{"history", "fc -l|-ln|-nl", "atuin search|history", "get-history"}},
+		commands: []string{"history $", "history 1*|2*|3*|4*|5*|6*|7*|8*|9*", "fc -l|-ln|-nl", "atuin search|history", "get-history"}},
 	{id: "metadata-address", kind: "address", words: "asks the cloud's metadata service, which gives out credentials", source: awsDocs + "AWSEC2/latest/UserGuide/instancedata-data-retrieval.html",
 		hosts: []string{"169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23", "fe80::a9fe:a9fe", "100.100.100.200", "192.0.0.192", "168.63.129.16", "169.254.42.42", "169.254.169.253",
 			"metadata.google.internal", "metadata.goog", "metadata", "metadata.azure.internal", "metadata.azure.com", "instance-data", "instance-data.ec2.internal", "metadata.tencentyun.com", "metadata.packet.net", "metadata.platformequinix.com", "rancher-metadata", "api.metadata.cloud.ibm.com"},

@@ -52,6 +52,7 @@ func (p *Policy) Decide(req Request) Decision {
 	baseline := open(req)
 	f := &facts{req: &req}
 	var matched [3][]*rule // deny, approve, allow
+	said := words{}
 	for _, r := range p.index.naming(req.Server, req.Method, req.Tool) {
 		if r.effect != Deny && (baseline || req.FromServer && !r.asks(&req)) {
 			continue
@@ -59,6 +60,11 @@ func (p *Policy) Decide(req Request) Decision {
 		t, why := r.eval(f)
 		m := Match{Rule: r.id, File: r.file, Line: r.line, Effect: r.effect, Reason: r.reason, Err: why}
 		m.Matched = t == yes || t == failed && r.effect != Allow
+		if m.Matched && r.effect != Allow && len(f.shown) > 0 {
+			m.Found = spelled(f.shown)
+			said[r] = r.reason + ": it " + brief(m.Found)
+			m.Reason = said[r]
+		}
 		d.Trace = append(d.Trace, m)
 		if m.Matched {
 			i := slices.Index(effects, r.effect)
@@ -67,7 +73,7 @@ func (p *Policy) Decide(req Request) Decision {
 	}
 	switch deny, approve, allow := matched[0], matched[1], matched[2]; {
 	case len(deny) > 0:
-		d.Reason = reasons(deny)
+		d.Reason = said.reasons(deny)
 	case p.unreviewed(req):
 		d.Reason = fmt.Sprintf("Tool %q of server %q is not in tools.lock, so nobody has reviewed it: run countersign policy lock and have it reviewed.", req.Tool, req.Server)
 	case baseline:
@@ -81,11 +87,11 @@ func (p *Policy) Decide(req Request) Decision {
 			d.Reason = fmt.Sprintf("No rule lets you use server %q.", req.Server)
 		}
 	case len(approve) > 0:
-		d.Effect, d.Reason = Approve, reasons(approve)
-		p.demand(&d, approve)
+		d.Effect, d.Reason = Approve, said.reasons(approve)
+		p.demand(&d, approve, said)
 		p.credential(&d, req, approve)
 	case len(allow) > 0:
-		d.Effect, d.Reason = Allow, reasons(allow)
+		d.Effect, d.Reason = Allow, said.reasons(allow)
 		p.credential(&d, req, allow)
 	default:
 		d.Reason = unmatched(req, d.Trace)
@@ -95,15 +101,44 @@ func (p *Policy) Decide(req Request) Decision {
 
 var effects = []Effect{Deny, Approve, Allow}
 
+// words are what rules say of this request beyond their reason.
+type words map[*rule]string
+
+func (w words) of(r *rule) string {
+	if said, ok := w[r]; ok {
+		return said
+	}
+	return r.reason
+}
+
 // reasons joins what the rules say, each once.
-func reasons(rs []*rule) string {
+func (w words) reasons(rs []*rule) string {
 	var out []string
 	for _, r := range rs {
-		if r.reason != "" && !slices.Contains(out, r.reason) {
-			out = append(out, r.reason)
+		if why := w.of(r); why != "" && !slices.Contains(out, why) {
+			out = append(out, why)
 		}
 	}
 	return strings.Join(out, "; ")
+}
+
+func spelled(found []finding) []string {
+	out := make([]string, len(found))
+	for i, f := range found {
+		out[i] = f.String()
+	}
+	return out
+}
+
+// brief keeps a reason to a length that people read: the first three, and how
+// many more there are. The trace has them all.
+func brief(found []string) string {
+	const most = 3
+	text := strings.Join(found[:min(len(found), most)], ", ")
+	if more := len(found) - most; more > 0 {
+		text += fmt.Sprintf(", and %d more", more)
+	}
+	return text
 }
 
 func unmatched(req Request, trace []Match) string {
@@ -124,10 +159,10 @@ func unmatched(req Request, trace []Match) string {
 
 // demand fills in what the approve rules ask for. All of them must be
 // satisfied, and the shortest expiry holds.
-func (p *Policy) demand(d *Decision, rs []*rule) {
+func (p *Policy) demand(d *Decision, rs []*rule, said words) {
 	for _, r := range rs {
 		for _, set := range r.approvers {
-			d.Asks = append(d.Asks, Ask{Rule: r.id, Reason: r.reason, File: r.file, Line: r.line, Approvers: set, Quorum: r.quorum})
+			d.Asks = append(d.Asks, Ask{Rule: r.id, Reason: said.of(r), File: r.file, Line: r.line, Approvers: set, Quorum: r.quorum})
 		}
 		if d.Expires == 0 || r.expires < d.Expires {
 			d.Expires = r.expires

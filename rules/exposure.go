@@ -92,22 +92,25 @@ func globs(any []string, w string) bool {
 
 // globMatch matches a text with a glob that knows "*" only.
 func globMatch(glob, s string) bool {
-	if !strings.Contains(glob, "*") {
+	first, rest, ok := strings.Cut(glob, "*")
+	if !ok {
 		return glob == s
 	}
-	parts := strings.Split(glob, "*")
-	if !strings.HasPrefix(s, parts[0]) {
+	if !strings.HasPrefix(s, first) {
 		return false
 	}
-	s = s[len(parts[0]):]
-	for _, p := range parts[1 : len(parts)-1] {
-		i := strings.Index(s, p)
+	s = s[len(first):]
+	for {
+		part, after, more := strings.Cut(rest, "*")
+		if !more {
+			return strings.HasSuffix(s, part)
+		}
+		i := strings.Index(s, part)
 		if i < 0 {
 			return false
 		}
-		s = s[i+len(p):]
+		s, rest = s[i+len(part):], after
 	}
-	return strings.HasSuffix(s, parts[len(parts)-1])
 }
 
 // overlap tells whether any text matches both globs: what the shell may make
@@ -211,12 +214,15 @@ func (p filePattern) match(parts []string, absolute bool) bool {
 func alike(parts, pattern []string) bool {
 	literal, globbed := 0, false
 	for i, part := range parts {
-		if !overlap(part, pattern[i]) || pattern[i][0] == '.' && (part[0] == '*' || part[0] == '?') {
-			return false
-		}
 		if !strings.ContainsAny(part, "*?[") {
+			if !globMatch(pattern[i], part) {
+				return false
+			}
 			literal += len(part)
 			continue
+		}
+		if !overlap(part, pattern[i]) || pattern[i][0] == '.' && (part[0] == '*' || part[0] == '?') {
+			return false
 		}
 		globbed = true
 		if rest, ok := strings.CutPrefix(part, "*"); ok && strings.Contains(pattern[i], "*") {
@@ -290,14 +296,20 @@ var byID = func() map[string]*exposure {
 	return m
 }()
 
-var byProgram, programGlobs = func() (map[string][]commandPattern, map[string][]commandPattern) {
-	exact, globbed := map[string][]commandPattern{}, map[string][]commandPattern{}
+// programGlob is a pattern whose program is a glob.
+type programGlob struct {
+	name string
+	commandPattern
+}
+
+var byProgram, programGlobs = func() (map[string][]commandPattern, []programGlob) {
+	exact, globbed := map[string][]commandPattern{}, []programGlob(nil)
 	for _, e := range catalogue {
 		for _, text := range e.commands {
 			programs, p := newCommandPattern(e, text)
 			for _, name := range programs {
 				if strings.Contains(name, "*") {
-					globbed[name] = append(globbed[name], p)
+					globbed = append(globbed, programGlob{name, p})
 				} else {
 					exact[name] = append(exact[name], p)
 				}

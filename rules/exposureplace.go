@@ -45,7 +45,7 @@ func address(text string) []*exposure {
 		if h.host == host && (full || !h.plain || p != "") {
 			found = append(found, h.of)
 		}
-		if dashed := strings.ReplaceAll(h.host, ".", "-"); h.numeric && (strings.HasPrefix(host, h.host+".") || strings.HasPrefix(host, dashed+".") || strings.Contains(host, "."+h.host+".") || strings.Contains(host, "-"+dashed+".") || strings.Contains(host, "."+dashed+".")) {
+		if h.numeric && (holds(host, h.host+".", true) || holds(host, h.dashed+".", true)) {
 			found = append(found, h.of) // 169.254.169.254.nip.io
 		}
 	}
@@ -65,6 +65,7 @@ func address(text string) []*exposure {
 type hostEntry struct {
 	of      *exposure
 	host    string
+	dashed  string
 	numeric bool
 	plain   bool // a word that is a host only within an URL
 }
@@ -74,7 +75,7 @@ var hostEntries = func() []hostEntry {
 	for _, e := range catalogue {
 		for _, h := range e.hosts {
 			addr, err := netip.ParseAddr(h)
-			all = append(all, hostEntry{e, h, err == nil && addr.Is4(), !strings.ContainsAny(h, ".:")})
+			all = append(all, hostEntry{e, h, strings.ReplaceAll(h, ".", "-"), err == nil && addr.Is4(), !strings.ContainsAny(h, ".:")})
 		}
 	}
 	return all

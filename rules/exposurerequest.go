@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -18,6 +19,7 @@ const (
 	maxExposureTexts = 50_000
 	maxSQLTexts      = 32
 	maxShellTexts    = 64
+	maxParsedBytes   = 128 << 10 // of the texts that are parsed, together
 	maxFindings      = 32
 	maxTextDepth     = 3 // of JSON within texts
 )
@@ -28,7 +30,8 @@ type exposer struct {
 	tool        []string // the words of its name
 	found       []finding
 	texts       int
-	sqls, lines int
+	sqls, lines int // texts that were parsed
+	bytes       int // of them
 	depth       int
 }
 
@@ -61,7 +64,9 @@ func (f *facts) exposuresIn(text string) []finding {
 }
 
 func (x *exposer) sorted() []finding {
-	slices.SortStableFunc(x.found, func(a, b finding) int { return strings.Compare(a.at, b.at) })
+	slices.SortFunc(x.found, func(a, b finding) int {
+		return cmp.Or(strings.Compare(a.at, b.at), strings.Compare(a.of.id, b.of.id))
+	})
 	x.found = slices.Compact(x.found)
 	return append([]finding{}, x.found[:min(len(x.found), maxFindings)]...)
 }
@@ -148,13 +153,14 @@ const (
 )
 
 var (
-	shellWords = setOf("command commands cmd cmds cmdline script scripts shell bash sh zsh exec argv entrypoint keystrokes terminal")
-	shellTools = setOf("shell bash sh zsh terminal command commands cmd ssh console cli subprocess")
-	sqlWords   = setOf("sql ddl dml")
-	sqlTools   = setOf("sql postgres postgresql pg mysql mariadb sqlite mssql oracle snowflake bigquery clickhouse redshift duckdb database db cockroachdb")
-	queryWords = setOf("query queries statement statements stmt q")
-	codeWords  = setOf("code python javascript js program source snippet")
-	codeTools  = setOf("python python3 javascript js node nodejs ruby perl php code jupyter notebook repl ipython")
+	shellWords   = setOf("command commands cmd cmds cmdline script scripts shell bash sh zsh exec argv entrypoint keystrokes terminal")
+	shellTools   = setOf("shell bash sh zsh terminal command commands cmd ssh console cli subprocess")
+	sqlWords     = setOf("sql ddl dml")
+	sqlTools     = setOf("sql postgres postgresql pg mysql mariadb sqlite mssql oracle snowflake bigquery clickhouse redshift duckdb database db cockroachdb")
+	queryWords   = setOf("query queries statement statements stmt q")
+	codeWords    = setOf("code python javascript js program source snippet")
+	codeTools    = setOf("python python3 javascript js node nodejs ruby perl php code jupyter notebook repl ipython")
+	programWords = setOf("args argv arguments subcommand input")
 	// proseWords name arguments that are for people, or say where and how.
 	proseWords = setOf("description reason explanation title comment message summary note notes body purpose justification name id label labels timeout cwd workdir dir directory path file filename user username host hostname region namespace cluster env environment background")
 )
@@ -178,6 +184,8 @@ func (x *exposer) meant(key string) meaning {
 		return asQuery
 	case hasAny(words, codeWords) && hasAny(x.tool, codeTools) && !hasAny(x.tool, sqlTools):
 		return asCode
+	case x.program() != "" && hasAny(words, programWords):
+		return asShell
 	case key == "" || hasAny(words, proseWords):
 		return asAny
 	case hasAny(x.tool, sqlTools):
@@ -249,6 +257,13 @@ func (x *exposer) text(s, key, at string, value bool) {
 	x.shellText(s, as, at)
 }
 
+// parses counts a text that is about to be parsed, and tells whether that is
+// too much.
+func (x *exposer) parses(s string) bool {
+	x.bytes += len(s)
+	return x.bytes > maxParsedBytes
+}
+
 // json looks into a text that is JSON.
 func (x *exposer) json(s, key, at string) bool {
 	if s[0] != '{' && s[0] != '[' || x.depth >= maxTextDepth || len(s) > 1<<20 || !json.Valid([]byte(s)) {
@@ -278,7 +293,7 @@ func (x *exposer) sqlText(s string, as meaning, at string) bool {
 		}
 		return as == asSQL
 	}
-	if x.sqls++; x.sqls > maxSQLTexts {
+	if x.sqls++; x.sqls > maxSQLTexts || x.parses(s) {
 		x.add(at, byID[idTooMuch])
 		return true
 	}
@@ -312,7 +327,7 @@ func (x *exposer) shellText(s string, as meaning, at string) {
 	if len(s) > maxShellBytes && as != asShell {
 		return
 	}
-	if x.lines++; x.lines > maxShellTexts {
+	if x.lines++; x.lines > maxShellTexts || x.parses(s) {
 		x.add(at, byID[idTooMuch])
 		return
 	}

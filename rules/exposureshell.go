@@ -55,6 +55,14 @@ var (
 	attachedPath = regexp.MustCompile(`^-{1,2}[A-Za-z][A-Za-z-]*?([~/.].*)$`)
 )
 
+// What is compared of one text. Each word is held against every file of the
+// catalogue, a glob against all of them one by one.
+const (
+	maxComparedWords = 8000
+	maxComparedGlobs = 400
+	maxFolders       = 8
+)
+
 // exposuresOf lists what a text of shell meets in the catalogue.
 func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
 	if !f.parsed {
@@ -64,8 +72,20 @@ func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
 	if f.hidden {
 		found = append(found, byID[idShellDynamic])
 	}
+	words, globs, dirs := 0, 0, f.dirs
 	for _, c := range f.commands {
-		found = append(found, c.exposuresOf(f.dirs, sql)...)
+		words += 1 + len(c.args) + len(c.reads)
+		for _, a := range c.args {
+			if strings.ContainsAny(a.text, "*?[") {
+				globs++
+			}
+		}
+	}
+	if words > maxComparedWords || globs*(1+len(dirs)) > maxComparedGlobs {
+		return append(found, byID[idTooMuch])
+	}
+	for _, c := range f.commands {
+		found = append(found, c.exposuresOf(dirs, sql)...)
 	}
 	return distinctExposures(found)
 }
@@ -95,9 +115,9 @@ func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts)
 	if own := shellName(c.name); own != name {
 		try(byProgram[own])
 	}
-	for glob, patterns := range programGlobs {
-		if globMatch(glob, name) {
-			try(patterns)
+	for _, p := range programGlobs {
+		if globMatch(p.name, name) {
+			try([]commandPattern{p.commandPattern})
 		}
 	}
 	found = append(found, c.filesShown(name, dirs)...)

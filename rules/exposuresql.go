@@ -98,7 +98,7 @@ func scanSQL(text string, whole bool) []*exposure {
 	}
 	var found []*exposure
 	low := strings.ToLower(text)
-	readings := []string{words(sqlComment.ReplaceAllString(low, " ")), words(sqlBang.ReplaceAllString(sqlMarks.Replace(low), " "))}
+	readings := []string{plainWords(sqlComment.ReplaceAllString(low, " ")), plainWords(sqlBang.ReplaceAllString(sqlMarks.Replace(low), " "))}
 	for i := range sqlCatalogue {
 		e := &sqlCatalogue[i]
 		for _, reading := range readings {
@@ -125,9 +125,9 @@ func scanSQL(text string, whole bool) []*exposure {
 	return nil
 }
 
-// words is a text with its quotes off and one blank wherever it has some, none
+// plainWords is a text with its quotes off and one blank wherever it has some, none
 // around dots.
-func words(text string) string {
+func plainWords(text string) string {
 	return strings.TrimSpace(sqlDots.ReplaceAllString(sqlSpace.ReplaceAllString(sqlQuotes.Replace(text), " "), "."))
 }
 

@@ -50,6 +50,9 @@ type Match struct {
 	Matched bool   `json:"matched"`
 	Err     string `json:"err,omitempty"` // why its condition could not be evaluated; may quote arguments: mask it as they are masked
 	Reason  string `json:"reason,omitempty"`
+	// Found is what exposes_credentials() and exposures() told its condition: words and ids of
+	// the catalogue, and where in the request. They quote no argument.
+	Found []string `json:"found,omitempty"`
 }
 
 // Ask is one rule's demand for approval.

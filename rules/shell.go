@@ -114,10 +114,10 @@ func parseShell(text string) (f *shellFacts) {
 // folders are where relative paths may begin: each folder that the text goes
 // to, and each as seen from the others.
 func folders(to []shellWord) []shellWord {
-	out := slices.Clone(to)
+	out := slices.Clone(to[:min(len(to), maxFolders)])
 	for _, a := range to {
 		for _, b := range to {
-			if !strings.HasPrefix(b.text, "/") && !strings.HasPrefix(b.text, "~") && len(out) < 32 {
+			if !strings.HasPrefix(b.text, "/") && !strings.HasPrefix(b.text, "~") && len(out) < maxFolders {
 				out = append(out, known(a.text+"/"+b.text))
 			}
 		}

@@ -142,6 +142,9 @@ func explain(w io.Writer, d rules.Decision) {
 			state += ", its condition failed: " + m.Err
 		}
 		fmt.Fprintf(w, "  %-7s %s (%s:%d) %s\n", m.Effect, m.Rule, m.File, m.Line, state)
+		for _, found := range m.Found {
+			fmt.Fprintf(w, "          it %s\n", found)
+		}
 	}
 	if len(d.Trace) == 0 && !d.Baseline {
 		fmt.Fprintln(w, "  no rule names this server, method and tool")
