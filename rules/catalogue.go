@@ -55,7 +55,7 @@ var sqlCatalogue = []exposure{
 	{id: idSQLSettings, kind: "sql", words: "shows settings of the server that hold passwords", source: postgres + "runtime-config-replication.html",
 		functions: []string{"pg_show_all_settings"}},
 	{id: "pg-shadow", kind: "sql", words: "reads the password hashes of PostgreSQL's roles", source: postgres + "catalog-pg-authid.html",
-		relations: []string{"pg_shadow", "pg_authid"}},
+		relations: []string{"pg_shadow", "pg_authid"}, commands: []string{"pg_dumpall !--no-role-passwords|--tablespaces-only|-t"}},
 	{id: "pg-user-mapping", kind: "sql", words: "reads passwords for foreign servers", source: postgres + "catalog-pg-user-mapping.html",
 		relations: []string{"pg_user_mapping", "pg_user_mappings", "information_schema.user_mapping_options", "user_mapping_options", "_pg_user_mappings"}},
 	{id: "pg-subscription", kind: "sql", words: "reads the connection strings of subscriptions, passwords included", source: postgres + "catalog-pg-subscription.html",
@@ -72,7 +72,8 @@ var sqlCatalogue = []exposure{
 	{id: "pg-citus", kind: "sql", words: "reads the passwords of a cluster's nodes", source: "https://docs.citusdata.com/en/stable/develop/api_metadata.html",
 		relations: []string{"pg_dist_authinfo", "pg_dist_poolinfo"}},
 	{id: "mysql-user", kind: "sql", words: "reads the password hashes of MySQL's accounts", source: mysql + "grant-tables.html",
-		relations: []string{"mysql.user", "mysql.global_priv", "mysql.password_history"}, phrases: []string{"show create user"}},
+		relations: []string{"mysql.user", "mysql.global_priv", "mysql.password_history"}, phrases: []string{"show create user"},
+		commands: []string{"mysqldump|mariadb-dump|mysqlpump mysql", "mysqldump|mariadb-dump|mysqlpump -A|--all-databases|--system"}},
 	{id: "mysql-replication", kind: "sql", words: "reads the passwords of replication and of remote servers", source: mysql + "replica-logs-status.html",
 		relations: []string{"mysql.slave_master_info", "mysql.servers", "slave_master_info"}},
 	{id: "mysql-file", kind: "sql", words: "reads or writes files of the database's host", source: mysql + "select-into.html",
@@ -93,7 +94,8 @@ var sqlCatalogue = []exposure{
 		functions: []string{"utl_file.*", "dbms_java.*", "dbms_scheduler.*", "dbms_backup_restore.*", "utl_http.*", "dbms_lob.loadfromfile", "bfilename", "dbms_xslprocessor.*", "dbms_advisor.*"},
 		phrases:   []string{"organization external", "utl_file", "utl_http", "dbms_java", "dbms_scheduler", "bfilename"}},
 	{id: "sqlite-file", kind: "sql", words: "reads files or loads code through SQLite", source: "https://www.sqlite.org/cli.html",
-		functions: []string{"readfile", "writefile", "load_extension", "fts3_tokenizer"}, phrases: []string{"attach database", "^attach"}},
+		functions: []string{"readfile", "writefile", "load_extension", "fts3_tokenizer"}, phrases: []string{"attach database", "^attach"},
+		commands: []string{"sqlite3 *.shell*|*.system*|*.load*|*.import*|*.read*"}},
 	{id: "clickhouse-users", kind: "sql", words: "reads users, named collections or files of ClickHouse", source: "https://clickhouse.com/docs/operations/system-tables/users",
 		relations: []string{"system.users", "system.named_collections"}, phrases: []string{"show create named collection", "show named collections"}},
 	{id: "snowflake-secret", kind: "sql", words: "reads secrets that Snowflake keeps", source: "https://docs.snowflake.com/en/sql-reference/sql/create-secret",
@@ -102,7 +104,7 @@ var sqlCatalogue = []exposure{
 
 var placeCatalogue = []exposure{
 	{id: "system-passwords", kind: "file", words: "reads the password hashes of a system", source: "https://man7.org/linux/man-pages/man5/shadow.5.html",
-		files:    []string{"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/master.passwd", "/etc/security/passwd", "/etc/security/opasswd", "/private/var/db/dslocal/**", "windows/system32/config/sam", "windows/system32/config/security", "windows/ntds/ntds.dit", "ntds.dit", "/etc/krb5.keytab", "*.keytab", "/etc/sudoers"},
+		files:    []string{"/etc/shadow*", "/etc/gshadow*", "/etc/master.passwd", "/etc/security/passwd", "/etc/security/opasswd", "/private/var/db/dslocal/**", "windows/system32/config/sam", "windows/system32/config/security", "windows/ntds/ntds.dit", "ntds.dit", "/etc/krb5.keytab", "*.keytab", "/etc/sudoers"},
 		commands: []string{"getent shadow|gshadow", "unshadow", "reg save|export", "mimikatz", "secretsdump*", "impacket-secretsdump", "vssadmin create"}},
 	{id: "environment-file", kind: "file", words: "reads the environment of a process, which holds credentials", source: "https://man7.org/linux/man-pages/man5/proc_pid_environ.5.html",
 		files: []string{"/proc/*/environ", "/proc/*/task/*/environ", "/proc/*/mem", "/proc/*/map_files/**", "/proc/kcore", "/dev/mem", "/dev/kmem"}},
@@ -122,14 +124,14 @@ var placeCatalogue = []exposure{
 		commands: []string{"kubectl|oc create token", "kubectl|oc serviceaccounts|sa get-token|new-token|create-kubeconfig", "kubectl|oc exec-credential", "aws eks get-token", "gke-gcloud-auth-plugin", "kubelogin get-token", "aws-iam-authenticator token"},
 		urls:     []string{"*/api/v1/namespaces/*/serviceaccounts/*/token", "*/apis/authentication.k8s.io/**"}, calls: []string{"createserviceaccounttoken", "requesttoken"}},
 	{id: idKubeSecret, kind: "kubernetes", words: "reads secrets of Kubernetes", source: kubeDocs + "concepts/configuration/secret/",
-		commands: []string{"kubectl|oc|kubecolor get|edit " + kubeSecrets, "kubectl|oc extract secret*|" + kubeSecrets, "kubectl|oc set env --list --resolve", "helm get values|manifest|all|hooks", "kubectl-view-secret|kubectl-view_secret", "kubectl view-secret|view_secret|modify-secret",
+		commands: []string{"kubectl|oc|kubecolor get|edit " + kubeSecrets + " !can-i|explain", "kubectl|oc extract secret*|" + kubeSecrets, "kubectl|oc set env --list --resolve", "helm get values|manifest|all|hooks", "kubectl-view-secret|kubectl-view_secret", "kubectl view-secret|view_secret|modify-secret",
 			"kubeseal --recovery-unseal", "velero backup download", "etcdctl get /registry*|--prefix", "kubectl cluster-info dump", "kubectl|oc get --raw */secrets*"},
 		urls: []string{"*/api/v1/secrets/**", "*/api/v1/namespaces/*/secrets/**", "*/api/v1/watch/secrets/**", "*/api/v1/watch/namespaces/*/secrets/**", "*/registry/secrets/**"}},
 	{id: "docker-auth", kind: "file", words: "reads credentials of container registries", source: "https://docs.docker.com/reference/cli/docker/login/",
 		files:    []string{".docker/", ".docker/config.json", ".dockercfg", ".dockerconfigjson", "containers/auth.json", ".config/containers/auth.json", "/var/lib/kubelet/config.json", "/root/.docker/config.json", ".docker/contexts/**"},
 		commands: []string{"docker-credential-* get|list", "aws ecr get-login-password|get-login|get-authorization-token", "aws ecr-public get-login-password|get-authorization-token", "az acr login --expose-token", "az acr credential show"}},
 	{id: "docker-inspect", kind: "shell", words: "shows the environment of containers, which holds credentials", source: "https://docs.docker.com/reference/cli/docker/inspect/",
-		commands: []string{"docker inspect", "docker container|service inspect", "docker secret inspect --showsecret", "crictl inspect|inspectp", "ctr containers info", "docker compose config|convert !-q|--quiet|--services|--images|--profiles", "docker-compose config !-q|--quiet|--services"},
+		commands: []string{"docker inspect !network|volume|image|plugin|context|buildx|manifest|node|swarm|config", "docker container|service inspect", "docker secret inspect --showsecret", "crictl inspect|inspectp", "ctr containers info", "docker compose config|convert !-q|--quiet|--services|--images|--profiles", "docker-compose config !-q|--quiet|--services"},
 		urls:     []string{"*/containers/*/json", "*/v1.*/containers/*/json"}, files: []string{"/run/secrets/**", "/var/lib/docker/containers/**"}},
 	{id: "git-credentials", kind: "git", words: "reads credentials of Git hosts", source: "https://git-scm.com/docs/gitcredentials",
 		files: []string{".git-credentials", ".config/git/credentials", ".git/config", ".gitconfig", ".git-credential-cache/**", ".cache/git/credential/**", ".config/gh/hosts.yml", ".config/glab-cli/config.yml", ".config/hub", ".git/hooks/**/credentials"},
@@ -157,7 +159,7 @@ var placeCatalogue = []exposure{
 
 // kubeSecrets are the spellings by which kubectl takes secrets, alone and in a
 // list.
-const kubeSecrets = "secret|secrets|secret/*|secrets/*|secret.*|secrets.*|secret,*|secrets,*|*,secret|*,secrets|*,secret,*|*,secrets,*|sealedsecret*|externalsecret*"
+const kubeSecrets = "secret|secrets|secret/*|secrets/*|secret.*|secrets.*|secret,*|secrets,*|*,secret|*,secrets|*,secret/*|*,secrets/*|*,secret,*|*,secrets,*|sealedsecret*|externalsecret*"
 
 var commandCatalogue = []exposure{
 	{id: idShellDynamic, kind: "shell", words: "runs what is known only when it runs", source: bashDocs + "#index-eval"},
@@ -168,7 +170,7 @@ var commandCatalogue = []exposure{
 			"launchctl getenv|export", "jq env|*$env*", "compgen -v -e", "gcore", "gdb -p|--pid", "procdump*", "get-childitem|gci|dir|ls env:*", "pm2 env", "tmux show-environment|showenv", "dump-env*"},
 		urls: []string{"*/actuator/env/**", "*/actuator/heapdump", "*/actuator/configprops", "*/env/heapdump", "*/debug/vars", "*/phpinfo.php", "*/_profiler/phpinfo"}},
 	{id: "vault", kind: "vault", words: "reads secrets or tokens of Vault", source: vaultDocs + "api-docs",
-		commands: []string{"vault|bao kv get|export", "vault|bao read|unwrap|login", "vault|bao token create|lookup", "vault|bao print token", "vault|bao write -field*|*/creds/*|*/issue/*|auth/*|sys/wrapping/unwrap|transit/decrypt/*", "vault|bao write *creds*", "vault|bao lease lookup", "vault|bao operator init|generate-root|rekey|raft", "vault|bao ssh", "consul kv get|export", "nomad var get", "boundary *get-token*"},
+		commands: []string{"vault|bao kv get|export", "vault|bao read !policy|auth|plugin", "vault|bao unwrap|login", "vault|bao token create|lookup", "vault|bao print token", "vault|bao write -field*|*/creds/*|*/issue/*|auth/*|sys/wrapping/unwrap|transit/decrypt/*", "vault|bao write *creds*", "vault|bao lease lookup", "vault|bao operator init|generate-root|rekey|raft", "vault|bao ssh", "consul kv get|export", "nomad var get", "boundary *get-token*"},
 		urls:     []string{"*/v1/secret/**", "*/v1/kv/**", "*/v1/**/creds/**", "*/v1/**/static-creds/**", "*/v1/auth/**", "*/v1/sys/wrapping/**", "*/v1/transit/export/**", "*/v1/transit/decrypt/**", "*/v1/cubbyhole/**", "*/v1/**/issue/**", "*/v1/sys/raw/**", "*/v1/sys/init", "*/v1/sys/generate-root/**", "*vault*/v1/**/data/**", "*:8200/v1/**"}},
 	{id: "aws-secrets", kind: "cloud", words: "reads secrets or credentials of AWS", source: awsDocs + "secretsmanager/latest/apireference/API_GetSecretValue.html",
 		commands: []string{"aws secretsmanager *get-secret-value|get-random-password", "aws ssm get-parameter*|get-parameters-by-path --with-decryption", "aws configure export-credentials", "aws configure get *secret*|*token*|*access_key*", "aws sts get-session-token|assume-role*|get-federation-token", "aws sso get-role-credentials", "aws iam create-access-key|create-service-specific-credential|create-login-profile|reset-service-specific-credential",

@@ -162,23 +162,18 @@ func globTokens(s string) []rune {
 	return out
 }
 
-// A filePattern is a path: "/etc/shadow" is that file, ".aws/credentials" one
-// in any folder. "/" at the end means the folder as a whole, "/**" whatever is
-// in it as well.
+// A filePattern is the end of a path: ".aws/credentials" is that file in any
+// folder, and so is "/etc/shadow", since a root may be mounted anywhere. "/" at
+// the end means the folder as a whole, "/**" whatever is in it as well.
 type filePattern struct {
-	of       *exposure
-	parts    []string
-	anchored bool
-	folder   bool // the folder itself, read as a whole
-	below    bool // and all that is below
+	of    *exposure
+	parts []string
+	below bool // whatever is below, too
 }
 
 func newFilePattern(of *exposure, text string) filePattern {
-	p := filePattern{of: of, anchored: strings.HasPrefix(text, "/")}
+	p := filePattern{of: of}
 	text, p.below = strings.CutSuffix(text, "/**")
-	if !p.below {
-		text, p.folder = strings.CutSuffix(text, "/")
-	}
 	p.parts = strings.Split(strings.Trim(text, "/"), "/")
 	return p
 }
@@ -187,26 +182,16 @@ func newFilePattern(of *exposure, text string) filePattern {
 var templates = []string{".example", ".sample", ".template", ".dist", ".tmpl", ".schema", ".defaults", ".pub", ".d.ts"}
 
 // match compares a path that pathParts has taken apart.
-func (p filePattern) match(parts []string, absolute bool) bool {
+func (p filePattern) match(parts []string) bool {
 	n := len(p.parts)
-	switch {
-	case len(parts) < n:
-		return false
-	case p.anchored && !absolute:
-		return false
-	case p.below && p.anchored:
-		return alike(parts[:n], p.parts)
-	case p.below:
-		for i := 0; i+n <= len(parts); i++ {
+	if p.below {
+		for i := 0; i+n < len(parts); i++ {
 			if alike(parts[i:i+n], p.parts) {
 				return true
 			}
 		}
-		return false
-	case p.anchored && len(parts) != n:
-		return false
 	}
-	return alike(parts[len(parts)-n:], p.parts)
+	return len(parts) >= n && alike(parts[len(parts)-n:], p.parts)
 }
 
 // alike compares components, of which both sides may be globs. A glob that
@@ -239,28 +224,26 @@ func alike(parts, pattern []string) bool {
 
 var homes = regexp.MustCompile(`^(~[a-z0-9_.-]*|/root|/home/[^/]+|/users/[^/]+|[a-z]:/users/[^/]+)(/|$)`)
 
-// pathParts takes a path apart, home folders off. Absolute paths keep nothing
-// of their beginning either: a suffix is a suffix.
-func pathParts(p string) (parts []string, absolute bool) {
+// pathParts takes a path apart, home folders off.
+func pathParts(p string) (parts []string) {
 	p = strings.ToLower(strings.ReplaceAll(p, `\`, "/"))
 	for strings.Contains(p, "//") {
 		p = strings.ReplaceAll(p, "//", "/")
 	}
 	p = strings.ReplaceAll(p, "/./", "/")
+	p = strings.Replace(p, "/dev/fd", "/proc/self/fd", 1) // as the links go
 	if strings.Contains(p, "..") {
 		p = path.Clean(p)
 	}
 	if m := homes.FindString(p); m != "" && m != p {
 		p = p[len(m):]
-	} else if absolute = strings.HasPrefix(p, "/"); !absolute && len(p) > 2 && p[1] == ':' && p[2] == '/' {
-		p, absolute = p[2:], true
 	}
 	for part := range strings.SplitSeq(p, "/") {
 		if part != "" && part != "." {
 			parts = append(parts, part)
 		}
 	}
-	return parts, absolute
+	return parts
 }
 
 // A finding is an entry of the catalogue that a request meets.
@@ -340,14 +323,14 @@ func file(p string) []*exposure {
 	if p == "" || len(p) > 4096 {
 		return nil
 	}
-	parts, absolute := pathParts(p)
+	parts := pathParts(p)
 	if len(parts) == 0 || slices.ContainsFunc(templates, func(t string) bool { return strings.HasSuffix(parts[len(parts)-1], t) }) {
 		return nil
 	}
 	var found []*exposure
 	try := func(patterns []filePattern) {
 		for _, f := range patterns {
-			if f.match(parts, absolute) && !slices.Contains(found, f.of) {
+			if f.match(parts) && !slices.Contains(found, f.of) {
 				found = append(found, f.of)
 			}
 		}

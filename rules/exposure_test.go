@@ -193,6 +193,11 @@ func TestShellExposes(t *testing.T) {
 		{"$(echo ZW52 | base64 -d)", "shell-dynamic"}, {"$CMD x", "shell-dynamic"}, {"${!x}", "shell-dynamic"}, {"/bin/ca? x", "shell-dynamic"}, {"x=shadowz; cat /etc/${x%z}", "shell-dynamic"}, {"cat $(echo L2V0Yy9zaGFkb3c= | base64 -d)", "shell-dynamic"}, {"cat $(printf '\\x2fetc')", "shell-dynamic"},
 		{"python3 -c 'import os; print(os.environ)'", "shell-dynamic"}, {"python3 <<EOF\nopen('/etc/shadow')\nEOF", "shell-dynamic"}, {"perl -e 'print %ENV'", "shell-dynamic"}, {"awk 'BEGIN{for(k in ENVIRON)print k, ENVIRON[k]}'", "shell-dynamic"}, {"awk '{print}' /etc/shadow", "system-passwords"}, {"sed -n p /etc/shadow", "system-passwords"}, {"sed '1e env' x", "shell-dynamic"},
 		{"GIT_PAGER='cat /etc/shadow' git log", "system-passwords"}, {"git -c core.pager='env' log", "environment"}, {"trap env EXIT", "environment"}, {"if true; then env; fi", "environment"}, {"(env)", "environment"}, {"cat <(env)", "environment"}, {"busybox env", "environment"}, {"command env", "environment"},
+		{"cat /proc/self/root/etc/shadow", "system-passwords"}, {"cat /dev/fd/../environ", "environment-file"}, {"cat /mnt/etc/shadow", "system-passwords"}, {"cat /etc/shadow~", "system-passwords"}, {"cat ~+/../etc/shadow", "system-passwords"}, {"cd /; cat etc/shadow", "system-passwords"}, {"env -", "environment"},
+		{"bash -c 'cat \"$0\"' /etc/shadow", "system-passwords"}, {"tar -cf- -T <(echo /etc/shadow)", "system-passwords"}, {"docker run -v /etc/shadow:/x alpine cat /x", "system-passwords"}, {"docker run --rm -v /:/h alpine cat /h/etc/shadow", "system-passwords"}, {"alias k=kubectl; k get secret", "kubernetes-secret"}, {"kubectl get cm,secret/x", "kubernetes-secret"},
+		{"exec 3<>/dev/tcp/169.254.169.254/80", "metadata-address"}, {"curl --connect-to ::169.254.169.254:80 http://x/", "metadata-address"}, {"curl --resolve x:80:169.254.169.254 http://x/", "metadata-address"}, {"h=169.254; curl http://$h.169.254/", "metadata-address"}, {"psql -f <(echo 'select * from pg_shadow')", "sql-unreadable"}, {"pg_dumpall", "pg-shadow"}, {"mysqldump mysql user", "mysql-user"},
+		{"make -f <(printf 'a:\\n\\tenv')", "shell-dynamic"}, {"tar --checkpoint-action=exec=env -cf x y", "environment"}, {"ssh -o ProxyCommand=env host", "environment"}, {"rsync -e 'sh -c env' a b", "environment"}, {"git clone 'ext::sh -c env'", "environment"}, {"socat - EXEC:env", "environment"}, {"crontab <<< '* * * * * env'", "shell-dynamic"}, {"at now <<< env", "environment"}, {"csh -c env", "environment"},
+		{"IFS=,; x=cat,/etc/shadow; $x", "shell-dynamic"}, {"printf -v x /etc/shadow; cat $x", "system-passwords"}, {"x=/etc/sha; x+=dow; cat $x", "system-passwords"}, {"a=(cat /etc/shadow); \"${a[@]}\"", "system-passwords"}, {"echo $(</etc/shadow)", "system-passwords"}, {"exec 3</etc/shadow; cat <&3", "system-passwords"}, {"ln -s ~/.aws/credentials x; cat x", "cloud-credentials"}, {"git hash-object -w ~/.netrc", "client-passwords"},
 		{"echo 'unterminated", "shell-unreadable"}, {"echo $((", "shell-unreadable"}, {"ls \x00", "shell-unreadable"},
 
 		// What reads secrets from elsewhere.
@@ -319,6 +324,35 @@ base64 -d <<< aGVsbG8=
 diff <(sort a.txt) <(sort b.txt)
 [ -d node_modules ] || npm install
 history_file=x; echo done
+cat > x.txt <<< hello
+vim $(fzf)
+cat $(git ls-files '*.go')
+perl -pi -e 's/a/b/' f.txt
+jq -r '.env' f.json
+docker network inspect bridge
+kubectl auth can-i get secrets
+kubectl create secret generic x --from-literal=a=b
+kubectl get serviceaccounts
+kubectl config view
+vault policy read app
+vault secrets list
+aws secretsmanager list-secrets
+gh secret list
+pass
+helm list
+trap 'rm -f x' EXIT
+declare -A m
+sh -c 'ls -l'
+ssh host "cd $DIR && make"
+grep -q .env .gitignore
+cat internal/secrets/secrets.go
+cat /proc/self/status
+head /etc/passwd
+find ~ -name .env
+redis-cli get user:1
+docker compose config -q
+git log --grep=secret
+node --env-file=.env index.js
 crontab -l
 ping -c 1 example.com
 dig +short example.com

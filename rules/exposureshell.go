@@ -18,7 +18,7 @@ var silent = setOf(`ls dir ll stat test [ [[ rm rmdir unlink shred touch chmod c
 // nothing of it.
 var using = map[string][]string{
 	"ssh": {"-i", "-F", "-o"}, "scp": {"-i", "-F", "-o"}, "sftp": {"-i", "-F", "-o"}, "mosh": {"--ssh"}, "rsync": {"-e", "--rsh"}, "sshfs": {"-o"}, "autossh": {"-i"},
-	"docker": {"--env-file", "--config", "--tlskey", "-v", "--volume", "--mount", "--secret"}, "compose": {"--env-file"}, "docker-compose": {"--env-file"}, "podman": {"--env-file", "--authfile"},
+	"docker": {"--env-file", "--config", "--tlskey", "--secret"}, "compose": {"--env-file"}, "docker-compose": {"--env-file"}, "podman": {"--env-file", "--authfile"},
 	"kubectl": {"--kubeconfig", "--client-key", "--token-file", "-f"}, "helm": {"--kubeconfig", "-f", "--values"}, "oc": {"--kubeconfig"}, "k9s": {"--kubeconfig"}, "flux": {"--kubeconfig", "--private-key-file"}, "kustomize": {}, "argocd": {"--kubeconfig"}, "kubeadm": {"--kubeconfig"},
 	"ansible": {"--private-key", "--key-file", "--vault-password-file", "-e"}, "ansible-playbook": {"--private-key", "--key-file", "--vault-password-file", "-e"},
 	"curl": {"-o", "--output", "--netrc-file", "--key", "--cert", "-E", "--cacert", "-b", "-c", "--cookie-jar"}, "wget": {"-O", "--output-document", "--private-key", "--certificate"},
@@ -59,7 +59,7 @@ var (
 // catalogue, a glob against all of them one by one.
 const (
 	maxComparedWords = 8000
-	maxComparedGlobs = 400
+	maxComparedGlobs = 100
 	maxFolders       = 8
 )
 
@@ -127,12 +127,23 @@ func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts)
 			found = append(found, sql(text).exposuresOf()...)
 		}
 	}
-	for _, a := range c.args {
+	for _, a := range slices.Concat(c.args, c.reads, c.writes) {
 		for _, text := range []string{a.text, a.bare} {
 			_, value, _ := strings.Cut(text, "=")
 			found = append(found, address(text)...)
 			found = append(found, address(value)...)
 			found = append(found, apiPath(text)...)
+			if host, ok := strings.CutPrefix(text, "/dev/tcp/"); ok {
+				found = append(found, address(host)...)
+			}
+			if name == "curl" && !strings.Contains(text, "://") { // --resolve host:port:address
+				for part := range strings.SplitSeq(text, ":") {
+					found = append(found, address(part)...)
+				}
+			}
+			if text == a.bare {
+				break
+			}
 		}
 	}
 	return found
@@ -149,6 +160,22 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 	}
 	args := c.args
 	switch {
+	case name == "docker" || name == "compose": // what it mounts, it hands over
+		for i, a := range args {
+			option, value, ok := strings.Cut(a.text, "=")
+			if !ok && i+1 < len(args) {
+				value = args[i+1].text
+			}
+			switch option {
+			case "-v", "--volume", "--mount":
+				for part := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == ':' || r == ',' || r == '=' }) {
+					found = append(found, file(part)...)
+				}
+			}
+		}
+		if c.wraps {
+			return found
+		}
 	case c.wraps && name != "xargs":
 		return found
 	case silent[name] && !c.feeds && !c.defined:
@@ -166,6 +193,11 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 		return strings.HasPrefix(a.text, "-t") || strings.HasPrefix(a.text, "--target")
 	}):
 		args = args[:len(args)-1]
+	}
+	if name == "jq" || name == "yq" || name == "gojq" { // the first word is a filter
+		if i := slices.IndexFunc(args, func(a shellWord) bool { return !strings.HasPrefix(a.text, "-") }); i >= 0 {
+			args = slices.Delete(slices.Clone(args), i, i+1)
+		}
 	}
 	for i, a := range args {
 		option, _, _ := strings.Cut(a.text, "=")
@@ -255,6 +287,9 @@ func (c *shellCommand) sqlTexts(name string) []string {
 		return nil
 	}
 	texts := slices.Clone(c.stdin)
+	if slices.ContainsFunc(c.args, streamed) {
+		texts = append(texts, "") // no SQL that can be read
+	}
 	for i, a := range c.args {
 		option, value, eq := strings.Cut(a.text, "=")
 		switch {

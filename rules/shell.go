@@ -201,6 +201,7 @@ type shellWalker struct {
 	budget int // bytes of nested texts
 	words  int
 	over   bool
+	ifs    bool // the text says where words are split
 }
 
 // text visits a text within the text.
@@ -240,6 +241,7 @@ func (w *shellWalker) stmt(s *syntax.Stmt, at shellPlace) {
 	case *syntax.CallExpr:
 		for _, a := range c.Assigns {
 			w.assign(a)
+			w.ifs = w.ifs || len(c.Args) == 0 && a.Name != nil && a.Name.Value == "IFS"
 		}
 		var words []shellWord
 		for _, word := range c.Args {

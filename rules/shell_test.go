@@ -94,7 +94,7 @@ func TestShellFacts(t *testing.T) {
 		{`. /dev/stdin`, `. /dev/stdin +dynamic`},
 		{`source venv/bin/activate`, `source venv/bin/activate`},
 		{`trap 'cat x' EXIT`, `trap cat x EXIT; trap>cat x +multiple +nested`},
-		{`alias ls='cat /etc/shadow'; ls`, `alias ls=cat /etc/shadow; alias>cat /etc/shadow; ls +multiple +nested`},
+		{`alias ls='cat /etc/shadow'; ls`, `alias ls=cat /etc/shadow; alias>cat /etc/shadow; alias ls>cat /etc/shadow; ls +multiple +nested`},
 		{`f() { cat "$1"; }; f /etc/shadow`, `cat /etc/shadow; f /etc/shadow +multiple`},
 		{`for f in ~/.ssh/*; do cat "$f"; done`, `cat ~/.ssh/*`},
 		{`while read f; do cat $f; done <<< /etc/shadow`, `read f; cat /etc/shadow +multiple +heredocs`},
@@ -202,7 +202,7 @@ func TestShellBounds(t *testing.T) {
 		"bangs": {"", strings.Repeat("! ", 20000) + "x", ""}, "heredocs": {"", strings.Repeat("a<<x;", 5000), "\n"}, "backticks": {"", strings.Repeat("`", 20000), ""},
 		"values": {"", "a=1;a=2;a=3;a=4;a=5;a=6;a=7;a=8;b=$a$a$a$a;", strings.Repeat("echo $a$b$a$b;", 3000)}, "echo": {"", strings.Repeat("echo $(echo ", 900), "x" + strings.Repeat(")|cat", 900)},
 		"eval": {"", strings.Repeat("eval 'eval \"eval x\"';", 2500), ""}, "sudo": {"", strings.Repeat("sudo ", 10000), "x"}, "case": {"case a in a) ", "b", ";; esac"},
-		"time": {"", strings.Repeat("time ", 10000), "x"}, "tern": {"echo $((", strings.Repeat("a?b:", 9000), "c))"}, "func": {"f() { ", "x", ";}"}, "slices": {"${a:", "1", "}"},
+		"time": {"", strings.Repeat("time ", 10000), "x"}, "tern": {"echo $((", strings.Repeat("a?b:", 9000), "c))"}, "func": {"f() { ", "x", ";}"}, "slices": {"${a:", "1", "}"}, "aliases": {"", strings.Repeat("alias a=b b=c c=a a='c b' b='a c' c='b a';", 100) + strings.Repeat("a b c;", 3000), ""},
 	} {
 		for _, n := range []int{1, 50, 900, 5000} {
 			shapes[fmt.Sprint(name, n)] = strings.Repeat(unit[0], n) + unit[1] + strings.Repeat(unit[2], n)

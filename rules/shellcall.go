@@ -90,7 +90,7 @@ var shellWrappers = map[string]shellWrapper{
 // shellNames are programs that are another by a second name.
 var shellNames = map[string]string{
 	"podman": "docker", "nerdctl": "docker", "lima": "docker", "docker-compose": "compose", "podman-compose": "compose",
-	"ash": "sh", "dash": "sh", "bash": "sh", "zsh": "sh", "ksh": "sh", "mksh": "sh", "rbash": "sh", "hush": "sh", "fish": "sh", "pdksh": "sh", "yash": "sh",
+	"ash": "sh", "dash": "sh", "bash": "sh", "csh": "sh", "tcsh": "sh", "zsh": "sh", "ksh": "sh", "mksh": "sh", "rbash": "sh", "hush": "sh", "fish": "sh", "pdksh": "sh", "yash": "sh",
 	"gxargs": "xargs", "genv": "env", "gtimeout": "timeout", "gnice": "nice", "sudoedit": "sudo", "pkexec": "doas",
 	"minikube": "kubectl", "k3s": "kubectl", "microk8s": "kubectl",
 }
@@ -110,7 +110,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	for len(words) > 0 && words[0].text == "" && words[0].variable {
 		words = words[1:]
 	}
-	if len(words) == 0 {
+	if len(words) == 0 || w.over {
 		return
 	}
 	first, args := words[0], words[1:]
@@ -123,6 +123,11 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	if w.funcs[first.text] {
 		w.set("@", args...)
 	}
+	if first.variable && w.ifs {
+		c.hide(true) // split where the text says
+	}
+	w.aliased(first.text, args, at)
+	w.runs(c, at)
 	if alias, ok := shellNames[name]; ok {
 		name = alias
 	}
@@ -145,6 +150,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 			switch {
 			case name == "alias" && ok:
 				w.funcs[key] = true
+				w.set("\x00alias "+key, known(value))
 				w.script(c, []shellWord{known(value)}, inner)
 			case name == "trap" && i == 0 && len(args) > 1:
 				w.script(c, args[:1], inner)
@@ -163,6 +169,14 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 		if i := slices.IndexFunc(args, func(a shellWord) bool { return a.text == "--" }); i >= 0 {
 			w.set("@", args[i+1:]...)
 		}
+	case "printf":
+		if len(args) > 2 && args[0].text == "-v" {
+			w.set(args[1].text, args[2:]...)
+		}
+	case "make", "gmake", "ansible-playbook":
+		c.hide(slices.ContainsFunc(args, streamed))
+	case "at", "batch", "crontab":
+		w.reads(c, at, inner)
 	case "read", "mapfile", "readarray":
 		var values []shellWord
 		for _, text := range at.stdin {
@@ -248,7 +262,7 @@ func (w *shellWalker) wrapped(name string, args []shellWord) (wrap shellWrapper,
 			}
 		case slices.Contains(values, a):
 			i++
-		case len(a) > 1 && a[0] == '-':
+		case len(a) > 1 && a[0] == '-' || a == "-" && name == "env":
 		case wrap.assigns && eq > 0:
 			w.set(a[:eq], shellWord{text: a[eq+1:], bare: a[eq+1:], variable: args[i].variable, unknown: args[i].unknown})
 		case operands > 0:
@@ -324,6 +338,9 @@ func (w *shellWalker) interpreter(c *shellCommand, at, inner shellPlace) {
 		case len(a) > 1 && (a[0] == '-' || a[0] == '+'):
 		case text:
 			w.set("@", c.args[i+1:]...)
+			if i+1 < len(c.args) {
+				w.set("0", c.args[i+1])
+			}
 			w.script(c, c.args[i:i+1], inner)
 			return
 		default:
@@ -396,6 +413,41 @@ func (w *shellWalker) given(c *shellCommand, inner shellPlace) {
 			w.call(c.args[i+1:], inner)
 		case strings.HasPrefix(name, "commands") && eq: // aws ssm send-command --parameters commands=…
 			w.script(c, []shellWord{{text: strings.Trim(value, `[]"'`), unknown: a.unknown}}, inner)
+		}
+	}
+}
+
+// aliased visits a command whose name is an alias: its words with these behind.
+func (w *shellWalker) aliased(name string, args []shellWord, at shellPlace) {
+	values := w.vars["\x00alias "+name]
+	if len(values) == 0 || slices.Contains(at.via, "alias "+name) || len(at.via) > maxShellDepth {
+		return
+	}
+	at.via = append(slices.Clone(at.via), "alias "+name)
+	for _, v := range values {
+		var words []shellWord
+		for f := range strings.FieldsSeq(v.text) {
+			words = append(words, known(f))
+		}
+		w.call(append(words, args...), at)
+	}
+}
+
+// runners are beginnings of words behind which a program stands that is run.
+var runners = []string{"--checkpoint-action=exec=", "--to-command=", "--use-compress-program=", "--rsh=", "ProxyCommand=", "-oProxyCommand=", "LocalCommand=", "-oLocalCommand=", "ext::", "EXEC:", "SYSTEM:"}
+
+// runs visits what words of a command tell it to run.
+func (w *shellWalker) runs(c *shellCommand, at shellPlace) {
+	at.via = append(slices.Clone(at.via), c.name)
+	at.stdin, at.reads, at.writes = nil, nil, nil
+	for i, a := range c.args {
+		for _, r := range runners {
+			if text, ok := strings.CutPrefix(a.text, r); ok {
+				w.script(c, []shellWord{{text: text, unknown: a.unknown}}, at)
+			}
+		}
+		if c.name == "rsync" && i > 0 && c.args[i-1].text == "-e" {
+			w.script(c, []shellWord{a}, at)
 		}
 	}
 }

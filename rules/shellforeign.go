@@ -35,6 +35,8 @@ var (
 	codeName  = regexp.MustCompile(`[A-Za-z_$][A-Za-z0-9_$]*`)
 	sedRuns   = regexp.MustCompile(`(?:^|[;\n{}]|^[0-9$,]+|/)\s*e\s+\S|^[0-9$,]*e$`)
 	awkRuns   = regexp.MustCompile(`\bsystem\b|\bgetline\b|\bENVIRON\b|\|\s*"|\|&|"\s*\||@load|@include|/inet`)
+	perlEdit  = regexp.MustCompile(`^\s*s/[^/]*/[^/]*/[gimsx]*;?\s*$`)
+	perlRuns  = regexp.MustCompile("[@$]\\{|\\$ENV|`|\\(\\?\\??\\{")
 	fileReads = regexp.MustCompile(`^:?(?:r|e|read|edit|!|%!|lua|py)`)
 )
 
@@ -70,6 +72,11 @@ func foreign(name string, c *shellCommand, at shellPlace) bool {
 		if len(codes) == 0 {
 			return at.piped
 		}
+	}
+	if name == "perl" {
+		return slices.ContainsFunc(codes, func(a shellWord) bool {
+			return a.unknown || !perlEdit.MatchString(a.text) || perlRuns.MatchString(a.text)
+		})
 	}
 	allowed := harmless[strings.TrimRight(strings.TrimSuffix(name, "js"), "23")]
 	for _, code := range codes {

@@ -166,7 +166,7 @@ func (w *shellWalker) read(p syntax.WordPart, quoted bool) [][]shellWord {
 		}
 		return out
 	case *syntax.ProcSubst:
-		w.stmts(p.Stmts, shellPlace{nested: true})
+		w.stmts(p.Stmts, shellPlace{nested: true, feeds: true})
 		return one(shellWord{text: "<(…)", unknown: true, variable: true})
 	case *syntax.ArithmExp:
 		w.inside(p, shellPlace{})
