@@ -197,7 +197,7 @@ func TestShellExposes(t *testing.T) {
 		{"bash -c 'cat \"$0\"' /etc/shadow", "system-passwords"}, {"tar -cf- -T <(echo /etc/shadow)", "system-passwords"}, {"docker run -v /etc/shadow:/x alpine cat /x", "system-passwords"}, {"docker run --rm -v /:/h alpine cat /h/etc/shadow", "system-passwords"}, {"alias k=kubectl; k get secret", "kubernetes-secret"}, {"kubectl get cm,secret/x", "kubernetes-secret"},
 		{"exec 3<>/dev/tcp/169.254.169.254/80", "metadata-address"}, {"curl --connect-to ::169.254.169.254:80 http://x/", "metadata-address"}, {"curl --resolve x:80:169.254.169.254 http://x/", "metadata-address"}, {"h=169.254; curl http://$h.169.254/", "metadata-address"}, {"psql -f <(echo 'select * from pg_shadow')", "sql-unreadable"}, {"pg_dumpall", "pg-shadow"}, {"mysqldump mysql user", "mysql-user"},
 		{"make -f <(printf 'a:\\n\\tenv')", "shell-dynamic"}, {"tar --checkpoint-action=exec=env -cf x y", "environment"}, {"ssh -o ProxyCommand=env host", "environment"}, {"rsync -e 'sh -c env' a b", "environment"}, {"git clone 'ext::sh -c env'", "environment"}, {"socat - EXEC:env", "environment"}, {"crontab <<< '* * * * * env'", "shell-dynamic"}, {"at now <<< env", "environment"}, {"csh -c env", "environment"},
-		{"IFS=,; x=cat,/etc/shadow; $x", "shell-dynamic"}, {"printf -v x /etc/shadow; cat $x", "system-passwords"}, {"x=/etc/sha; x+=dow; cat $x", "system-passwords"}, {"a=(cat /etc/shadow); \"${a[@]}\"", "system-passwords"}, {"echo $(</etc/shadow)", "system-passwords"}, {"exec 3</etc/shadow; cat <&3", "system-passwords"}, {"ln -s ~/.aws/credentials x; cat x", "cloud-credentials"}, {"git hash-object -w ~/.netrc", "client-passwords"},
+		{"IFS=,; x=cat,/etc/shadow; $x", "shell-dynamic"}, {"printf -v x /etc/shadow; cat $x", "system-passwords"}, {"x=/etc/sha; x+=dow; cat $x", "system-passwords"}, {"a=(cat /etc/shadow); \"${a[@]}\"", "system-passwords"}, {"echo $(</etc/shadow)", "system-passwords"}, {"exec 3</etc/shadow; cat <&3", "system-passwords"}, {"grep '' /etc/shadow", "system-passwords"}, {"grep -rf /etc/shadow x", "system-passwords"}, {"grep -f/etc/shadow x", "system-passwords"}, {"sed -ne p /etc/shadow", "system-passwords"}, {"jq -R . ~/.netrc", "client-passwords"}, {"ln -s ~/.aws/credentials x; cat x", "cloud-credentials"}, {"git hash-object -w ~/.netrc", "client-passwords"},
 		{"echo 'unterminated", "shell-unreadable"}, {"echo $((", "shell-unreadable"}, {"ls \x00", "shell-unreadable"},
 
 		// What reads secrets from elsewhere.
@@ -324,6 +324,10 @@ base64 -d <<< aGVsbG8=
 diff <(sort a.txt) <(sort b.txt)
 [ -d node_modules ] || npm install
 history_file=x; echo done
+grep -o '/[^ ]*' x.log
+sed -e 's/[-_a-zA-Z0-9]*=//' -e 's/[!"?;]/x/g' x.txt
+for p in a b c d e f g h i j; do echo $p; done
+openssl pkcs12 -export -inkey a -in b -out c
 cat > x.txt <<< hello
 vim $(fzf)
 cat $(git ls-files '*.go')

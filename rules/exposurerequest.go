@@ -303,7 +303,7 @@ func (x *exposer) sqlText(s string, as meaning, at string) bool {
 	case f.parsed:
 		for _, e := range f.exposuresOf() {
 			// In prose, "execute plan" and "show all" happen to parse.
-			if !certain && (e.id == idSQLSettings || e.id == idSQLDynamic && !strings.ContainsAny(s, "'($;")) {
+			if !certain && (e.id == idSQLSettings || e.id == idSQLDynamic && (x.writes() || !strings.ContainsAny(s, "'($;"))) {
 				continue
 			}
 			x.add(at, e)
@@ -332,7 +332,7 @@ func (x *exposer) shellText(s string, as meaning, at string) {
 		return
 	}
 	f := x.facts.shell(s)
-	certain := as == asShell || strings.HasPrefix(s, "#!")
+	certain := as == asShell || strings.HasPrefix(s, "#!") && !x.writes()
 	if !f.parsed && !certain {
 		return
 	}
@@ -424,8 +424,14 @@ func (x *exposer) words(words []string, at string) {
 
 var (
 	writingTools = setOf("write create delete remove list ls mkdir stat exists touch append save put glob search")
+	keepingTools = setOf("write create edit update append save put push commit insert replace")
 	readingTools = setOf("read get cat open copy move rename download upload send view show fetch load export edit print tail head")
 )
+
+// writes tells whether the tool keeps texts rather than runs them.
+func (x *exposer) writes() bool {
+	return hasAny(x.tool, keepingTools) && !hasAny(x.tool, sqlTools) && !hasAny(x.tool, shellTools)
+}
 
 // place looks at a text that may be a path, an address, or an operation of an
 // API, as a whole.

@@ -115,6 +115,8 @@ func TestOrdinaryRequestsExposeNothing(t *testing.T) {
 		{"write_file", `{"path":"/srv/app/.env","content":"PORT=80"}`},
 		{"write_file", `{"path":"docs/setup.md","content":"# Setup\n\nRun ` + "`cat ~/.aws/credentials`" + ` to see the profile.\n"}`},
 		{"write_file", `{"path":"main.go","content":"package main\n\nimport \"os\"\n\nfunc main() { println(os.Getenv(\"HOME\")) }\n"}`},
+		{"write_file", `{"path":"x.sh","content":"#!/bin/sh\neval \"$(getopt -o a -- \"$@\")\"\n"}`},
+		{"create_file", `{"path":"m.sql","content":"CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN 1; END $$"}`},
 		{"list_directory", `{"path":"/home/dana/.ssh"}`},
 		{"search_files", `{"path":"/srv","pattern":"id_rsa"}`},
 		{"read_file", `{"path":"/srv/data/report.txt"}`},

@@ -184,7 +184,7 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 		return found
 	case name == "grep" || name == "rg" || name == "egrep" || name == "fgrep":
 		quiet := func(a shellWord) bool {
-			return a.text == "--quiet" || a.text == "--count" || len(a.text) > 1 && a.text[0] == '-' && a.text[1] != '-' && strings.ContainsAny(a.text, "qcL")
+			return a.text == "--quiet" || a.text == "--count" || cluster(a.text) && strings.ContainsAny(a.text, "qcL")
 		}
 		if slices.ContainsFunc(args, quiet) {
 			return found
@@ -194,10 +194,8 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 	}):
 		args = args[:len(args)-1]
 	}
-	if name == "jq" || name == "yq" || name == "gojq" { // the first word is a filter
-		if i := slices.IndexFunc(args, func(a shellWord) bool { return !strings.HasPrefix(a.text, "-") }); i >= 0 {
-			args = slices.Delete(slices.Clone(args), i, i+1)
-		}
+	if programmed[name] {
+		args = withoutProgram(args)
 	}
 	for i, a := range args {
 		option, _, _ := strings.Cut(a.text, "=")
@@ -214,6 +212,31 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 		}
 	}
 	return found
+}
+
+// programmed are programs whose first word, or what -e gives, is no file but
+// what they do with files: a filter, a pattern.
+var programmed = setOf("jq yq gojq sed gsed awk gawk mawk nawk grep egrep fgrep rg ag perl")
+
+func withoutProgram(args []shellWord) []shellWord {
+	var out []shellWord
+	gives := func(a shellWord, last string) bool { return cluster(a.text) && strings.HasSuffix(a.text, last) }
+	given := slices.ContainsFunc(args, func(a shellWord) bool { return gives(a, "e") || gives(a, "f") })
+	for i, a := range args {
+		switch {
+		case i > 0 && gives(args[i-1], "e"):
+		case !given && !strings.HasPrefix(a.text, "-"):
+			given = true
+		default:
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// cluster tells whether a word is options of one letter each: -rf.
+func cluster(w string) bool {
+	return len(w) > 1 && w[0] == '-' && strings.Trim(w[1:], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
 }
 
 // reader are programs that show what a word names: one that the shell makes of
@@ -265,7 +288,7 @@ func pathsIn(word string) []string {
 // a credential.
 func (c *shellCommand) variablesShown(name string) []*exposure {
 	shown := func(w shellWord) bool {
-		return w.unknown && (w.computed && strings.Contains(w.text, "$") && !strings.Contains(w.text, "$(") || secretName.MatchString(w.text))
+		return w.unknown && (w.indirect || secretName.MatchString(w.text))
 	}
 	switch name {
 	case "echo", "printf", "print", "write", "wall", "logger", "say":

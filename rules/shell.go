@@ -62,6 +62,7 @@ type shellWord struct {
 	unknown  bool   // holds something that is known only when it runs
 	computed bool   // which the shell makes of texts that are here: ${x%y}, $(… | base64 -d)
 	variable bool   // holds an expansion, known or not
+	indirect bool   // which names another: ${!x}
 	glob     bool   // holds *, ? or [ that the shell matches with files
 }
 
@@ -117,7 +118,7 @@ func folders(to []shellWord) []shellWord {
 	out := slices.Clone(to[:min(len(to), maxFolders)])
 	for _, a := range to {
 		for _, b := range to {
-			if !strings.HasPrefix(b.text, "/") && !strings.HasPrefix(b.text, "~") && len(out) < maxFolders {
+			if !b.unknown && !strings.HasPrefix(b.text, "/") && !strings.HasPrefix(b.text, "~") && len(out) < maxFolders {
 				out = append(out, known(a.text+"/"+b.text))
 			}
 		}

@@ -13,7 +13,7 @@ func known(text string) shellWord { return shellWord{text: text, bare: text} }
 
 func joined(a, b shellWord) shellWord {
 	return shellWord{text: a.text + b.text, bare: a.bare + b.bare, unknown: a.unknown || b.unknown,
-		computed: a.computed || b.computed, variable: a.variable || b.variable, glob: a.glob || b.glob}
+		computed: a.computed || b.computed, variable: a.variable || b.variable, indirect: a.indirect || b.indirect, glob: a.glob || b.glob}
 }
 
 // maxShellReadings bounds the readings of one word whose variables have
@@ -215,6 +215,7 @@ func (w *shellWalker) parameter(p *syntax.ParamExp, quoted bool) [][]shellWord {
 	case p.Excl || p.Names != 0: // ${!x}: a name that is known when it runs
 		literal = true
 		computed()
+		values[0].indirect = true
 	case p.Length, p.Width:
 		values = []shellWord{unset}
 	case p.Slice != nil:
