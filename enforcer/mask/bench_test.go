@@ -64,7 +64,7 @@ func BenchmarkIndex(b *testing.B) {
 
 // BenchmarkDetectors is the search for token formats alone.
 func BenchmarkDetectors(b *testing.B) {
-	ds := newDetectorSet(nil)
+	ds := newDetectorSet(nil, nil)
 	for name, text := range hostile(1 << 20) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(text)))

@@ -2,17 +2,21 @@ package mask
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/binary"
 	"slices"
 )
 
-// detectorSet is the detectors in force, ready to run: a bitmap over the
-// first three bytes of their prefixes, then a short list a bucket.
+// detectorSet is the detectors in force, ready to run. One pass over the text
+// takes four bytes at a time, letters folded to lower case, and asks a bitmap
+// whether any prefix holds them; few do, and of these a slot names the prefixes
+// that may stand there. Then the shape behind the prefix is verified.
 type detectorSet struct {
 	bits    [1 << (probeBits - 6)]uint64
-	buckets [1 << probeBits][]candidate
+	slots   [1 << probeBits]uint16 // index of a bucket, from 1
+	buckets [][]candidate
 	causes  []cause // by detector
+	own     []Pattern
+	owned   []cause // by own
 }
 
 type candidate struct {
@@ -21,95 +25,192 @@ type candidate struct {
 	number int
 }
 
-const probeBits = 12
+const (
+	probeBits = 16
+	probeSize = 4
+	foldCase  = 0x20202020
+)
 
-func probeHash(g uint32) uint32 { return (g * 0x9E3779B1) >> (32 - probeBits) }
+func probeHash(g uint32) uint32 { return ((g | foldCase) * 0x9E3779B1) >> (32 - probeBits) }
 
-func newDetectorSet(disable []string) *detectorSet {
-	ds := &detectorSet{causes: make([]cause, len(detectors))}
-	for i, d := range detectors {
+func newDetectorSet(disable []string, own []Pattern) *detectorSet {
+	ds := &detectorSet{causes: make([]cause, len(detectors)), own: own}
+	for i := range detectors {
+		d := &detectors[i]
 		ds.causes[i] = causeOf(d.name, "")
 		if slices.Contains(disable, d.name) {
 			continue
 		}
 		for _, p := range d.prefixes {
-			h := probeHash(uint32(p[d.probe]) | uint32(p[d.probe+1])<<8 | uint32(p[d.probe+2])<<16)
-			ds.bits[h>>6] |= 1 << (h & 63)
-			ds.buckets[h] = append(ds.buckets[h], candidate{p, d.probe, i})
+			for _, gram := range d.grams(p) {
+				ds.enter(gram, candidate{p, d.probe, i})
+			}
 		}
+	}
+	for _, b := range ds.buckets { // of two that fit, the one that says more
+		slices.SortStableFunc(b, func(a, b candidate) int { return len(b.prefix) - len(a.prefix) })
+	}
+	for _, p := range own {
+		ds.owned = append(ds.owned, causeOf(p.ID, ""))
 	}
 	return ds
 }
 
+// enter puts a candidate under four bytes; those that differ in case share one.
+func (ds *detectorSet) enter(gram []byte, c candidate) {
+	h := probeHash(binary.LittleEndian.Uint32(gram))
+	ds.bits[h>>6] |= 1 << (h & 63)
+	if ds.slots[h] == 0 {
+		ds.buckets = append(ds.buckets, nil)
+		ds.slots[h] = uint16(len(ds.buckets))
+	}
+	if b := &ds.buckets[ds.slots[h]-1]; !slices.Contains(*b, c) {
+		*b = append(*b, c)
+	}
+}
+
+// grams are the four bytes that are looked for, of one prefix. A shorter prefix
+// is completed by all that may follow it.
+func (d *detector) grams(prefix string) [][]byte {
+	if len(prefix) >= d.probe+probeSize {
+		return [][]byte{[]byte(prefix[d.probe : d.probe+probeSize])}
+	}
+	out := [][]byte{[]byte(prefix)}
+	for n := 0; len(out[0]) < probeSize; n++ {
+		is := &anyByte
+		if len(d.parts) > 0 && d.parts[0].is != nil && n < d.parts[0].min {
+			is = d.parts[0].is
+		}
+		var longer [][]byte
+		for _, o := range out {
+			for c := range 256 {
+				if is[c] {
+					longer = append(longer, append(slices.Clone(o), byte(c)))
+				}
+			}
+		}
+		out = longer
+	}
+	return out
+}
+
+var anyByte = func() (t [256]bool) {
+	for c := range t {
+		t[c] = true
+	}
+	return t
+}()
+
 // scan appends what the detectors find in buf. Cuts are the seams between
 // strings: a token ends at one, unless it is complete only beyond it.
 func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) []finding {
-	var m memo
+	var l *look
+	first := len(found)
 	const chunk = 1 << 16
 	cut, skip := 0, 0
-	for lo := 0; lo+3 <= len(buf); lo += chunk {
+	for lo := 0; lo+probeSize <= len(buf); lo += chunk {
 		if c.work(chunk / 2) {
 			return found
 		}
-		hi := min(lo+chunk, len(buf)-2)
+		hi := min(lo+chunk, len(buf)-probeSize+1)
 		for i := lo; i < hi; i++ {
-			var g uint32
-			if i+4 <= len(buf) {
-				g = binary.LittleEndian.Uint32(buf[i:]) & 0xFFFFFF
-			} else {
-				g = uint32(buf[i]) | uint32(buf[i+1])<<8 | uint32(buf[i+2])<<16
-			}
-			h := probeHash(g)
+			h := probeHash(binary.LittleEndian.Uint32(buf[i:]))
 			if ds.bits[h>>6]&(1<<(h&63)) == 0 || i < skip {
 				continue
 			}
-			for _, k := range ds.buckets[h] {
+			best := finding{end: -1}
+			for _, k := range ds.buckets[ds.slots[h]-1] {
 				start := i - k.probe
-				if start < 0 || len(buf)-start < len(k.prefix) || string(buf[start:start+len(k.prefix)]) != k.prefix {
+				if start < 0 || len(buf)-start < len(k.prefix) || !begins(buf[start:], k) {
 					continue
 				}
 				for cut < len(cuts) && cuts[cut] <= start {
 					cut++
 				}
-				f, ok := ds.try(buf, start, k, cuts, cut, &m)
+				if l == nil {
+					l = looks.Get().(*look)
+					*l = look{}
+					defer looks.Put(l)
+				}
+				f, ok := ds.try(l, buf, start, k, cuts, cut)
 				if c.work(64) {
 					return found
 				}
-				if ok {
+				switch {
+				case !ok:
+				case detectors[k.number].soft:
 					found = append(found, f)
-					skip = f.end
+				case f.end > best.end:
+					best = f
 				}
+			}
+			if best.end < 0 {
+				continue
+			}
+			skip = best.end
+			// password: ghp_… is reported as what it is.
+			if n := len(found) - 1; n >= first && found[n].start <= best.start && best.end <= found[n].end {
+				found[n].cause = best.cause
+			} else {
+				found = append(found, best)
 			}
 		}
 	}
-	return found
+	return ds.search(buf, cuts, c, found)
+}
+
+func begins(text []byte, k candidate) bool {
+	if !detectors[k.number].fold {
+		return string(text[:len(k.prefix)]) == k.prefix
+	}
+	for i := range len(k.prefix) {
+		c := text[i]
+		if c-'A' < 26 {
+			c |= 0x20
+		}
+		if c != k.prefix[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // try matches one detector at start; cuts[cut] is the first seam behind start.
-func (ds *detectorSet) try(buf []byte, start int, k candidate, cuts []int, cut int, m *memo) (finding, bool) {
+func (ds *detectorSet) try(l *look, buf []byte, start int, k candidate, cuts []int, cut int) (finding, bool) {
 	d := &detectors[k.number]
-	first := cut > 0 && cuts[cut-1] == start
-	if !d.loose && start > 0 && !first && isAlnum(buf[start-1]) {
-		return finding{}, false
+	low, limit := 0, len(buf)
+	if cut > 0 {
+		low = cuts[cut-1]
 	}
-	limit := len(buf)
 	if cut < len(cuts) {
 		limit = cuts[cut]
 	}
-	body := start + len(k.prefix)
 	f := finding{start: start, cause: &ds.causes[k.number]}
+	body := start + len(k.prefix)
+	if d.lead != nil {
+		if f.start = d.leads(buf, low, start); f.start < 0 {
+			return finding{}, false
+		}
+	}
+	boundary := d.loose || f.start == low || !isAlnum(buf[f.start-1])
+	if !boundary && d.sum == nil {
+		return finding{}, false
+	}
 	match := func(text []byte, cross bool) bool {
 		if body > len(text) {
 			return false
 		}
+		l.text = text
+		var ok bool
 		if d.check != nil {
-			var ok bool
-			f.start, f.end, ok = d.check(text, start, body)
-			return ok
+			f.start, f.end, ok = d.check(l, start, body)
+			return ok && f.start < f.end && !bytes.HasPrefix(text[f.start:], []byte("[masked"))
 		}
-		end, ok := matchParts(text, body, d.parts, cross, k.number, m)
-		f.end = end
-		return ok
+		if f.end, ok = d.match(l, body, cross); !ok {
+			return false
+		}
+		// In the middle of a word only a checksum tells a token.
+		return boundary || d.sum(text[body:f.end])
 	}
 	if match(buf[:limit], false) {
 		return f, true
@@ -119,150 +220,75 @@ func (ds *detectorSet) try(buf []byte, start int, k candidate, cuts []int, cut i
 	}
 	// Complete only beyond the seam. Of an open-ended last part, the rest of
 	// the string that completes it belongs to it too.
-	if d.check == nil {
+	if d.check == nil && len(d.parts) > 0 {
 		i, _ := slices.BinarySearch(cuts, f.end)
 		limit = len(buf)
 		if i < len(cuts) {
 			limit = cuts[i]
 		}
-		last := d.parts[len(d.parts)-1]
-		for n := last.min; f.end < limit && n < last.max && classOf[buf[f.end]]&last.set != 0; n++ {
+		last := &d.parts[len(d.parts)-1]
+		for n := last.min; last.is != nil && f.end < limit && n < last.max && last.is[buf[f.end]]; n++ {
 			f.end++
 		}
 	}
 	return f, true
 }
 
-// memo remembers how far long runs reach, so that hostile input with many
-// prefixes in one run is still read in linear time.
-type memo [8]struct {
-	key        int
-	start, end int
+// leads returns where a token begins whose prefix, at start, stands in its
+// middle; -1 if what is in front has not the length for it.
+func (d *detector) leads(buf []byte, low, start int) int {
+	i := start
+	for i > low && start-i <= d.lead.max && d.lead.is[buf[i-1]] {
+		i--
+	}
+	switch {
+	case start-i < d.lead.min:
+		return -1
+	case start-i > d.lead.max:
+		if !d.loose {
+			return -1
+		}
+		return start - d.lead.max
+	}
+	return i
 }
 
-const longPart = 512
-
-// runEnd returns the end of the run of set characters from i, up to max.
-func (m *memo) runEnd(text []byte, i int, p *part, key int) int {
-	limit := len(text)
-	if p.max < longPart {
-		limit = min(limit, i+p.max)
-		end := i
-		for end < limit && classOf[text[end]]&p.set != 0 {
-			end++
-		}
-		return end
-	}
-	e := &m[key&7]
-	if e.key != key+1 || i < e.start || i >= e.end || e.end > limit {
-		end := i
-		for end < limit && classOf[text[end]]&p.set != 0 {
-			end++
-		}
-		e.key, e.start, e.end = key+1, i, end
-	}
-	return min(e.end, i+p.max)
-}
-
-// matchParts matches parts one behind the other from i. Over a seam (cross)
-// nothing says where the token ends: parts take what they must, and no more.
-func matchParts(text []byte, i int, ps []part, cross bool, detector int, m *memo) (int, bool) {
-	for n := range ps {
-		p := &ps[n]
+// match matches what follows a prefix, from i. Over a seam (cross) nothing says
+// where the token ends: the last part takes what it must, and no more.
+func (d *detector) match(l *look, i int, cross bool) (int, bool) {
+	body, reach := i, i
+	for n := range d.parts {
+		p := &d.parts[n]
 		if p.lit != "" {
-			if len(text)-i < len(p.lit) || string(text[i:i+len(p.lit)]) != p.lit {
+			if len(l.text)-i < len(p.lit) || string(l.text[i:i+len(p.lit)]) != p.lit {
 				return i, false
 			}
 			i += len(p.lit)
 			continue
 		}
-		last := n == len(ps)-1
-		var end int
-		if cross && last {
-			end = i
-			for end < len(text) && end < i+p.min && classOf[text[end]]&p.set != 0 {
-				end++
-			}
-		} else {
-			key := detector*4 + n
-			if cross { // sees further: not the same run
-				key += 1 << 16
-			}
-			end = m.runEnd(text, i, p, key)
-		}
+		end := l.run(i, p)
+		reach = end
 		if end-i < p.min {
 			return i, false
 		}
-		if last && !cross && p.min == p.max && end < len(text) && classOf[text[end]]&p.set != 0 {
+		switch last := n == len(d.parts)-1; {
+		case last && cross:
+			end = i + p.min
+		case last && end-i > p.max:
 			return i, false // longer than any token of this format
-		}
-		if p.digit && !bytes.ContainsAny(text[i:end], "0123456789") {
-			return i, false
+		case !last && end-i > p.max:
+			end = i + p.max // the next part may begin with the same characters
+		case !last && p.min == p.max:
+			end = i + p.min
 		}
 		i = end
 	}
-	return i, true
-}
-
-// checkBasic wants base64 of user:password.
-func checkBasic(text []byte, start, body int) (int, int, bool) {
-	end := body
-	for end < len(text) && end < body+4096 && classOf[text[end]]&b64std != 0 {
-		end++
-	}
-	plain, err := base64.RawStdEncoding.DecodeString(string(bytes.TrimRight(text[body:end], "=")))
-	return start, end, err == nil && bytes.IndexByte(plain, ':') >= 0
-}
-
-// checkURL wants user:password@ behind ://, and masks the password.
-func checkURL(text []byte, start, body int) (int, int, bool) {
-	colon := -1
-	for i := body; i < len(text) && i < body+1024; i++ {
-		switch c := text[i]; {
-		case c == '@':
-			from := colon + 1
-			ok := colon >= 0 && i > from && len(bytes.Trim(text[from:i], "*")) > 0
-			return from, i, ok
-		case c == ':' && colon < 0:
-			colon = i
-		case c <= ' ', c == '/', c == '"', c == '<', c == '>', c == '`':
-			return 0, 0, false
+	if d.digit {
+		first := l.digits.reach(l.text, body, noDigit)
+		if first >= max(i, reach) {
+			return i, false
 		}
+		i = max(i, first+1)
 	}
-	return 0, 0, false
-}
-
-// checkPEM wants the armour of a private key. A block whose end is missing is
-// masked as far as it looks like one.
-func checkPEM(text []byte, start, body int) (int, int, bool) {
-	const dashes = "-----"
-	title := text[body:min(len(text), body+64)]
-	n := bytes.Index(title, []byte(dashes))
-	if n < 0 || !bytes.Contains(title[:n], []byte("PRIVATE KEY")) {
-		return 0, 0, false
-	}
-	i := body + n + len(dashes)
-	rest := text[i:min(len(text), i+64<<10)]
-	if n := bytes.Index(rest, []byte(dashes)); n >= 0 && bytes.HasPrefix(rest[n:], []byte(dashes+"END ")) {
-		end := i + n + len(dashes)
-		if m := bytes.Index(text[end:min(len(text), end+64)], []byte(dashes)); m >= 0 {
-			end += m + len(dashes)
-		}
-		return start, end, true
-	}
-	end, size := i, 0
-	for i < len(text) {
-		for i < len(text) && (text[i] <= ' ' || text[i] == '\\') {
-			i++
-		}
-		from := i
-		for i < len(text) && classOf[text[i]]&b64std != 0 {
-			i++
-		}
-		if i-from < 16 {
-			break
-		}
-		end, size = i, size+i-from
-	}
-	return start, end, size >= 32
+	return i, shannon(l.text[body:i]) >= d.floor
 }

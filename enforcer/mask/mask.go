@@ -118,8 +118,8 @@ func New(o Options) *Mask {
 
 // Configure replaces what policy says: detectors to switch off, and keys whose
 // values are always masked. Messages under way finish under the old rules.
-func (m *Mask) Configure(disable, keys []string) {
-	r := &rules{detectors: newDetectorSet(disable), keys: map[string]*cause{}}
+func (m *Mask) Configure(disable, keys []string, own ...Pattern) {
+	r := &rules{detectors: newDetectorSet(disable, own), keys: map[string]*cause{}}
 	for _, k := range keys {
 		c := causeOf("key", cleanLabel(k))
 		r.keys[strings.ToLower(k)] = &c
@@ -280,14 +280,4 @@ func cleanLabel(label string) string {
 		return label[:100]
 	}
 	return label
-}
-
-// Detectors names the token formats that are looked for, in order.
-func Detectors() []string {
-	var names []string
-	for _, d := range detectors {
-		names = append(names, d.name)
-	}
-	slices.Sort(names)
-	return names
 }

@@ -1,0 +1,195 @@
+package mask
+
+import "bytes"
+
+// files are credentials at their place in URLs, in files of tools, in SQL.
+var files = []detector{
+	structure("url-credentials", "https://www.rfc-editor.org/rfc/rfc3986#section-3.2.1", checkURL, []string{"://"}, glued, inOne),
+	structure("url-signature", "https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html", checkSignature,
+		[]string{"x-amz-signature=", "x-goog-signature=", "x-amz-security-token=", "&sig=", "?sig="}, anyCase, around),
+	structure("netrc", "https://www.gnu.org/software/inetutils/manual/html_node/The-_002enetrc-file.html", checkNetrc, []string{"machine ", "machine\t", "machine\n", "default login "}, inOne),
+	structure("pgpass", "https://www.postgresql.org/docs/current/libpq-pgpass.html", checkPgpass, []string{":5432:", ":5433:", ":5434:", ":6432:", ":6543:", ":26257:", "*:*:*:"}, around),
+	structure("docker-auth", "https://docs.docker.com/reference/cli/docker/login/", checkDockerAuth, []string{"\"auth\"", "_auth"}, around),
+	structure("kubernetes-secret", "https://kubernetes.io/docs/concepts/configuration/secret/", checkKubernetes, []string{"kind: secret", "kind: \"secret\""}, anyCase, around),
+	sqlPassword,
+}
+
+// checkURL wants user:password@ behind ://, and masks the password.
+func checkURL(l *look, _, body int) (int, int, bool) {
+	text, colon := l.text, -1
+	for i := body; i < len(text) && i < body+1024; i++ {
+		switch c := text[i]; {
+		case c == '@':
+			from := colon + 1
+			ok := colon >= 0 && i > from && len(bytes.Trim(text[from:i], "*")) > 0 && !isTemplate(text[from:i])
+			return from, i, ok
+		case c == ':' && colon < 0:
+			colon = i
+		case c <= ' ', c == '/', c == '"', c == '<', c == '>', c == '`':
+			return 0, 0, false
+		}
+	}
+	return 0, 0, false
+}
+
+// isTemplate tells a reference or a placeholder: ${PASS}, {{ pass }}, $PASS,
+// [masked: …].
+func isTemplate(s []byte) bool {
+	return len(s) > 1 && (s[0] == '$' && (s[1] == '{' || s[1] == '(' || isWord(s[1:])) || s[0] == '{' && s[len(s)-1] == '}' || s[0] == '[' && s[len(s)-1] == ']' || fewKinds(s))
+}
+
+// checkSignature wants the signature of a URL that was signed in advance.
+func checkSignature(l *look, _, body int) (int, int, bool) {
+	text, end := l.text, body
+	for end < len(text) && end < body+2048 && classOf[text[end]]&(b64std|b64url|percent) != 0 {
+		end++
+	}
+	return body, end, end-body >= 20 && bytes.ContainsAny(text[body:end], "0123456789")
+}
+
+// checkNetrc reads machine NAME login NAME password WORD, in any order of the
+// pairs, on one line or several.
+func checkNetrc(l *look, start, body int) (int, int, bool) {
+	text := l.text[:min(len(l.text), body+1024)]
+	i := body
+	next := func() []byte {
+		i = skipSpace(text, i)
+		from := i
+		for i < len(text) && text[i] > ' ' && i-from < 256 {
+			i++
+		}
+		return text[from:i]
+	}
+	if l.text[start] == 'm' {
+		next()
+	} else {
+		i -= len("login ")
+	}
+	login := false
+	for range 4 {
+		switch key := next(); string(key) {
+		case "login", "account":
+			login = true
+			next()
+		case "password":
+			s := next()
+			return i - len(s), i, login && len(s) > 2
+		default:
+			return 0, 0, false
+		}
+	}
+	return 0, 0, false
+}
+
+// checkPgpass wants a line host:port:database:user:password, of PostgreSQL's
+// usual ports.
+func checkPgpass(l *look, start, body int) (int, int, bool) {
+	text := l.text
+	if text[start] == ':' {
+		host := start
+		for host > 0 && start-host < 255 && (isName(text[host-1]) || text[host-1] == '*' || text[host-1] == '/') {
+			host--
+		}
+		if host == start || host > 0 && text[host-1] != '\n' {
+			return 0, 0, false
+		}
+	} else { // *:*:*: is host, port and database
+		body = start + len("*:*:")
+	}
+	i := body
+	for range 2 {
+		from := i
+		for i < len(text) && i-from < 128 && text[i] > ' ' && text[i] != ':' {
+			i++
+		}
+		if i == from || i >= len(text) || text[i] != ':' {
+			return 0, 0, false
+		}
+		i++
+	}
+	end := l.untilAny(i, atLine)
+	return i, end, end > i && bytes.IndexByte(text[i:end], ' ') < 0 && !isTemplate(text[i:end])
+}
+
+// checkDockerAuth wants "auth": "…" or _auth=… with base64 of user:password.
+func checkDockerAuth(l *look, _, body int) (int, int, bool) {
+	text := l.text
+	i := skipBlanks(text, body, 4)
+	if i >= len(text) || text[i] != ':' && text[i] != '=' {
+		return 0, 0, false
+	}
+	if i = skipBlanks(text, i+1, 4); i < len(text) && text[i] == '"' {
+		i++
+	}
+	end := i
+	for end < len(text) && end < i+maxKeyed && classOf[text[end]]&b64std != 0 {
+		end++
+	}
+	return i, end, isUserPassword(text[i:end])
+}
+
+// checkKubernetes masks all that stands under data or stringData of a Secret's
+// manifest, which may stand in front of its kind too, a little.
+func checkKubernetes(l *look, start, body int) (int, int, bool) {
+	text := l.text
+	if body < len(text) && isName(text[body]) {
+		return 0, 0, false
+	}
+	const near = 2048
+	rest := text[body:min(len(text), body+near)]
+	if n := bytes.Index(rest, []byte("\n---")); n >= 0 {
+		rest = rest[:n]
+	}
+	if from, to, ok := dataBlock(text, body, body+len(rest)); ok {
+		return from, to, true
+	}
+	low := max(0, start-near)
+	if n := bytes.LastIndex(text[low:start], []byte("\n---")); n >= 0 {
+		low += n + 1
+	}
+	return dataBlock(text, low, start)
+}
+
+// dataBlock finds data: or stringData: at the start of a line between low and
+// high, and returns the lines below that stand deeper.
+func dataBlock(text []byte, low, high int) (int, int, bool) {
+	for at := low; at < high; {
+		line := text[at:min(len(text), at+maxBlock)]
+		n := bytes.IndexByte(line, '\n')
+		if n < 0 {
+			return 0, 0, false
+		}
+		at += n + 1
+		indent := indentOf(line)
+		if key := string(bytes.TrimRight(line[indent:n], " \r")); key != "data:" && key != "stringData:" {
+			continue
+		}
+		end := at
+		for end < len(text) {
+			deeper := text[end:min(len(text), end+maxBlock)]
+			if i := indentOf(deeper); i <= indent || i == len(deeper) || deeper[i] == '\n' {
+				break
+			}
+			n := bytes.IndexByte(deeper, '\n')
+			if n < 0 {
+				end = len(text)
+				break
+			}
+			end += n + 1
+		}
+		from := at + indentOf(text[at:end])
+		for end > from && text[end-1] <= ' ' {
+			end--
+		}
+		return from, end, end > from
+	}
+	return 0, 0, false
+}
+
+func indentOf(line []byte) int {
+	n := 0
+	for n < len(line) && line[n] == ' ' {
+		n++
+	}
+	return n
+}

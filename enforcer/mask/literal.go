@@ -1,0 +1,238 @@
+package mask
+
+import (
+	"bytes"
+	"strings"
+)
+
+// assigned is what stands under a name, and how.
+type assigned struct {
+	class     class
+	name      int    // where the name begins
+	key       []byte // the name
+	before    byte   // what is in front of it
+	from, to  int
+	quoted    bool
+	equals    bool // assigned by a sign of equality
+	spaced    bool // with blanks on both sides of it
+	flag      bool // --password …
+	lineStart bool // the name begins its line
+}
+
+// maxKeyed bounds a keyed value.
+const maxKeyed = 4096
+
+// The delimiters at which stretches end.
+const (
+	atBlank  = iota // white space
+	atWord          // what cannot be in a value without quotes, amid other text
+	atLine          // the end of the line
+	atDouble        // a quote, or the end of the line
+	atSingle
+	atBack
+	atMarkup // a tag
+	delimiters
+)
+
+var inside = [delimiters]*[256]bool{
+	atBlank: allBut(" \t\r\n\v\f"), atWord: allBut(" \t\r\n\v\f\"'`,;&<>(){}[]|"), atLine: allBut("\r\n"),
+	atDouble: allBut("\"\r\n"), atSingle: allBut("'\r\n"), atBack: allBut("`"), atMarkup: allBut("<"),
+}
+
+func allBut(chars string) *[256]bool {
+	t := anyByte
+	for _, c := range []byte(chars) {
+		t[c] = false
+	}
+	return &t
+}
+
+// untilAny returns where the stretch from i ends, at most maxKeyed further.
+func (l *look) untilAny(i, delimiter int) int {
+	return min(l.until[delimiter].reach(l.text, i, inside[delimiter]), i+maxKeyed)
+}
+
+// read takes the value that begins at i.
+func (v *assigned) read(l *look, i int) (from, to int, ok bool) {
+	text := l.text
+	if i >= len(text) {
+		return 0, 0, false
+	}
+	if i+1 < len(text) && isQuote(text[i+1]) && bytes.IndexByte([]byte("bfruBFRU@$"), text[i]) >= 0 {
+		i++ // b"…", f'…'
+	}
+	switch c := text[i]; {
+	case isQuote(c):
+		for n := 0; n < 2 && i+1 < len(text) && text[i+1] == c; n++ { // """…"""
+			i++
+		}
+		i++
+		delimiter := map[byte]int{'"': atDouble, '\'': atSingle, '`': atBack}[c]
+		v.quoted, v.from, v.to = true, i, l.untilAny(i, delimiter)
+		for n := 0; n < 64 && v.to > i && v.to < len(text) && text[v.to] == c && text[v.to-1] == '\\'; n++ {
+			v.to = l.untilAny(v.to+1, delimiter) // "pass\"word"
+		}
+	case (c == '|' || c == '>') && !v.equals && v.lineStart: // the text of a YAML block
+		n := bytes.IndexByte(text[i:min(len(text), i+8)], '\n')
+		if n < 0 {
+			return 0, 0, false
+		}
+		v.from = skipSpace(text, i+n)
+		v.to = l.untilAny(v.from, atLine)
+	case v.lineStart && !v.spaced && v.equals, v.lineStart && !v.equals:
+		v.from, v.to = i, l.untilAny(i, atBlank)
+		if rest := text[v.to:min(len(text), v.to+2)]; !v.equals && len(rest) == 2 && rest[0] != '\n' && rest[0] != '\r' && rest[1] != '#' && rest[1] != '\n' {
+			return 0, 0, false // a sentence
+		}
+		for v.to > v.from && strings.IndexByte(",;\"'`", text[v.to-1]) >= 0 { // code
+			v.to, v.lineStart = v.to-1, false
+		}
+	default:
+		v.from, v.to = i, l.untilAny(i, atWord)
+	}
+	return v.from, v.to, v.from < v.to && v.literal(text)
+}
+
+// literal tells whether the value is one, and no reference to it, placeholder,
+// type, or name of a variable.
+func (v *assigned) literal(text []byte) bool {
+	s := text[v.from:v.to]
+	next := byte('\n')
+	if v.to < len(text) {
+		next = text[v.to]
+	}
+	if !v.quoted {
+		if next == '(' || next == '[' || next == '{' || isPath(s) {
+			return false // code
+		}
+		if v.class == passwords && isWord(s) && (v.spaced || !v.apart(next)) {
+			return false // may be a variable
+		}
+		if v.class == generated && isWord(s) {
+			return false
+		}
+	}
+	return isLiteral(v.class, s) && !bytes.EqualFold(s, v.key)
+}
+
+// apart tells whether the pair stands by itself, as in a line of a file, a
+// query, a connection string; not as an argument in code.
+func (v *assigned) apart(next byte) bool {
+	if v.lineStart {
+		return strings.IndexByte("\n\r \t", next) >= 0
+	}
+	return (v.equals || v.flag) && strings.IndexByte("\n\r \t&;\"'", next) >= 0 && strings.IndexByte("\x00\n\r \t?&;\"'-", v.before) >= 0
+}
+
+// isWord tells a run of letters, as variables and plain words are.
+func isWord(s []byte) bool {
+	for _, c := range s {
+		if c|0x20-'a' >= 26 && c != '_' {
+			return false
+		}
+	}
+	return true
+}
+
+// isPath tells names joined by dots, arrows or colons: config.db.password.
+func isPath(s []byte) bool {
+	joints, segment := 0, 0
+	for i := 0; i < len(s); i++ {
+		switch c := s[i]; {
+		case c|0x20-'a' < 26 || c == '_' || c-'0' < 10 && segment > 0:
+			segment++
+		case segment > 0 && segment < 32 && (c == '.' || c == ':' || c == '-' && i+1 < len(s) && s[i+1] == '>'):
+			joints++
+			segment = 0
+			for i+1 < len(s) && (s[i+1] == '>' || s[i+1] == ':') {
+				i++
+			}
+		default:
+			return false
+		}
+	}
+	return joints > 0 && segment > 0 && segment < 32
+}
+
+// noValues are words that stand where a secret would.
+var noValues = wordSet(`true false null none nil undefined yes no on off void empty unset string str text bytes byte char varchar any
+	object number integer int float boolean bool array list map dict required optional redacted hidden masked removed omitted
+	password passwd passphrase pwd secret token key apikey value example placeholder default todo tbd xxx self this input prompt
+	readonly nullable unknown invalid missing expired incorrect wrong changed reset basic bearer env file vault literal`)
+
+func wordSet(words string) map[string]bool {
+	m := map[string]bool{}
+	for _, w := range strings.Fields(words) {
+		m[w] = true
+	}
+	return m
+}
+
+// references begin a value that names where the secret is.
+var references = []string{"$", "{{", "<%", "%(", "#{", "@{", "!", "&", "*", "arn:", "vault:", "op://", "env:", "env.", "file:", "http://", "https://",
+	"projects/", "ref+", "gsm:", "ssm:", "secret://", "secrets/", "secrets.", "[masked", "[redacted", "/run/", "/etc/", "/var/", "/home/", "./", "~/", "../",
+	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:"}
+
+// isLiteral judges the value by itself.
+func isLiteral(c class, s []byte) bool {
+	least := 8
+	if c == passwords {
+		least = 4
+	}
+	if len(s) < least || len(s) > maxKeyed || fewKinds(s) {
+		return false
+	}
+	if len(s) <= 12 && noValues[strings.ToLower(string(s))] {
+		return false
+	}
+	for _, r := range references {
+		if len(s) >= len(r) && bytes.EqualFold(s[:len(r)], []byte(r)) {
+			// A password may begin with a sign; a reference goes on as a name.
+			if c != passwords || len(r) > 1 || len(s) > 1 && (s[1] == '{' || s[1] == '(' || isWord(s[1:])) {
+				return false
+			}
+		}
+	}
+	first, last := s[0], s[len(s)-1]
+	if first == '<' && last == '>' || first == '%' && last == '%' || first == '[' && last == ']' || first == '{' && last == '}' || first == '(' ||
+		bytes.Contains(s, []byte("${")) || bytes.Contains(s, []byte("{{")) || bytes.Contains(s, []byte("...")) {
+		return false
+	}
+	if c == passwords {
+		return bytes.IndexByte(s, ' ') < 0 || bytes.ContainsAny(s, "0123456789!@#$%^&*")
+	}
+	letters, digits, upper, lower := 0, 0, 0, 0
+	for _, b := range s {
+		switch {
+		case b <= ' ':
+			return false
+		case b-'0' < 10:
+			digits++
+		case b-'a' < 26:
+			letters, lower = letters+1, lower+1
+		case b-'A' < 26:
+			letters, upper = letters+1, upper+1
+		}
+	}
+	switch {
+	case letters == 0:
+		return digits >= 16
+	case digits == 0:
+		return len(s) >= 20 && letters >= len(s)-2 && shannon(s) >= 3.3
+	}
+	return shannon(s) >= commonFloor && (letters+digits)*2 > len(s)
+}
+
+// fewKinds tells rows of one or two signs: ****, xxxx, .-.-
+func fewKinds(s []byte) bool {
+	a, b := s[0], s[0]
+	for _, c := range s[:min(len(s), 64)] {
+		if c != a && c != b {
+			if a != b {
+				return false
+			}
+			b = c
+		}
+	}
+	return true
+}

@@ -1,0 +1,65 @@
+package mask
+
+import "sync"
+
+// look is one look at one buffer. What it remembers keeps hostile input from
+// having the same characters read over and over: a run of one alphabet is read
+// once for each place of a format that asks for it, and a stretch up to a
+// delimiter once.
+type look struct {
+	text   []byte // up to the seam, if what is found must end there
+	runs   [maxRuns]stretch
+	digits stretch
+	until  [delimiters]stretch
+}
+
+// maxRuns is the number of alphabets, by place in a format, that the table uses.
+const maxRuns = 96
+
+var looks = sync.Pool{New: func() any { return new(look) }}
+
+// stretch is characters that are known to be of one kind. An open one ended
+// with the text that was looked at, and may go on.
+type stretch struct {
+	start, end int
+	open       bool
+}
+
+// reach returns where the characters of a kind that begin at i end.
+func (s *stretch) reach(text []byte, i int, is *[256]bool) int {
+	if i < s.start || i >= s.end {
+		*s = stretch{i, i, true}
+	}
+	if s.open && s.end < len(text) {
+		j := s.end
+		for j < len(text) && is[text[j]] {
+			j++
+		}
+		s.end, s.open = j, j == len(text)
+	}
+	return min(s.end, len(text))
+}
+
+// run returns the end of the run of p's alphabet from i.
+func (l *look) run(i int, p *part) int { return l.runs[p.memo].reach(l.text, i, p.is) }
+
+var noDigit = tableOf(^digit)
+
+// tables are the alphabets, by set.
+var tables map[set]*[256]bool
+
+// tableOf returns the characters of a set.
+func tableOf(s set) *[256]bool {
+	if t := tables[s]; t != nil {
+		return t
+	}
+	var t [256]bool
+	for c := range t {
+		t[c] = classOf[c]&s != 0
+	}
+	if tables == nil {
+		tables = map[set]*[256]bool{}
+	}
+	tables[s] = &t
+	return &t
+}
