@@ -29,6 +29,9 @@ func checkPEM(l *look, start, body int) (int, int, bool) {
 	i := body + n + len(dashes)
 	rest := text[i:min(len(text), i+maxBlock)]
 	if n := bytes.Index(rest, []byte(dashes)); n >= 0 && bytes.HasPrefix(rest[n:], []byte(dashes+"END ")) {
+		if n < 24 {
+			return 0, 0, false // as in an explanation
+		}
 		end := i + n + len(dashes)
 		if m := bytes.Index(text[end:min(len(text), end+64)], []byte(dashes)); m >= 0 {
 			end += m + len(dashes)

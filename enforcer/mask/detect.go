@@ -290,5 +290,6 @@ func (d *detector) match(l *look, i int, cross bool) (int, bool) {
 		}
 		i = max(i, first+1)
 	}
-	return i, shannon(l.text[body:i]) >= d.floor
+	// What ends in EXAMPLE stands in a vendor's documentation.
+	return i, shannon(l.text[body:i]) >= d.floor && !bytes.HasSuffix(l.text[body:i], []byte("EXAMPLE"))
 }

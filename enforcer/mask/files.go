@@ -10,7 +10,7 @@ var files = []detector{
 	structure("netrc", "https://www.gnu.org/software/inetutils/manual/html_node/The-_002enetrc-file.html", checkNetrc, []string{"machine ", "machine\t", "machine\n", "default login "}, inOne),
 	structure("pgpass", "https://www.postgresql.org/docs/current/libpq-pgpass.html", checkPgpass, []string{":5432:", ":5433:", ":5434:", ":6432:", ":6543:", ":26257:", "*:*:*:"}, around),
 	structure("docker-auth", "https://docs.docker.com/reference/cli/docker/login/", checkDockerAuth, []string{"\"auth\"", "_auth"}, around),
-	structure("kubernetes-secret", "https://kubernetes.io/docs/concepts/configuration/secret/", checkKubernetes, []string{"kind: secret", "kind: \"secret\""}, anyCase, around),
+	structure("kubernetes-secret", "https://kubernetes.io/docs/concepts/configuration/secret/", checkKubernetes, []string{"kind: secret", "kind: \"secret\"", "kind: 'secret'"}, anyCase, around),
 	sqlPassword,
 }
 
@@ -181,14 +181,26 @@ func dataBlock(text []byte, low, high int) (int, int, bool) {
 		for end > from && text[end-1] <= ' ' {
 			end--
 		}
-		return from, end, end > from
+		return from, end, holdsData(text[from:end])
 	}
 	return 0, 0, false
 }
 
+// holdsData tells whether a block has any member with more than a template or
+// nothing in it.
+func holdsData(block []byte) bool {
+	for line := range bytes.Lines(block) {
+		_, member, ok := bytes.Cut(line, []byte(": "))
+		if member = bytes.Trim(member, " \"'|>-\r\n"); ok && len(member) >= 4 && !bytes.HasPrefix(member, []byte("{{")) && !bytes.HasPrefix(member, []byte("ENC[")) || !ok && len(bytes.TrimSpace(line)) >= 16 {
+			return true
+		}
+	}
+	return false
+}
+
 func indentOf(line []byte) int {
 	n := 0
-	for n < len(line) && line[n] == ' ' {
+	for n < len(line) && (line[n] == ' ' || line[n] == '\t') {
 		n++
 	}
 	return n

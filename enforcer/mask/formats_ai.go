@@ -17,7 +17,7 @@ var modelFormats = []detector{
 	issued("groq", "gsk_", "alnum{52}", "https://console.groq.com/docs/quickstart"),
 	issued("xai", "xai-", "word{80}", "https://docs.x.ai/docs/overview"),
 	issued("perplexity", "pplx-", "alnum{48,56}", "https://docs.perplexity.ai/getting-started/quickstart"),
-	issued("hugging-face", "hf_", "alnum{34,40}", "https://huggingface.co/docs/hub/security-tokens"),
+	issued("hugging-face", "hf_", "alnum{34,40}", "https://huggingface.co/docs/hub/security-tokens", entropy(4)),
 	issued("hugging-face-org", "api_org_", "alnum{34}", "https://huggingface.co/docs/hub/security-tokens"),
 	issued("replicate", "r8_", "url64{37}", "https://replicate.com/docs/topics/security/api-tokens"),
 	issued("together", "tgp_v1_", "url64{43}", "https://docs.together.ai/docs/quickstart"),

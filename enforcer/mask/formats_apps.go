@@ -68,7 +68,7 @@ var appFormats = []detector{
 
 	issued("atlassian", "ATATT3 ATCTT3", "padded{60,400}", "https://support.atlassian.com/atlassian-account/docs/manage-api-tokens-for-your-atlassian-account/"),
 	issued("airtable", "pat", "alnum{14} . hex{64}", "https://airtable.com/developers/web/api/authentication"),
-	issued("notion", "ntn_", "alnum{43,64}", "https://developers.notion.com/changelog"),
+	issued("notion", "ntn_", "digit{11} alnum{35}", "https://developers.notion.com/changelog"),
 	issued("notion-legacy", "secret_", "alnum{43}", "https://developers.notion.com/docs/authorization"),
 	issued("linear-api", "lin_api_", "alnum{40}", "https://linear.app/developers/graphql"),
 	issued("linear-oauth", "lin_oauth_", "alnum{40,64}", "https://linear.app/developers/oauth-2-0-authentication"),

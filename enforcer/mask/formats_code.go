@@ -49,7 +49,7 @@ var codeFormats = []detector{
 	issued("prefect", "pnu_ pnb_", "alnum{36}", "https://docs.prefect.io/v3/how-to-guides/cloud/manage-users/api-keys"),
 	issued("pulumi", "pul-", "hex{40}", "https://www.pulumi.com/docs/administration/access-identity/access-tokens/"),
 	issued("terraform-cloud", ".atlasv1.", "alnum{14}< padded{60,70}", "https://developer.hashicorp.com/terraform/cloud-docs/users-teams-organizations/api-tokens", entropy(3.5)),
-	issued("infracost", "ico-", "alnum{32}", "https://www.infracost.io/docs/"),
+	issued("infracost", "ico-", "alnum{32}", "https://www.infracost.io/docs/", entropy(3.9)),
 	issued("sonarqube", "squ_ sqp_ sqa_", "hex{40}", "https://docs.sonarsource.com/sonarqube-server/latest/user-guide/managing-tokens/"),
 	issued("sonarcloud", "sqco_", "alnum{59}", "trufflehog sonarcloud"),
 	issued("snyk", "snyk_uat. snyk_sat.", "alnum{8} . dotted{30,400}", "https://docs.snyk.io/snyk-api/authentication-for-api", withDigit),

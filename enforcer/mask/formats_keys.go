@@ -2,7 +2,7 @@ package mask
 
 // keyFormats are key material and password hashes that carry their own mark.
 var keyFormats = []detector{
-	issued("age-secret-key", "AGE-SECRET-KEY-1", "UPPER{58}", "https://age-encryption.org/v1"),
+	issued("age-secret-key", "AGE-SECRET-KEY-1", "UPPER{58}", "https://age-encryption.org/v1", entropy(0)),
 	issued("age-secret-key-pq", "AGE-SECRET-KEY-PQ-1", "UPPER{58,200}", "https://age-encryption.org/v1"),
 	issued("minisign-secret-key", "RWRTY0Iy", "std64{190,260}", "https://jedisct1.github.io/minisign/"),
 	issued("nats-seed", "SUA SAA SOA SNA SCA", "base32{55}", "https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/nkey_auth", entropy(3.5)),

@@ -33,7 +33,7 @@ func isUserPassword(b64 []byte) bool {
 
 // schemes are names in front of a credential; one that is not known is masked
 // with it.
-var schemes = wordSet("basic bearer token apikey api-key digest negotiate ntlm ssws genietoken geniekey oauth hawk splunk key")
+var schemes = wordSet("basic bearer token apikey api-key api-token digest negotiate ntlm ssws genietoken geniekey oauth hawk splunk key")
 
 // checkAuthorization reads Authorization: or Proxy-Authorization: with a scheme
 // or none, as a header, a member of JSON, an argument of curl.
@@ -97,7 +97,7 @@ func checkCookie(l *look, start, body int) (int, int, bool) {
 
 // checkCurlUser wants user:password behind -u, and curl in front.
 func checkCurlUser(l *look, start, body int) (int, int, bool) {
-	text, i := l.text, body
+	text, i := l.text, skipBlanks(l.text, body, 4)
 	delimiter := atBlank
 	if i < len(text) && (text[i] == '"' || text[i] == '\'') {
 		delimiter = map[byte]int{'"': atDouble, '\'': atSingle}[text[i]]
@@ -105,7 +105,7 @@ func checkCurlUser(l *look, start, body int) (int, int, bool) {
 	}
 	end := l.untilAny(i, delimiter)
 	n := bytes.IndexByte(text[i:min(end, i+128)], ':')
-	if n < 0 || end-i-n < 4 || !bytes.Contains(text[max(0, start-200):start], []byte("curl")) {
+	if n < 0 || end-i-n < 4 || text[i] == '<' || !bytes.Contains(text[max(0, start-200):start], []byte("curl")) {
 		return 0, 0, false
 	}
 	return i + n + 1, end, isLiteral(passwords, text[i+n+1:end])

@@ -3,7 +3,6 @@ package mask
 import (
 	"bytes"
 	"slices"
-	"strings"
 )
 
 // class says what stands under a key.
@@ -24,7 +23,7 @@ var keyedValues = []detector{
 	keyed("secret-value", generated, "secret", "secret_key", "secretkey", "secret-key", "secret_access_key", "secretaccesskey",
 		"secret_key_base", "secretvalue", "private_key", "privatekey", "private-key", "presharedkey", "preshared_key", "encryption_key", "encryptionkey",
 		"encryption-key", "signing_key", "signingkey", "signing-key", "master_key", "masterkey", "account_key", "accountkey",
-		"shared_access_key", "sharedaccesskey", "storage_key", "client-key-data", "hmac_key", "hmackey", "session_key"),
+		"shared_access_key", "sharedaccesskey", "storage_key", "credential", "credentials", "client-key-data", "hmac_key", "hmackey", "session_key"),
 	keyed("api-key-value", generated, "api_key", "apikey", "api-key", "access_key", "accesskey", "access-key", "subscription_key",
 		"subscription-key", "app_key", "appkey", "app-key", "auth_key", "authkey", "auth-key", "service_key", "servicekey",
 		"license_key", "licensekey", "functions-key", "consumer_key"),
@@ -61,19 +60,28 @@ const maxKey = 64
 
 // notSecret are what the word in front makes of a token: places in lists, and
 // the protocol's own.
-var notSecret = []string{"page", "next", "previous", "prev", "pagination", "continuation", "continue", "progress", "cancellation", "cancel", "sync", "resume", "cursor", "start", "end", "stop", "eos", "bos", "pad", "unk", "mask"}
+var notSecret = []string{"page", "next", "previous", "prev", "pagination", "continuation", "continue", "progress", "cancellation", "cancel", "sync", "resume", "cursor", "start", "end", "stop", "eos", "bos", "pad", "unk", "mask", "csrf", "xsrf", "authenticity", "public", "publishable"}
 
-// exempt tells whether a name, without its last word, says that this is none.
-func exempt(front []byte, word string) bool {
-	front = bytes.TrimRight(front, "_-.$")
-	if word == "pass" { // of tests and counters
+// compounds are words that make one word with token.
+var compounds = []string{"access", "auth", "refresh", "id", "api", "bearer", "session", "security", "bot", "app", "user", "private", "deploy", "webhook", "secret", "login"}
+
+// exempt tells whether a name, the last word of which begins at word, names
+// nothing secret.
+func exempt(name []byte, word int) bool {
+	front := bytes.TrimRight(name[:word], "_-.$")
+	last := name[word:]
+	if bytes.EqualFold(last, []byte("pass")) { // of tests and counters
 		return len(front) == 0
 	}
-	if word != "token" {
+	if !bytes.EqualFold(last, []byte("token")) || len(front) == 0 {
 		return false
 	}
-	front = bytes.ToLower(front[max(0, len(front)-16):])
-	return slices.ContainsFunc(notSecret, func(w string) bool { return bytes.HasSuffix(front, []byte(w)) })
+	low := bytes.ToLower(front[max(0, len(front)-16):])
+	ends := func(w string) bool { return bytes.HasSuffix(low, []byte(w)) }
+	if last[0] == 't' && len(front) == word && isAlnum(front[word-1]) { // jsonwebtoken
+		return !slices.ContainsFunc(compounds, ends)
+	}
+	return slices.ContainsFunc(notSecret, ends)
 }
 
 // keyOf finds the detector for the key of a JSON object, -1 if it names no
@@ -85,7 +93,7 @@ func keyOf(name []byte) int {
 	for _, k := range keyWords[name[len(name)-1]|0x20] {
 		front := len(name) - len(k.word)
 		if front >= 0 && bytes.EqualFold(name[front:], []byte(k.word)) {
-			if (k.word != "pass" || front > 0) && exempt(name[:front], k.word) {
+			if (k.word != "pass" || front > 0) && exempt(name, front) {
 				return -1
 			}
 			return k.detector
@@ -110,7 +118,10 @@ func isQuote(c byte) bool { return c == '"' || c == '\'' || c == '`' }
 func keyedValue(l *look, start, body int, c class) (from, to int, ok bool) {
 	text := l.text
 	i := body
-	for n := 0; n < 2 && i < len(text) && text[i]-'0' < 10; n++ { // password2
+	if i+1 < len(text) && (text[i] == '_' || text[i] == '-') && text[i+1]-'0' < 10 {
+		i++
+	}
+	for n := 0; n < 4 && i < len(text) && text[i]-'0' < 10; n++ { // password2, token_123
 		i++
 	}
 	if i >= len(text) || isName(text[i]) && text[i] != '.' {
@@ -121,7 +132,7 @@ func keyedValue(l *look, start, body int, c class) (from, to int, ok bool) {
 		name--
 	}
 	quotedKey := name > 0 && isQuote(text[name-1])
-	if word := strings.ToLower(string(text[start:body])); exempt(text[name:start], word) && !(word == "pass" && quotedKey) {
+	if exempt(text[name:body], start-name) && !(quotedKey && start == name && body-start == len("pass")) {
 		return 0, 0, false
 	}
 	v := assigned{name: name, class: c, key: text[name:body]}

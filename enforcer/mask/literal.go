@@ -2,6 +2,7 @@ package mask
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 )
 
@@ -171,7 +172,10 @@ func wordSet(words string) map[string]bool {
 // references begin a value that names where the secret is.
 var references = []string{"$", "{{", "<%", "%(", "#{", "@{", "!", "&", "*", "arn:", "vault:", "op://", "env:", "env.", "file:", "http://", "https://",
 	"projects/", "ref+", "gsm:", "ssm:", "secret://", "secrets/", "secrets.", "[masked", "[redacted", "/run/", "/etc/", "/var/", "/home/", "./", "~/", "../",
-	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:"}
+	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:", "enc["}
+
+// placeholders are within a value that is to be replaced.
+var placeholders = []string{"example", "placeholder", "your_", "your-", "_here", "-here", "xxxxxx", "redacted", "changeme"}
 
 // isLiteral judges the value by itself.
 func isLiteral(c class, s []byte) bool {
@@ -201,17 +205,18 @@ func isLiteral(c class, s []byte) bool {
 	if c == passwords {
 		return bytes.IndexByte(s, ' ') < 0 || bytes.ContainsAny(s, "0123456789!@#$%^&*")
 	}
-	letters, digits, upper, lower := 0, 0, 0, 0
+	if low := bytes.ToLower(s[:min(len(s), 128)]); slices.ContainsFunc(placeholders, func(p string) bool { return bytes.Contains(low, []byte(p)) }) || first == '{' || first == '<' {
+		return false
+	}
+	letters, digits := 0, 0
 	for _, b := range s {
 		switch {
 		case b <= ' ':
 			return false
 		case b-'0' < 10:
 			digits++
-		case b-'a' < 26:
-			letters, lower = letters+1, lower+1
-		case b-'A' < 26:
-			letters, upper = letters+1, upper+1
+		case b|0x20-'a' < 26:
+			letters++
 		}
 	}
 	switch {
