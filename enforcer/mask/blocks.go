@@ -91,6 +91,9 @@ func checkPuTTY(l *look, _, body int) (int, int, bool) {
 		}
 		end += m + 1
 	}
+	for end > from && rest[end-1] <= ' ' {
+		end--
+	}
 	return body + from, body + end, end > from
 }
 

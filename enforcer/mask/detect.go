@@ -15,6 +15,7 @@ type detectorSet struct {
 	slots   [1 << probeBits]uint16 // index of a bucket, from 1
 	buckets [][]candidate
 	causes  []cause // by detector
+	off     []bool  // by detector
 	own     []Pattern
 	owned   []cause // by own
 }
@@ -34,11 +35,12 @@ const (
 func probeHash(g uint32) uint32 { return ((g | foldCase) * 0x9E3779B1) >> (32 - probeBits) }
 
 func newDetectorSet(disable []string, own []Pattern) *detectorSet {
-	ds := &detectorSet{causes: make([]cause, len(detectors)), own: own}
+	ds := &detectorSet{causes: make([]cause, len(detectors)), off: make([]bool, len(detectors)), own: own}
 	for i := range detectors {
 		d := &detectors[i]
 		ds.causes[i] = causeOf(d.name, "")
 		if slices.Contains(disable, d.name) {
+			ds.off[i] = true
 			continue
 		}
 		for _, p := range d.prefixes {

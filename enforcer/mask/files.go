@@ -12,7 +12,12 @@ var files = []detector{
 	structure("docker-auth", "https://docs.docker.com/reference/cli/docker/login/", checkDockerAuth, []string{"\"auth\"", "_auth"}, around),
 	structure("kubernetes-secret", "https://kubernetes.io/docs/concepts/configuration/secret/", checkKubernetes, []string{"kind: secret", "kind: \"secret\"", "kind: 'secret'"}, anyCase, around),
 	sqlPassword,
+	structure("sensitive-field", "https://developer.hashicorp.com/terraform/language/values/outputs#sensitive-suppressing-values-in-cli-output", noText, nil),
+	structure("jwk", "https://www.rfc-editor.org/rfc/rfc7517", noText, nil),
 }
+
+// noText is the check of what only JSON itself shows, see fields.go.
+func noText(*look, int, int) (int, int, bool) { return 0, 0, false }
 
 // checkURL wants user:password@ behind ://, and masks the password.
 func checkURL(l *look, _, body int) (int, int, bool) {
@@ -93,22 +98,24 @@ func checkPgpass(l *look, start, body int) (int, int, bool) {
 		if host == start || host > 0 && text[host-1] != '\n' {
 			return 0, 0, false
 		}
+	} else if start > 0 && text[start-1] != '\n' {
+		return 0, 0, false
 	} else { // *:*:*: is host, port and database
 		body = start + len("*:*:")
 	}
 	i := body
-	for range 2 {
+	for n := range 2 {
 		from := i
 		for i < len(text) && i-from < 128 && text[i] > ' ' && text[i] != ':' {
 			i++
 		}
-		if i == from || i >= len(text) || text[i] != ':' {
-			return 0, 0, false
+		if i == from || i >= len(text) || text[i] != ':' || n == 0 && len(bytes.Trim(text[from:i], "0123456789")) == 0 {
+			return 0, 0, false // main.go:5432:12: is a place in a file
 		}
 		i++
 	}
 	end := l.untilAny(i, atLine)
-	return i, end, end > i && bytes.IndexByte(text[i:end], ' ') < 0 && !isTemplate(text[i:end])
+	return i, end, end > i && bytes.IndexAny(text[i:end], " *") < 0 && !isTemplate(text[i:end])
 }
 
 // checkDockerAuth wants "auth": "…" or _auth=… with base64 of user:password.

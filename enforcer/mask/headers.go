@@ -3,6 +3,8 @@ package mask
 import (
 	"bytes"
 	"encoding/base64"
+	"unicode"
+	"unicode/utf8"
 )
 
 // headers are credentials as HTTP carries them, in whatever text shows it.
@@ -28,12 +30,8 @@ func isUserPassword(b64 []byte) bool {
 		return false
 	}
 	plain, err := base64.RawStdEncoding.DecodeString(string(bytes.TrimRight(b64, "=")))
-	return err == nil && bytes.IndexByte(plain, ':') >= 0
+	return err == nil && bytes.IndexByte(plain, ':') >= 0 && utf8.Valid(plain) && bytes.IndexFunc(plain, unicode.IsControl) < 0
 }
-
-// schemes are names in front of a credential; one that is not known is masked
-// with it.
-var schemes = wordSet("basic bearer token apikey api-key api-token digest negotiate ntlm ssws genietoken geniekey oauth hawk splunk key")
 
 // checkAuthorization reads Authorization: or Proxy-Authorization: with a scheme
 // or none, as a header, a member of JSON, an argument of curl.
@@ -42,7 +40,9 @@ func checkAuthorization(l *look, _, body int) (int, int, bool) {
 	if i < len(text) && isQuote(text[i]) {
 		i++
 	}
-	i = skipBlanks(text, i, 4)
+	if i < len(text) && text[i] != '=' {
+		i = skipBlanks(text, i, 4)
+	}
 	if i >= len(text) || text[i] != ':' && text[i] != '=' {
 		return 0, 0, false
 	}
@@ -60,8 +60,8 @@ func checkAuthorization(l *look, _, body int) (int, int, bool) {
 	end := l.untilAny(i, delimiter)
 	from := i
 	word := l.untilAny(i, atBlank)
-	if word < end && word-i <= 12 && schemes[string(bytes.ToLower(text[i:word]))] {
-		from = skipBlanks(text, word, 8)
+	if next := skipBlanks(text, word, 8); next < end && word-i <= 24 && isScheme(text[i:word]) {
+		from = next
 	}
 	for end > from && (text[end-1] <= ' ' || text[end-1] == ',' || text[end-1] == ';') {
 		end--
@@ -74,6 +74,15 @@ func checkAuthorization(l *look, _, body int) (int, int, bool) {
 		s = s[:n]
 	}
 	return from, from + len(s), len(s) >= 8 && bytes.ContainsAny(s, "0123456789") && isLiteral(generated, s)
+}
+
+func isScheme(word []byte) bool {
+	for _, c := range word {
+		if !isAlnum(c) && c != '-' {
+			return false
+		}
+	}
+	return len(word) > 0
 }
 
 // checkCookie masks what Cookie or Set-Cookie sends, up to the end of the line.
@@ -92,7 +101,15 @@ func checkCookie(l *look, start, body int) (int, int, bool) {
 	}
 	end := l.untilAny(i, delimiter)
 	n := bytes.IndexByte(text[i:end], '=')
-	return i, end, n > 0 && n < 128 && bytes.IndexByte(text[i:i+n], ' ') < 0 && end-i-n > 8
+	if n <= 0 || n > 128 || end-i-n <= 8 {
+		return 0, 0, false
+	}
+	for _, c := range text[i : i+n] {
+		if !isName(c) {
+			return 0, 0, false
+		}
+	}
+	return i, end, true
 }
 
 // checkCurlUser wants user:password behind -u, and curl in front.

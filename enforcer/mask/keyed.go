@@ -70,8 +70,8 @@ var compounds = []string{"access", "auth", "refresh", "id", "api", "bearer", "se
 func exempt(name []byte, word int) bool {
 	front := bytes.TrimRight(name[:word], "_-.$")
 	last := name[word:]
-	if bytes.EqualFold(last, []byte("pass")) { // of tests and counters
-		return len(front) == 0
+	if bytes.EqualFold(last, []byte("pass")) { // of tests and counters; bypass
+		return len(front) == 0 || last[0] == 'p' && len(front) == word
 	}
 	if !bytes.EqualFold(last, []byte("token")) || len(front) == 0 {
 		return false
@@ -150,6 +150,7 @@ func keyedValue(l *look, start, body int, c class) (from, to int, ok bool) {
 		v.quoted = v.to < len(text) && bytes.HasPrefix(text[skipSpace(text, v.to):], []byte("</"))
 		return v.from, v.to, v.literal(text)
 	case isQuote(text[i]):
+		v.closed = true
 		i++
 	case text[i] == ']':
 		i++
@@ -233,7 +234,8 @@ func assignment(text []byte, i int, blank, quotedKey bool, v *assigned) (int, bo
 			return n, true
 		}
 		n := skipBlanks(text, i+1, 16)
-		return n, n < len(text) && isQuote(text[n]) // put("password", "…")
+		called := v.name > 1 && text[v.name-2] == '(' // put("password", "…")
+		return n, called && n < len(text) && isQuote(text[n])
 	case '\'':
 		return i, blank && v.class == passwords // PASSWORD '…'
 	case '\n', '\r':

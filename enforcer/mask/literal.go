@@ -13,6 +13,7 @@ type assigned struct {
 	key       []byte // the name
 	before    byte   // what is in front of it
 	from, to  int
+	closed    bool // the quote in front of the name is closed behind it
 	quoted    bool
 	equals    bool // assigned by a sign of equality
 	spaced    bool // with blanks on both sides of it
@@ -63,11 +64,12 @@ func (v *assigned) read(l *look, i int) (from, to int, ok bool) {
 		i++ // b"…", f'…'
 	}
 	switch c := text[i]; {
+	case isQuote(c) && c == v.before && !v.closed:
+		return 0, 0, false // "PWD="+dir
 	case isQuote(c):
-		for n := 0; n < 2 && i+1 < len(text) && text[i+1] == c; n++ { // """…"""
-			i++
+		if i++; i+1 < len(text) && text[i] == c && text[i+1] == c { // """…"""
+			i += 2
 		}
-		i++
 		delimiter := map[byte]int{'"': atDouble, '\'': atSingle, '`': atBack}[c]
 		v.quoted, v.from, v.to = true, i, l.untilAny(i, delimiter)
 		for n := 0; n < 64 && v.to > i && v.to < len(text) && text[v.to] == c && text[v.to-1] == '\\'; n++ {
@@ -103,13 +105,16 @@ func (v *assigned) literal(text []byte) bool {
 		next = text[v.to]
 	}
 	if !v.quoted {
-		if next == '(' || next == '[' || next == '{' || isPath(s) {
+		if next == '(' || next == '[' || next == '{' || isPath(s) || isCall(s) {
 			return false // code
+		}
+		if v.class == generated && !v.equals && (next == ',' || next == ';') && (v.to+1 >= len(text) || text[v.to+1] == '\n') {
+			return false // a member of an object in code
 		}
 		if v.class == passwords && isWord(s) && (v.spaced || !v.apart(next)) {
 			return false // may be a variable
 		}
-		if v.class == generated && isWord(s) {
+		if v.class == generated && (isWord(s) || bytes.ContainsAny(s, "(){}[]\"'`")) {
 			return false
 		}
 	}
@@ -133,6 +138,16 @@ func isWord(s []byte) bool {
 		}
 	}
 	return true
+}
+
+// isCall tells a call, an index or a composite: z.string().min(6), &Secret{
+func isCall(s []byte) bool {
+	n := bytes.IndexAny(s, "([{")
+	if n <= 0 {
+		return false
+	}
+	name := bytes.TrimLeft(s[:n], "&*")
+	return len(name) > 0 && (isWord(name) || isPath(name))
 }
 
 // isPath tells names joined by dots, arrows or colons: config.db.password.
@@ -159,7 +174,7 @@ func isPath(s []byte) bool {
 var noValues = wordSet(`true false null none nil undefined yes no on off void empty unset string str text bytes byte char varchar any
 	object number integer int float boolean bool array list map dict required optional redacted hidden masked removed omitted
 	password passwd passphrase pwd secret token key apikey value example placeholder default todo tbd xxx self this input prompt
-	readonly nullable unknown invalid missing expired incorrect wrong changed reset basic bearer env file vault literal`)
+	compat files systemd readonly nullable unknown invalid missing expired incorrect wrong changed reset basic bearer env file vault literal`)
 
 func wordSet(words string) map[string]bool {
 	m := map[string]bool{}
@@ -172,7 +187,7 @@ func wordSet(words string) map[string]bool {
 // references begin a value that names where the secret is.
 var references = []string{"$", "{{", "<%", "%(", "#{", "@{", "!", "&", "*", "arn:", "vault:", "op://", "env:", "env.", "file:", "http://", "https://",
 	"projects/", "ref+", "gsm:", "ssm:", "secret://", "secrets/", "secrets.", "[masked", "[redacted", "/run/", "/etc/", "/var/", "/home/", "./", "~/", "../",
-	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:", "enc["}
+	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:", "hmac-sha256:", "enc["}
 
 // placeholders are within a value that is to be replaced.
 var placeholders = []string{"example", "placeholder", "your_", "your-", "_here", "-here", "xxxxxx", "redacted", "changeme"}
@@ -198,7 +213,7 @@ func isLiteral(c class, s []byte) bool {
 		}
 	}
 	first, last := s[0], s[len(s)-1]
-	if first == '<' && last == '>' || first == '%' && last == '%' || first == '[' && last == ']' || first == '{' && last == '}' || first == '(' ||
+	if first == '<' && (last == '>' || bytes.IndexByte(s, '>') < 0) || first == '%' && last == '%' || first == '[' && last == ']' || first == '{' && last == '}' || first == '(' ||
 		bytes.Contains(s, []byte("${")) || bytes.Contains(s, []byte("{{")) || bytes.Contains(s, []byte("...")) {
 		return false
 	}
@@ -223,7 +238,8 @@ func isLiteral(c class, s []byte) bool {
 	case letters == 0:
 		return digits >= 16
 	case digits == 0:
-		return len(s) >= 20 && letters >= len(s)-2 && shannon(s) >= 3.3
+		// No constant's name, no long word.
+		return len(s) >= 20 && letters == len(s) && shannon(s) >= 3.3 && !bytes.Equal(s, bytes.ToUpper(s)) && !bytes.Equal(s, bytes.ToLower(s))
 	}
 	return shannon(s) >= commonFloor && (letters+digits)*2 > len(s)
 }

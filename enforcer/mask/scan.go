@@ -138,6 +138,7 @@ func (s *search) document(d *document, raw []byte, nested int) ([]span, bool) {
 	for i := range d.tokens {
 		spans = s.token(d, i, nested, spans)
 	}
+	spans = s.fields(d, spans)
 	spans = s.spread(&d.values, false, spans)
 	spans = s.spread(&d.others, false, spans)
 	if d.join(max(4096, 4*s.index.longest)); len(d.joins.text) > 0 {

@@ -16,8 +16,10 @@ type document struct {
 	values buffer // string values: neighbours touch, so that a split value is whole again
 	others buffer // keys touch; numbers stand apart
 	joins  buffer // string values of the same last name, see join
-	next   []int32
-	cursor cursor
+	// The nodes with "sensitive": true.
+	sensitive []int32
+	next      []int32
+	cursor    cursor
 }
 
 type kind uint8
@@ -90,7 +92,7 @@ func (d *document) read(raw []byte, r *rules) bool {
 
 func (d *document) reset(raw []byte, r *rules) {
 	d.raw, d.rules, d.cursor = raw, r, cursor{token: -1}
-	d.tokens, d.nodes, d.next = d.tokens[:0], d.nodes[:0], d.next[:0]
+	d.tokens, d.nodes, d.next, d.sensitive = d.tokens[:0], d.nodes[:0], d.next[:0], d.sensitive[:0]
 	d.values.reset()
 	d.others.reset()
 	d.joins.reset()
@@ -165,8 +167,12 @@ func (d *document) object(i, depth int, p place) (int, bool) {
 		if q.rule == nil && len(d.rules.keys) > 0 {
 			q.rule = d.rules.keys[strings.ToLower(string(text))]
 		}
-		if i, ok = d.value(d.space(i+1), depth+1, q); !ok {
+		from := d.space(i + 1)
+		if i, ok = d.value(from, depth+1, q); !ok {
 			return i, false
+		}
+		if d.raw[from] == 't' && string(text) == "sensitive" {
+			d.sensitive = append(d.sensitive, in)
 		}
 		if i = d.space(i); i >= len(d.raw) {
 			return i, false
