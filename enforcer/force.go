@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"countersign/enforcer/mask"
 	"countersign/enforcer/upstream"
 	"countersign/rules"
 )
@@ -61,7 +62,11 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	e.keepQuotas(p)
 	e.room.resize(p.Settings())
 	masks := p.Masks()
-	e.Mask.Configure(masks.Disable, masks.Keys)
+	var own []mask.Pattern
+	for _, d := range masks.Detectors {
+		own = append(own, mask.Pattern{ID: d.ID, Expression: d.Expression, Group: d.Group, MinEntropy: d.MinEntropy})
+	}
+	e.Mask.Configure(masks.Disable, masks.Keys, own...)
 	e.Confirm(confirmed)
 	e.force.Store(next)
 	if old != nil {

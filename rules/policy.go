@@ -50,6 +50,8 @@ type Settings struct {
 type Masks struct {
 	Disable []string // names of detectors switched off
 	Keys    []string // object keys whose string values are always masked
+
+	Detectors []Detector // the policy's own, in the order of its files
 }
 
 // Policy is a loaded policy: immutable, safe for concurrent use.
@@ -60,6 +62,7 @@ type Policy struct {
 	people   people
 	masks    Masks
 	disabled []Problem // a place for each entry of masks.Disable, Msg being its name
+	own      []Problem // a place for each of masks.Detectors, Msg being its id
 	freezers []string  // names of people who may freeze
 	rules    []*rule   // by id
 	index    index
@@ -91,17 +94,24 @@ func (p *Policy) Settings() Settings { return p.settings }
 
 // Masks is what masks/*.yaml add up to.
 func (p *Policy) Masks() Masks {
-	return Masks{slices.Clone(p.masks.Disable), slices.Clone(p.masks.Keys)}
+	return Masks{Disable: slices.Clone(p.masks.Disable), Keys: slices.Clone(p.masks.Keys), Detectors: slices.Clone(p.masks.Detectors)}
 }
 
 // UnknownDetectors reports what masks/*.yaml switch off although it is none of
 // the detectors that exist: a typo there would leave a detector on, and its
-// author wondering. This package does not know them.
+// author wondering. It reports a detector of their own that has the name of one,
+// too. This package does not know them.
 func (p *Policy) UnknownDetectors(known []string) Problems {
 	var ps Problems
 	for _, at := range p.disabled {
 		if !slices.Contains(known, at.Msg) {
 			at.Msg = fmt.Sprintf("there is no detector %q; there are %s", at.Msg, strings.Join(known, ", "))
+			ps = append(ps, at)
+		}
+	}
+	for _, at := range p.own {
+		if slices.Contains(known, at.Msg) {
+			at.Msg = fmt.Sprintf("there is a detector %q already: call this one something else", at.Msg)
 			ps = append(ps, at)
 		}
 	}
@@ -331,7 +341,7 @@ func (l *loader) mask(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "masks", "disable", "keys")
+	f, ok := d.fields(root, "masks", "disable", "keys", "detectors")
 	if !ok {
 		return
 	}
@@ -353,6 +363,7 @@ func (l *loader) mask(d *document) {
 		}
 	}
 	m.Keys = add(m.Keys, d.texts(f["keys"], "keys"))
+	l.detectors(d, f["detectors"])
 }
 
 // named checks a name that the user chose: lower-case letters, digits and

@@ -16,6 +16,18 @@ var keyBlocks = []detector{
 // maxBlock is how far the end of a block is looked for.
 const maxBlock = 64 << 10
 
+// What blocks end with, or hold.
+const (
+	pemDashes = iota
+	ssh2End
+	privateLines
+	xmlKeyEnd
+	xmlPrivate
+	needles
+)
+
+var needleTexts = [needles]string{"-----", "---- END SSH2 ENCRYPTED PRIVATE KEY ----", "Private-Lines: ", "</RSAKeyValue>", "<D>"}
+
 // checkPEM wants the armour of a private key (PGP's is alike). A block whose
 // end is missing is masked as far as it looks like one.
 func checkPEM(l *look, start, body int) (int, int, bool) {
@@ -27,12 +39,11 @@ func checkPEM(l *look, start, body int) (int, int, bool) {
 		return 0, 0, false
 	}
 	i := body + n + len(dashes)
-	rest := text[i:min(len(text), i+maxBlock)]
-	if n := bytes.Index(rest, []byte(dashes)); n >= 0 && bytes.HasPrefix(rest[n:], []byte(dashes+"END ")) {
-		if n < 24 {
+	if n := l.find(pemDashes, i); n >= 0 && n-i < maxBlock && bytes.HasPrefix(text[n:], []byte(dashes+"END ")) {
+		if n-i < 24 {
 			return 0, 0, false // as in an explanation
 		}
-		end := i + n + len(dashes)
+		end := n + len(dashes)
 		if m := bytes.Index(text[end:min(len(text), end+64)], []byte(dashes)); m >= 0 {
 			end += m + len(dashes)
 		}
@@ -56,24 +67,22 @@ func checkPEM(l *look, start, body int) (int, int, bool) {
 }
 
 func checkSSH2(l *look, start, body int) (int, int, bool) {
-	rest := l.text[body:min(len(l.text), body+maxBlock)]
-	if !bytes.HasPrefix(rest, []byte("ENCRYPTED PRIVATE KEY ----")) {
+	if !bytes.HasPrefix(l.text[body:], []byte("ENCRYPTED PRIVATE KEY ----")) {
 		return 0, 0, false
 	}
-	const last = "---- END SSH2 ENCRYPTED PRIVATE KEY ----"
-	n := bytes.Index(rest, []byte(last))
-	return start, body + n + len(last), n >= 0
+	n := l.find(ssh2End, body)
+	return start, n + len(needleTexts[ssh2End]), n >= 0 && n-body < maxBlock
 }
 
 // checkPuTTY masks the private lines, and leaves the public half.
 func checkPuTTY(l *look, _, body int) (int, int, bool) {
-	rest := l.text[body:min(len(l.text), body+maxBlock)]
-	const lines = "Private-Lines: "
-	n := bytes.Index(rest, []byte(lines))
-	if n < 0 {
+	n := l.find(privateLines, body)
+	if n < 0 || n-body > maxBlock {
 		return 0, 0, false
 	}
-	i := n + len(lines)
+	body = n + len(needleTexts[privateLines])
+	rest := l.text[body:min(len(l.text), body+maxBlock)]
+	i := 0
 	end := i
 	for end < len(rest) && rest[end]-'0' < 10 && end < i+4 {
 		end++
@@ -98,8 +107,6 @@ func checkPuTTY(l *look, _, body int) (int, int, bool) {
 }
 
 func checkXMLKey(l *look, start, body int) (int, int, bool) {
-	rest := l.text[body:min(len(l.text), body+maxBlock)]
-	const last = "</RSAKeyValue>"
-	n := bytes.Index(rest, []byte(last))
-	return start, body + n + len(last), n >= 0 && bytes.Contains(rest[:n], []byte("<D>"))
+	n, d := l.find(xmlKeyEnd, body), l.find(xmlPrivate, body)
+	return start, n + len(needleTexts[xmlKeyEnd]), d >= 0 && d < n && n-body < maxBlock
 }

@@ -7,11 +7,13 @@ type clock struct {
 	now      func() time.Time
 	deadline time.Time
 	done     int  // bytes compared since the clock was last read
+	total    int  // bytes compared before that
 	late     bool // stays so
 }
 
 // over reads the clock.
 func (c *clock) over() bool {
+	c.total += c.done
 	c.done = 0
 	c.late = c.late || c.now().After(c.deadline)
 	return c.late

@@ -110,6 +110,7 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 	first := len(found)
 	const chunk = 1 << 16
 	cut, skip := 0, 0
+	softly := 0 // up to where what is around has told all
 	for lo := 0; lo+probeSize <= len(buf); lo += chunk {
 		if c.work(chunk / 2) {
 			return found
@@ -123,7 +124,8 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 			best := finding{end: -1}
 			for _, k := range ds.buckets[ds.slots[h]-1] {
 				start := i - k.probe
-				if start < 0 || len(buf)-start < len(k.prefix) || !begins(buf[start:], k) {
+				soft := detectors[k.number].soft
+				if start < 0 || len(buf)-start < len(k.prefix) || soft && start < softly || !begins(buf[start:], k) {
 					continue
 				}
 				for cut < len(cuts) && cuts[cut] <= start {
@@ -140,8 +142,9 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 				}
 				switch {
 				case !ok:
-				case detectors[k.number].soft:
+				case soft:
 					found = append(found, f)
+					softly = f.end
 				case f.end > best.end:
 					best = f
 				}

@@ -45,11 +45,8 @@ func isTemplate(s []byte) bool {
 
 // checkSignature wants the signature of a URL that was signed in advance.
 func checkSignature(l *look, _, body int) (int, int, bool) {
-	text, end := l.text, body
-	for end < len(text) && end < body+2048 && classOf[text[end]]&(b64std|b64url|percent) != 0 {
-		end++
-	}
-	return body, end, end-body >= 20 && bytes.ContainsAny(text[body:end], "0123456789")
+	end := l.untilAny(body, atSign)
+	return body, end, end-body >= 20 && bytes.ContainsAny(l.text[body:min(end, body+judged)], "0123456789")
 }
 
 // checkNetrc reads machine NAME login NAME password WORD, in any order of the
@@ -138,59 +135,82 @@ func checkDockerAuth(l *look, _, body int) (int, int, bool) {
 // checkKubernetes masks all that stands under data or stringData of a Secret's
 // manifest, which may stand in front of its kind too, a little.
 func checkKubernetes(l *look, start, body int) (int, int, bool) {
-	text := l.text
-	if body < len(text) && isName(text[body]) {
+	if body < len(l.text) && isName(l.text[body]) {
 		return 0, 0, false
 	}
 	const near = 2048
-	rest := text[body:min(len(text), body+near)]
-	if n := bytes.Index(rest, []byte("\n---")); n >= 0 {
-		rest = rest[:n]
+	m := &l.data
+	m.read(l.text, start)
+	if from, to, ok := m.block(l.text, start); ok && start-from < near {
+		if bytes.Contains(l.text[from:start], []byte("\n---")) {
+			ok = false
+		}
+		if ok {
+			return from, to, ok
+		}
 	}
-	if from, to, ok := dataBlock(text, body, body+len(rest)); ok {
-		return from, to, true
+	for m.at < len(l.text) && m.at < body+near && m.lineAt <= start {
+		m.read(l.text, m.at+1)
 	}
-	low := max(0, start-near)
-	if n := bytes.LastIndex(text[low:start], []byte("\n---")); n >= 0 {
-		low += n + 1
-	}
-	return dataBlock(text, low, start)
+	from, to, ok := m.block(l.text, body+near)
+	return from, to, ok && from > body && !bytes.Contains(l.text[body:from], []byte("\n---"))
 }
 
-// dataBlock finds data: or stringData: at the start of a line between low and
-// high, and returns the lines below that stand deeper.
-func dataBlock(text []byte, low, high int) (int, int, bool) {
-	for at := low; at < high; {
-		line := text[at:min(len(text), at+maxBlock)]
-		n := bytes.IndexByte(line, '\n')
+// manifest is how far the lines of a text were read for one that says data: or
+// stringData:, and what stands under the last such line.
+type manifest struct {
+	at             int // the line to read next
+	lineAt, indent int // the last line that says so, how deep it stands; lineAt is 0 if there is none
+	of, from, to   int // the block below the line at of
+	ok             bool
+}
+
+// read goes on line by line, up to the line that begins at or behind limit.
+func (m *manifest) read(text []byte, limit int) {
+	for m.at < limit && m.at < len(text) {
+		n := bytes.IndexByte(text[m.at:], '\n')
 		if n < 0 {
-			return 0, 0, false
+			n = len(text) - m.at - 1
 		}
-		at += n + 1
-		indent := indentOf(line)
-		if key := string(bytes.TrimRight(line[indent:n], " \r")); key != "data:" && key != "stringData:" {
-			continue
-		}
-		end := at
-		for end < len(text) {
-			deeper := text[end:min(len(text), end+maxBlock)]
-			if i := indentOf(deeper); i <= indent || i == len(deeper) || deeper[i] == '\n' {
-				break
+		if n < 64 {
+			line := text[m.at : m.at+n]
+			indent := indentOf(line)
+			if key := string(bytes.TrimRight(line[indent:], " \r")); key == "data:" || key == "stringData:" {
+				m.lineAt, m.indent = m.at+n+1, indent
 			}
-			n := bytes.IndexByte(deeper, '\n')
-			if n < 0 {
-				end = len(text)
-				break
-			}
-			end += n + 1
 		}
-		from := at + indentOf(text[at:end])
-		for end > from && text[end-1] <= ' ' {
-			end--
-		}
-		return from, end, holdsData(text[from:end])
+		m.at += n + 1
 	}
-	return 0, 0, false
+}
+
+// block returns the lines that stand deeper, below the last line read.
+func (m *manifest) block(text []byte, limit int) (int, int, bool) {
+	if m.lineAt == 0 || m.lineAt > limit || m.lineAt >= len(text) {
+		return 0, 0, false
+	}
+	if m.of == m.lineAt {
+		return m.from, m.to, m.ok
+	}
+	end := m.lineAt
+	for end < len(text) {
+		deeper := text[end:min(len(text), end+maxBlock)]
+		if i := indentOf(deeper); i <= m.indent || i == len(deeper) || deeper[i] == '\n' {
+			break
+		}
+		n := bytes.IndexByte(deeper, '\n')
+		if n < 0 {
+			end = len(text)
+			break
+		}
+		end += n + 1
+	}
+	m.of, m.from = m.lineAt, m.lineAt+indentOf(text[m.lineAt:end])
+	for end > m.from && text[end-1] <= ' ' {
+		end--
+	}
+	m.to = end
+	m.ok = end > m.from && holdsData(text[m.from:end])
+	return m.from, m.to, m.ok
 }
 
 // holdsData tells whether a block has any member with more than a template or

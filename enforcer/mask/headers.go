@@ -52,9 +52,9 @@ func checkAuthorization(l *look, _, body int) (int, int, bool) {
 		i++
 	}
 	switch end := l.untilAny(i, atLine); {
-	case bytes.IndexByte(text[i:end], '"') >= 0:
+	case l.untilAny(i, atDouble) < end:
 		delimiter = atDouble
-	case bytes.IndexByte(text[i:end], '\'') >= 0:
+	case l.untilAny(i, atSingle) < end:
 		delimiter = atSingle
 	}
 	end := l.untilAny(i, delimiter)
@@ -67,13 +67,14 @@ func checkAuthorization(l *look, _, body int) (int, int, bool) {
 		end--
 	}
 	s := text[from:end]
-	if len(s) >= 8 && bytes.Contains(s, []byte("ignature=")) {
+	if len(s) >= 8 && bytes.Contains(s[:min(len(s), 512)], []byte("ignature=")) {
 		return from, end, true // Digest, AWS4-HMAC-SHA256, Signature: all of it
 	}
-	if n := bytes.IndexAny(s, " ,;"); n >= 0 {
-		s = s[:n]
+	end = min(end, l.untilAny(from, atBlank))
+	for end > from && (text[end-1] == ',' || text[end-1] == ';') {
+		end--
 	}
-	return from, from + len(s), len(s) >= 8 && bytes.ContainsAny(s, "0123456789") && isLiteral(generated, s)
+	return from, end, isLiteral(generated, text[from:end]) && bytes.ContainsAny(text[from:min(end, from+judged)], "0123456789")
 }
 
 func isScheme(word []byte) bool {
@@ -100,8 +101,8 @@ func checkCookie(l *look, start, body int) (int, int, bool) {
 		delimiter = map[byte]int{'"': atDouble, '\'': atSingle}[text[n]]
 	}
 	end := l.untilAny(i, delimiter)
-	n := bytes.IndexByte(text[i:end], '=')
-	if n <= 0 || n > 128 || end-i-n <= 8 {
+	n := bytes.IndexByte(text[i:min(end, i+128)], '=')
+	if n <= 0 || end-i-n <= 8 {
 		return 0, 0, false
 	}
 	for _, c := range text[i : i+n] {

@@ -124,7 +124,7 @@ func keyedValue(l *look, start, body int, c class) (from, to int, ok bool) {
 	for n := 0; n < 4 && i < len(text) && text[i]-'0' < 10; n++ { // password2, token_123
 		i++
 	}
-	if i >= len(text) || isName(text[i]) && text[i] != '.' {
+	if i >= len(text) || isName(text[i]) && !(text[i] == '.' && i+1 < len(text) && text[i+1] == '=') {
 		return 0, 0, false
 	}
 	name := start

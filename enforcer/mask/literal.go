@@ -21,8 +21,12 @@ type assigned struct {
 	lineStart bool // the name begins its line
 }
 
-// maxKeyed bounds a keyed value.
-const maxKeyed = 4096
+// maxKeyed bounds a keyed value; judged is how much of it is looked at to tell
+// whether it is one.
+const (
+	maxKeyed = 4096
+	judged   = 64
+)
 
 // The delimiters at which stretches end.
 const (
@@ -33,12 +37,13 @@ const (
 	atSingle
 	atBack
 	atMarkup // a tag
+	atSign   // what cannot be in the signature of a URL
 	delimiters
 )
 
 var inside = [delimiters]*[256]bool{
 	atBlank: allBut(" \t\r\n\v\f"), atWord: allBut(" \t\r\n\v\f\"'`,;&<>(){}[]|"), atLine: allBut("\r\n"),
-	atDouble: allBut("\"\r\n"), atSingle: allBut("'\r\n"), atBack: allBut("`"), atMarkup: allBut("<"),
+	atDouble: allBut("\"\r\n"), atSingle: allBut("'\r\n"), atBack: allBut("`"), atMarkup: allBut("<"), atSign: tableOf(b64std | b64url | percent),
 }
 
 func allBut(chars string) *[256]bool {
@@ -99,7 +104,7 @@ func (v *assigned) read(l *look, i int) (from, to int, ok bool) {
 // literal tells whether the value is one, and no reference to it, placeholder,
 // type, or name of a variable.
 func (v *assigned) literal(text []byte) bool {
-	s := text[v.from:v.to]
+	s := text[v.from:min(v.to, v.from+judged)]
 	next := byte('\n')
 	if v.to < len(text) {
 		next = text[v.to]
@@ -184,64 +189,105 @@ func wordSet(words string) map[string]bool {
 	return m
 }
 
-// references begin a value that names where the secret is.
-var references = []string{"$", "{{", "<%", "%(", "#{", "@{", "!", "&", "*", "arn:", "vault:", "op://", "env:", "env.", "file:", "http://", "https://",
-	"projects/", "ref+", "gsm:", "ssm:", "secret://", "secrets/", "secrets.", "[masked", "[redacted", "/run/", "/etc/", "/var/", "/home/", "./", "~/", "../",
-	"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:", "hmac-sha256:", "enc["}
+// references begin a value that names where the secret is; by first letter.
+var references = func() (t [256][]string) {
+	for _, r := range []string{"$", "{{", "<%", "%(", "#{", "@{", "!", "&", "*", "arn:", "vault:", "op://", "env:", "env.", "file:", "http://", "https://",
+		"projects/", "ref+", "gsm:", "ssm:", "secret://", "secrets/", "secrets.", "[masked", "[redacted", "/run/", "/etc/", "/var/", "/home/", "./", "~/", "../",
+		"process.env", "os.environ", "your", "my_", "my-", "insert", "enter", "example", "-----", "data:", "sha256:", "base64:", "hmac-sha256:", "enc["} {
+		t[r[0]|0x20] = append(t[r[0]|0x20], r)
+	}
+	return t
+}()
 
 // placeholders are within a value that is to be replaced.
 var placeholders = []string{"example", "placeholder", "your_", "your-", "_here", "-here", "xxxxxx", "redacted", "changeme"}
 
-// isLiteral judges the value by itself.
+// isLiteral judges the value by itself, by how it begins. What costs least is
+// asked first: hostile text asks often.
 func isLiteral(c class, s []byte) bool {
+	s = s[:min(len(s), judged)]
 	least := 8
 	if c == passwords {
 		least = 4
 	}
-	if len(s) < least || len(s) > maxKeyed || fewKinds(s) {
+	if len(s) < least || fewKinds(s) {
 		return false
 	}
-	if len(s) <= 12 && noValues[strings.ToLower(string(s))] {
-		return false
-	}
-	for _, r := range references {
-		if len(s) >= len(r) && bytes.EqualFold(s[:len(r)], []byte(r)) {
-			// A password may begin with a sign; a reference goes on as a name.
-			if c != passwords || len(r) > 1 || len(s) > 1 && (s[1] == '{' || s[1] == '(' || isWord(s[1:])) {
-				return false
-			}
-		}
-	}
-	first, last := s[0], s[len(s)-1]
-	if first == '<' && (last == '>' || bytes.IndexByte(s, '>') < 0) || first == '%' && last == '%' || first == '[' && last == ']' || first == '{' && last == '}' || first == '(' ||
-		bytes.Contains(s, []byte("${")) || bytes.Contains(s, []byte("{{")) || bytes.Contains(s, []byte("...")) {
-		return false
-	}
-	if c == passwords {
-		return bytes.IndexByte(s, ' ') < 0 || bytes.ContainsAny(s, "0123456789!@#$%^&*")
-	}
-	if low := bytes.ToLower(s[:min(len(s), 128)]); slices.ContainsFunc(placeholders, func(p string) bool { return bytes.Contains(low, []byte(p)) }) || first == '{' || first == '<' {
-		return false
-	}
-	letters, digits := 0, 0
+	blanks, letters, digits, signs := 0, 0, 0, 0
 	for _, b := range s {
-		switch {
-		case b <= ' ':
-			return false
-		case b-'0' < 10:
-			digits++
-		case b|0x20-'a' < 26:
+		switch class := classOf[b]; {
+		case class&(lower|upper) != 0:
 			letters++
+		case class&digit != 0:
+			digits++
+		case b <= ' ':
+			blanks++
+		default:
+			signs++
 		}
 	}
 	switch {
-	case letters == 0:
-		return digits >= 16
+	case c == passwords:
+		if blanks > 0 && digits == 0 && !bytes.ContainsAny(s, "!@#$%^&*") {
+			return false
+		}
+	case blanks > 0, (letters+digits)*2 <= len(s), letters == 0 && digits < 16:
+		return false
 	case digits == 0:
 		// No constant's name, no long word.
-		return len(s) >= 20 && letters == len(s) && shannon(s) >= 3.3 && !bytes.Equal(s, bytes.ToUpper(s)) && !bytes.Equal(s, bytes.ToLower(s))
+		if len(s) < 20 || letters != len(s) || shannon(s) < 3.3 || oneCase(s) {
+			return false
+		}
+	case shannon(s) < commonFloor:
+		return false
 	}
-	return shannon(s) >= commonFloor && (letters+digits)*2 > len(s)
+	return !isReference(c, s) && !isPlaceholder(c, s)
+}
+
+func oneCase(s []byte) bool {
+	for _, c := range s {
+		if c&0x20 != s[0]&0x20 {
+			return false
+		}
+	}
+	return true
+}
+
+// isReference tells what names a place where the secret is.
+func isReference(c class, s []byte) bool {
+	for _, r := range references[s[0]|0x20] {
+		if len(s) >= len(r) && bytes.EqualFold(s[:len(r)], []byte(r)) {
+			// A password may begin with a sign; a reference goes on as a name.
+			if c != passwords || len(r) > 1 || len(s) > 1 && (s[1] == '{' || s[1] == '(' || isWord(s[1:])) {
+				return true
+			}
+		}
+	}
+	return bytes.Contains(s, []byte("${")) || bytes.Contains(s, []byte("{{"))
+}
+
+// isPlaceholder tells what stands where the secret is to be put.
+func isPlaceholder(c class, s []byte) bool {
+	var buf [judged]byte
+	low := buf[:len(s)]
+	for i, b := range s {
+		if b-'A' < 26 {
+			b |= 0x20
+		}
+		low[i] = b
+	}
+	if len(low) <= 12 && noValues[string(low)] {
+		return true
+	}
+	first, last := s[0], s[len(s)-1]
+	if first == '<' && (last == '>' || bytes.IndexByte(s, '>') < 0) || first == '%' && last == '%' || first == '[' && last == ']' ||
+		first == '{' && last == '}' || first == '(' || bytes.Contains(s, []byte("...")) {
+		return true
+	}
+	if c == passwords {
+		return false
+	}
+	return first == '{' || first == '<' || slices.ContainsFunc(placeholders, func(p string) bool { return bytes.Contains(low, []byte(p)) })
 }
 
 // fewKinds tells rows of one or two signs: ****, xxxx, .-.-

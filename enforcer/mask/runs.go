@@ -1,6 +1,9 @@
 package mask
 
-import "sync"
+import (
+	"bytes"
+	"sync"
+)
 
 // look is one look at one buffer. What it remembers keeps hostile input from
 // having the same characters read over and over: a run of one alphabet is read
@@ -11,6 +14,31 @@ type look struct {
 	runs   [maxRuns]stretch
 	digits stretch
 	until  [delimiters]stretch
+	finds  [needles]spot
+	data   manifest
+}
+
+// spot is where a needle stands next.
+type spot struct{ from, at, size int }
+
+// find returns the next position of a needle at or after i, -1 if there is
+// none. The text is searched once for each needle, however often it is asked.
+func (l *look) find(needle, i int) int {
+	p, what := &l.finds[needle], needleTexts[needle]
+	if p.size == 0 || i < p.from || p.at >= 0 && p.at < i {
+		*p = spot{from: i, at: -1, size: i}
+	}
+	if p.at < 0 && p.size < len(l.text) { // not in what was searched, but there is more
+		from := max(p.from, p.size-len(what))
+		if n := bytes.Index(l.text[from:], []byte(what)); n >= 0 {
+			p.at = from + n
+		}
+		p.size = len(l.text)
+	}
+	if p.at >= 0 && p.at+len(what) > len(l.text) {
+		return -1
+	}
+	return p.at
 }
 
 // maxRuns is the number of alphabets, by place in a format, that the table uses.
