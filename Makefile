@@ -59,6 +59,18 @@ bench: ## Measure: each package, then direct, bare proxy, countersign; ARGS=-hel
 	$(GO) test -run '^$$' -bench . -benchtime $(BENCHTIME) -benchmem $$($(GO) list ./... | grep -v '^countersign/\(cmd\|fixtures\)')
 	@./bin/countersign-bench $(ARGS)
 
+# gitleaks is a module of its own; its samples are made by its own generator. SLOW=1m looks for slower
+# inputs first, that long for each target.
+SLOW ?= 0
+.PHONY: mask-report
+mask-report: ## Measure the mask beside gitleaks, and write the tables of docs/masking.md
+	@dir=$$(mktemp -d); trap 'rm -rf "$$dir"' EXIT; \
+	  if [ "$(SLOW)" != 0 ]; then $(GO) test -count=1 -timeout 0 -run '^TestFindSlowInputs$$' -v ./enforcer/mask -args -slow $(SLOW); fi; \
+	  fixtures/gitleaks/samples "$$dir/samples.jsonl"; \
+	  $(GO) test -count=1 -run '^TestReport$$' ./enforcer/mask -args -report-inputs "$$dir"; \
+	  (cd fixtures/gitleaks && $(GO) run . "$$dir"); \
+	  $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestReport$$' ./enforcer/mask -args -report-update "$$dir"
+
 .PHONY: lint
 lint: ## gofmt, vet, staticcheck; govulncheck where GOVULNDB names a database
 	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r gofmt -l); \

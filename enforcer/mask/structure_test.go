@@ -108,33 +108,35 @@ func TestSecretMembers(t *testing.T) {
 	}
 }
 
+var ordinaryTexts = []string{
+	"interface Login { user: string; password: string; token?: string }",
+	"  password: string;\n  secret: string,\n  apiKey: SecretStr\n",
+	"type T struct {\n\tPassword string `json:\"password\"`\n\tToken    string\n}",
+	"func Login(user, password string) error {\n\tif password == \"\" {\n\t\treturn errNoPassword\n\t}\n",
+	"password = os.environ[\"DB_PASSWORD\"]", "token := os.Getenv(\"API_TOKEN\")", "const token = process.env.API_TOKEN;",
+	"password: ${DB_PASSWORD}", "password: {{ vault_password }}", "PASSWORD=$1", "password=<your password>", "API_KEY=your-api-key-here",
+	"password: ********", "PASSWORD=", "password: null", "password: true", "token: \"\"", "secret: false",
+	"The password: it must have eight characters. Your token: see below. Pass: 12, fail: 0. PASS=14",
+	"login(user=name, password=pw, token=token)", "self.password = password", "cfg.apiKey = other.apiKey", "Password: cfg.Password,",
+	"db_password = var.db_password", "secretKeyRef:\n  name: db\n  key: password\n", "secretName: db-credentials",
+	"api_key: op://vault/item/field", "token: vault:secret/data/x#token", "PWD=/home/bob/src", "password_file: /run/secrets/db",
+	"nextPageToken: CAUQAA1234567890abcdef", `"next_token": "eyJhIjoxMjM0NTY3ODkwfQ"`, `{"progressToken":"abc12345678"}`, "max_tokens: 4096", "tokens: 12345678",
+	"Set the Authorization header to your token.", "Authorization: required", "Cookie: yes please",
+	"Basic Overview of Bearer tokens; bearer of good news", "machine learning login password policy",
+	"main.go:5432:12:syntax:error", "2001:db8:*:*:*:*:*:*", "10:5432:a:b", "kind: SecretStore\nspec:\n  data:\n    a: b\n",
+	"commit 3f9c2e1b8d7a6054f3e2d1c0b9a8978685746352", "123e4567-e89b-12d3-a456-426614174000",
+	"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "integrity sha512-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789==",
+	"data:image/png;base64," + strings.Repeat("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk", 8),
+	"https://example.com/a?b=c&page=2&sort=token", "git@github.com:a/b.git", "ssh://git@host.example/a", "http://user:${PASS}@host.example",
+	"SELECT password_hash FROM users WHERE token = ?", "GRANT ALL ON t TO bob", "see pass-through, bypass: yes, minipass@7.1.3",
+	`{"name":"minipass","version":"^7.1.3"}`, `{"type":"object","properties":{"password":{"type":"string","description":"The password"}},"required":["password"]}`,
+	`{"Action":"pass","Package":"x"}`, `"sensitive": true, "value": "x"`,
+}
+
 // Prose, code, schemas, references and placeholders pass as they are.
 func TestNoSecrets(t *testing.T) {
 	m := New(Options{})
-	for _, text := range []string{
-		"interface Login { user: string; password: string; token?: string }",
-		"  password: string;\n  secret: string,\n  apiKey: SecretStr\n",
-		"type T struct {\n\tPassword string `json:\"password\"`\n\tToken    string\n}",
-		"func Login(user, password string) error {\n\tif password == \"\" {\n\t\treturn errNoPassword\n\t}\n",
-		"password = os.environ[\"DB_PASSWORD\"]", "token := os.Getenv(\"API_TOKEN\")", "const token = process.env.API_TOKEN;",
-		"password: ${DB_PASSWORD}", "password: {{ vault_password }}", "PASSWORD=$1", "password=<your password>", "API_KEY=your-api-key-here",
-		"password: ********", "PASSWORD=", "password: null", "password: true", "token: \"\"", "secret: false",
-		"The password: it must have eight characters. Your token: see below. Pass: 12, fail: 0. PASS=14",
-		"login(user=name, password=pw, token=token)", "self.password = password", "cfg.apiKey = other.apiKey", "Password: cfg.Password,",
-		"db_password = var.db_password", "secretKeyRef:\n  name: db\n  key: password\n", "secretName: db-credentials",
-		"api_key: op://vault/item/field", "token: vault:secret/data/x#token", "PWD=/home/bob/src", "password_file: /run/secrets/db",
-		"nextPageToken: CAUQAA1234567890abcdef", `"next_token": "eyJhIjoxMjM0NTY3ODkwfQ"`, `{"progressToken":"abc12345678"}`, "max_tokens: 4096", "tokens: 12345678",
-		"Set the Authorization header to your token.", "Authorization: required", "Cookie: yes please",
-		"Basic Overview of Bearer tokens; bearer of good news", "machine learning login password policy",
-		"main.go:5432:12:syntax:error", "2001:db8:*:*:*:*:*:*", "10:5432:a:b", "kind: SecretStore\nspec:\n  data:\n    a: b\n",
-		"commit 3f9c2e1b8d7a6054f3e2d1c0b9a8978685746352", "123e4567-e89b-12d3-a456-426614174000",
-		"sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08", "integrity sha512-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789==",
-		"data:image/png;base64," + strings.Repeat("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk", 8),
-		"https://example.com/a?b=c&page=2&sort=token", "git@github.com:a/b.git", "ssh://git@host.example/a", "http://user:${PASS}@host.example",
-		"SELECT password_hash FROM users WHERE token = ?", "GRANT ALL ON t TO bob", "see pass-through, bypass: yes, minipass@7.1.3",
-		`{"name":"minipass","version":"^7.1.3"}`, `{"type":"object","properties":{"password":{"type":"string","description":"The password"}},"required":["password"]}`,
-		`{"Action":"pass","Package":"x"}`, `"sensitive": true, "value": "x"`,
-	} {
+	for _, text := range ordinaryTexts {
 		if out, r := m.Text(text); out != text || r.Masked() {
 			t.Errorf("%q became %q (%v)", text, out, detectorsOf(r))
 		}
