@@ -4,20 +4,26 @@ import (
 	"bytes"
 	"encoding/binary"
 	"slices"
+	"sync"
 )
 
-// detectorSet is the detectors in force, ready to run. One pass over the text
-// takes four bytes at a time, letters folded to lower case, and asks a bitmap
-// whether any prefix holds them; few do, and of these a slot names the prefixes
-// that may stand there. Then the shape behind the prefix is verified.
-type detectorSet struct {
+// prefixIndex finds where a prefix may stand. One pass over the text takes four
+// bytes at a time, letters folded to lower case, and asks a bitmap whether any
+// prefix holds them; few do, and of these a slot names the prefixes that may
+// stand there. Then the shape behind the prefix is verified.
+type prefixIndex struct {
 	bits    [1 << (probeBits - 6)]uint64
 	slots   [1 << probeBits]uint16 // index of a bucket, from 1
 	buckets [][]candidate
-	causes  []cause // by detector
-	off     []bool  // by detector
-	own     []Pattern
-	owned   []cause // by own
+}
+
+// detectorSet is the detectors in force, ready to run.
+type detectorSet struct {
+	*prefixIndex
+	causes []cause // by detector
+	off    []bool  // by detector
+	own    []Pattern
+	owned  []cause // by own
 }
 
 type candidate struct {
@@ -34,23 +40,28 @@ const (
 
 func probeHash(g uint32) uint32 { return ((g | foldCase) * 0x9E3779B1) >> (32 - probeBits) }
 
-func newDetectorSet(disable []string, own []Pattern) *detectorSet {
-	ds := &detectorSet{causes: make([]cause, len(detectors)), off: make([]bool, len(detectors)), own: own}
+// theIndex is of all detectors. Those that are off are left out as they are met.
+var theIndex = sync.OnceValue(func() *prefixIndex {
+	ix := &prefixIndex{}
 	for i := range detectors {
 		d := &detectors[i]
-		ds.causes[i] = causeOf(d.name, "")
-		if slices.Contains(disable, d.name) {
-			ds.off[i] = true
-			continue
-		}
 		for _, p := range d.prefixes {
 			for _, gram := range d.grams(p) {
-				ds.enter(gram, candidate{p, d.probe, i})
+				ix.enter(gram, candidate{p, d.probe, i})
 			}
 		}
 	}
-	for _, b := range ds.buckets { // of two that fit, the one that says more
+	for _, b := range ix.buckets { // of two that fit, the one that says more
 		slices.SortStableFunc(b, func(a, b candidate) int { return len(b.prefix) - len(a.prefix) })
+	}
+	return ix
+})
+
+func newDetectorSet(disable []string, own []Pattern) *detectorSet {
+	ds := &detectorSet{prefixIndex: theIndex(), causes: make([]cause, len(detectors)), off: make([]bool, len(detectors)), own: own}
+	for i := range detectors {
+		ds.causes[i] = causeOf(detectors[i].name, "")
+		ds.off[i] = slices.Contains(disable, detectors[i].name)
 	}
 	for _, p := range own {
 		ds.owned = append(ds.owned, causeOf(p.ID, ""))
@@ -59,14 +70,14 @@ func newDetectorSet(disable []string, own []Pattern) *detectorSet {
 }
 
 // enter puts a candidate under four bytes; those that differ in case share one.
-func (ds *detectorSet) enter(gram []byte, c candidate) {
+func (ix *prefixIndex) enter(gram []byte, c candidate) {
 	h := probeHash(binary.LittleEndian.Uint32(gram))
-	ds.bits[h>>6] |= 1 << (h & 63)
-	if ds.slots[h] == 0 {
-		ds.buckets = append(ds.buckets, nil)
-		ds.slots[h] = uint16(len(ds.buckets))
+	ix.bits[h>>6] |= 1 << (h & 63)
+	if ix.slots[h] == 0 {
+		ix.buckets = append(ix.buckets, nil)
+		ix.slots[h] = uint16(len(ix.buckets))
 	}
-	if b := &ds.buckets[ds.slots[h]-1]; !slices.Contains(*b, c) {
+	if b := &ix.buckets[ix.slots[h]-1]; !slices.Contains(*b, c) {
 		*b = append(*b, c)
 	}
 }
@@ -85,8 +96,10 @@ func (d *detector) grams(prefix string) [][]byte {
 		}
 		var longer [][]byte
 		for _, o := range out {
+			var seen [256]bool // the other case has the same hash
 			for c := range 256 {
-				if is[c] {
+				if is[c] && !seen[c|foldCase&0xFF] {
+					seen[c|foldCase&0xFF] = true
 					longer = append(longer, append(slices.Clone(o), byte(c)))
 				}
 			}
@@ -125,7 +138,7 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 			for _, k := range ds.buckets[ds.slots[h]-1] {
 				start := i - k.probe
 				soft := detectors[k.number].soft
-				if start < 0 || len(buf)-start < len(k.prefix) || soft && start < softly || !begins(buf[start:], k) {
+				if start < 0 || len(buf)-start < len(k.prefix) || ds.off[k.number] || soft && start < softly || !begins(buf[start:], k) {
 					continue
 				}
 				for cut < len(cuts) && cuts[cut] <= start {

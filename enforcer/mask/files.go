@@ -75,7 +75,7 @@ func checkNetrc(l *look, start, body int) (int, int, bool) {
 			next()
 		case "password":
 			s := next()
-			return i - len(s), i, login && len(s) > 2
+			return i - len(s), i, login && len(s) > 2 && !isTemplate(s)
 		default:
 			return 0, 0, false
 		}

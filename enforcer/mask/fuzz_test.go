@@ -2,9 +2,13 @@ package mask
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // FuzzMessage: the output is JSON; no form of a known value is in it, raw or
@@ -99,4 +103,85 @@ func FuzzText(f *testing.F) {
 			}
 		}
 	})
+}
+
+// FuzzDetectors: what is remembered of runs and stretches changes nothing. A
+// reference looks at every position, for every prefix, with an empty memory.
+func FuzzDetectors(f *testing.F) {
+	for _, s := range slowInputs(f) {
+		f.Add([]byte(s.text(600)), uint16(100), uint16(300))
+	}
+	for _, s := range ordinaryTexts {
+		f.Add([]byte(s), uint16(3), uint16(9))
+	}
+	r := rand.New(rand.NewPCG(51, 52))
+	for i := range detectors {
+		if d := &detectors[i]; len(d.prefixes) > 0 {
+			s := "x " + sample(r, d, d.prefixes[0]).text + " y"
+			f.Add([]byte(s), uint16(len(s)/2), uint16(len(s)))
+		}
+	}
+	ds := newDetectorSet(nil, nil)
+	f.Fuzz(func(t *testing.T, buf []byte, a, b uint16) {
+		if len(buf) > 2000 {
+			return
+		}
+		cuts := []int{0}
+		for _, c := range []int{int(min(a, b)), int(max(a, b))} {
+			if c <= len(buf) {
+				cuts = append(cuts, c)
+			}
+		}
+		c := New(Options{Budget: time.Hour}).search().clock
+		got := ds.scan(buf, cuts, &c, nil)
+		want := referenceScan(ds, buf, cuts)
+		if !slices.Equal(got, want) {
+			t.Fatalf("%q cut at %v\n got %v\nwant %v", buf, cuts, got, want)
+		}
+		for _, f := range got {
+			if f.start < 0 || f.start >= f.end || f.end > len(buf) {
+				t.Fatalf("%q: %+v", buf, f)
+			}
+		}
+	})
+}
+
+func referenceScan(ds *detectorSet, buf []byte, cuts []int) (found []finding) {
+	skip, softly := 0, 0
+	for i := 0; i+probeSize <= len(buf); i++ {
+		best := finding{end: -1}
+		h := probeHash(binary.LittleEndian.Uint32(buf[i:]))
+		if i < skip || ds.slots[h] == 0 {
+			continue
+		}
+		for _, k := range ds.buckets[ds.slots[h]-1] {
+			start, soft := i-k.probe, detectors[k.number].soft
+			if start < 0 || len(buf)-start < len(k.prefix) || soft && start < softly || !begins(buf[start:], k) {
+				continue
+			}
+			cut := 0
+			for cut < len(cuts) && cuts[cut] <= start {
+				cut++
+			}
+			f, ok := ds.try(new(look), buf, start, k, cuts, cut)
+			switch {
+			case !ok:
+			case soft:
+				found = append(found, f)
+				softly = f.end
+			case f.end > best.end:
+				best = f
+			}
+		}
+		if best.end < 0 {
+			continue
+		}
+		skip = best.end
+		if n := len(found) - 1; n >= 0 && found[n].start <= best.start && best.end <= found[n].end {
+			found[n].cause = best.cause
+		} else {
+			found = append(found, best)
+		}
+	}
+	return found
 }

@@ -109,6 +109,9 @@ func (v *assigned) literal(text []byte) bool {
 	if v.to < len(text) {
 		next = text[v.to]
 	}
+	if !isLiteral(v.class, s) || bytes.EqualFold(s, v.key) {
+		return false
+	}
 	if !v.quoted {
 		if next == '(' || next == '[' || next == '{' || isPath(s) || isCall(s) {
 			return false // code
@@ -123,7 +126,7 @@ func (v *assigned) literal(text []byte) bool {
 			return false
 		}
 	}
-	return isLiteral(v.class, s) && !bytes.EqualFold(s, v.key)
+	return true
 }
 
 // apart tells whether the pair stands by itself, as in a line of a file, a

@@ -48,6 +48,9 @@ func reportGroups() []group {
 					s := sample(r, d, prefix)
 					if s.around {
 						g.positives = append(g.positives, s)
+						if f.name == "key blocks" {
+							continue // nobody refers to a variable in there
+						}
 						g.negatives = append(g.negatives, strings.ReplaceAll(s.text, s.secret, "${SECRET_VALUE}"))
 						continue
 					}
@@ -84,8 +87,8 @@ func nearMisses(r *rand.Rand, d *detector, prefix string) []string {
 	}
 	p := d.parts[0]
 	misses := []string{"q" + tokenOf(r, d, prefix)}
-	if d.loose || isAlnum(prefix[0]) == false {
-		misses = nil
+	if d.loose || !isAlnum(prefix[0]) || strings.HasSuffix(prefix, "=") {
+		misses = nil // begins anywhere, or is a name that may have more in front
 	}
 	if p.min > 8 && len(d.parts) == 1 {
 		misses = append(misses, prefix+sampleOf(r, p.set, p.min/2))

@@ -63,7 +63,7 @@ func sample(r *rand.Rand, d *detector, prefix string) specimen {
 		}
 		return specimen{`{"auths":{"registry.example":{` + prefix + `: "` + userPass + `"}}}`, userPass, true}
 	case "kubernetes-secret":
-		return specimen{"apiVersion: v1\n" + prefix + "\nmetadata:\n  name: x\ndata:\n  user: " + userPass + "\n  other: aGVsbG8=\ntype: Opaque", userPass, true}
+		return specimen{"apiVersion: v1\n" + prefix + "\nmetadata:\n  name: x\ndata:\n  user: " + userPass + "\ntype: Opaque", userPass, true}
 	case "sql-password":
 		return specimen{"CREATE USER bob IDENTIFIED BY '" + pass + "';", pass, true}
 	}
