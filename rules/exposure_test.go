@@ -215,14 +215,14 @@ func TestShellExposes(t *testing.T) {
 }
 
 func TestOrdinaryShellExposesNothing(t *testing.T) {
-	for _, text := range strings.Split(strings.TrimSpace(ordinary), "\n") {
+	for _, text := range strings.Split(strings.TrimSpace(everyday), "\n") {
 		if got := shellIDs(text); got != "" {
 			t.Errorf("%s: %s", text, got)
 		}
 	}
 }
 
-const ordinary = `
+const everyday = `
 ls -la
 ls ~/.ssh
 cat README.md
