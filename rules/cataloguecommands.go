@@ -1,0 +1,103 @@
+package rules
+
+// kubeSecrets are the spellings by which kubectl takes secrets, alone and in a
+// list.
+const kubeSecrets = "secret|secrets|secret/*|secrets/*|secret.*|secrets.*|secret,*|secrets,*|*,secret|*,secrets|*,secret/*|*,secrets/*|*,secret,*|*,secrets,*|sealedsecret*|externalsecret*"
+
+// What is known only when it runs, and commands that read secrets from
+// elsewhere.
+var commandCatalogue = []exposure{
+	{id: idShellDynamic, kind: "shell", words: "runs what is known only when it runs", source: bashDocs + "#index-eval"},
+	{id: idShellUnreadable, kind: "shell", words: "is a shell text that cannot be read", source: bashDocs + "#Shell-Grammar"},
+	{id: idSecretVariable, kind: "shell", words: "shows a variable that is named like a credential", source: "https://12factor.net/config"},
+	{id: "environment", kind: "shell", words: "shows the whole environment, which holds credentials", source: "https://pubs.opengroup.org/onlinepubs/9799919799/utilities/env.html",
+		commands: []string{
+			"env %", "printenv $", "printenv *secret*|*token*|*passw*|*key*|*credential*|*_url|*dsn*", "set .",
+			"export|declare|typeset|local|readonly .", "export|declare|typeset|readonly -p|-x|-px|-xp $",
+			"declare|typeset -p *secret*|*token*|*passw*|*key*|*credential*", "ps e|eww|auxe|auxeww|axe|axeww|axew|auxew",
+			"systemctl show-environment", "launchctl getenv|export", "jq env|*$env*", "compgen -v -e", "gcore", "gdb -p|--pid", "procdump*",
+			"get-childitem|gci|dir|ls env:*", "pm2 env", "tmux show-environment|showenv", "dump-env*",
+		},
+		urls: []string{
+			"*/actuator/env/**", "*/actuator/heapdump", "*/actuator/configprops", "*/env/heapdump", "*/debug/vars", "*/phpinfo.php",
+			"*/_profiler/phpinfo",
+		}},
+	{id: "vault", kind: "vault", words: "reads secrets or tokens of Vault", source: vaultDocs + "api-docs",
+		commands: []string{
+			"vault|bao kv get|export", "vault|bao read !policy|auth|plugin", "vault|bao unwrap|login", "vault|bao token create|lookup",
+			"vault|bao print token", "vault|bao write -field",
+			"vault|bao write *creds*|*/issue/*|auth/*|sys/wrapping/unwrap|transit/decrypt/*", "vault|bao lease lookup",
+			"vault|bao operator init|generate-root|rekey|raft", "vault|bao ssh", "consul kv get|export", "nomad var get",
+			"boundary *get-token*",
+		},
+		urls: []string{"*/v1/secret/**", "*/v1/kv/**", "*/v1/**/creds/**", "*/v1/**/static-creds/**", "*/v1/auth/**", "*/v1/sys/wrapping/**", "*/v1/transit/export/**", "*/v1/transit/decrypt/**", "*/v1/cubbyhole/**", "*/v1/**/issue/**", "*/v1/sys/raw/**", "*/v1/sys/init", "*/v1/sys/generate-root/**", "*vault*/v1/**/data/**", "*:8200/v1/**"}},
+	{id: "aws-secrets", kind: "cloud", words: "reads secrets or credentials of AWS", source: awsDocs + "secretsmanager/latest/apireference/API_GetSecretValue.html",
+		commands: []string{
+			"aws secretsmanager *get-secret-value", "aws ssm get-parameter*|get-parameters-by-path --with-decryption",
+			"aws configure export-credentials", "aws configure get *secret*|*token*|*access_key*",
+			"aws sts get-session-token|assume-role*|get-federation-token", "aws sso get-role-credentials",
+			"aws iam create-access-key|create-service-specific-credential|create-login-profile|reset-service-specific-credential",
+			"aws cognito-identity get-credentials*|get-open-id-token*", "aws rds generate-db-auth-token",
+			"aws redshift get-cluster-credentials*", "aws redshift-serverless get-credentials", "aws kms decrypt|generate-data-key*",
+			"aws lambda get-function|get-function-configuration", "aws codeartifact get-authorization-token",
+			"aws ec2 get-password-data|describe-instance-attribute|create-key-pair",
+			"aws lightsail download-default-key-pair|get-instance-access-details", "aws-vault exec|export", "saml2aws script|exec",
+			"chamber read|export|exec|env", "credstash get|getall",
+		},
+		urls: []string{"secretsmanager.*.amazonaws.com/**", "sts.amazonaws.com/**", "sts.*.amazonaws.com/**", "ssm.*.amazonaws.com/**", "kms.*.amazonaws.com/**"},
+		calls: []string{
+			"getsecretvalue", "batchgetsecretvalue", "getsessiontoken", "assumerole", "assumerolewithwebidentity", "assumerolewithsaml",
+			"getfederationtoken", "getrolecredentials", "createaccesskey", "getclustercredentials", "getpassworddata", "generatedatakey",
+			"secretsmanagergetsecretvalue",
+		}},
+	{id: "gcp-secrets", kind: "cloud", words: "reads secrets or tokens of Google Cloud", source: "https://cloud.google.com/sdk/gcloud/reference/secrets/versions/access",
+		commands: []string{
+			"gcloud secrets versions access", "gcloud auth print-access-token|print-identity-token|application-default",
+			"gcloud config config-helper", "gcloud iam service-accounts keys create", "gcloud kms decrypt",
+			"gcloud sql generate-login-token", "gcloud compute reset-windows-password",
+		},
+		urls:  []string{"secretmanager.googleapis.com/**", "*/v1/projects/*/secrets/*/versions/*:access", "iamcredentials.googleapis.com/**", "oauth2.googleapis.com/token", "cloudkms.googleapis.com/**"},
+		calls: []string{"accesssecretversion", "generateaccesstoken", "generateidtoken", "signjwt", "signblob", "createserviceaccountkey"}},
+	{id: "azure-secrets", kind: "cloud", words: "reads secrets or tokens of Azure", source: "https://learn.microsoft.com/en-us/cli/azure/keyvault/secret",
+		commands: []string{
+			"az keyvault secret show|download|backup", "az keyvault key|certificate download|decrypt", "az account get-access-token",
+			"az ad sp create-for-rbac|credential", "az ad app credential", "az storage account keys list",
+			"az storage account|container|blob generate-sas|show-connection-string", "az cosmosdb keys list", "az redis list-keys",
+			"az servicebus|eventhubs *keys*", "az webapp|functionapp config appsettings list",
+			"az webapp|functionapp config connection-string list", "az webapp|functionapp *list-publishing*", "az functionapp keys list",
+			"az aks get-credentials -", "az iot hub connection-string show", "az sql db show-connection-string", "az appconfig kv list|show",
+			"az acr credential show", "az monitor *shared-keys*", "az vm *retrieve-password*",
+		},
+		urls:  []string{"*.vault.azure.net/secrets/**", "*.vault.azure.net/keys/**", "management.azure.com/**/listkeys", "*.managedhsm.azure.net/**"},
+		calls: []string{"listkeys", "getsecret", "listaccountsas", "listsecrets", "listadminkeys"}},
+	{id: "secret-managers", kind: "vault", words: "reads what a secret manager keeps", source: "https://developer.1password.com/docs/cli/secrets-scripts/",
+		commands: []string{
+			"op read|inject", "op item|document get", "op item list|get --reveal", "op run --no-masking", "op connect token",
+			"op user get --reveal", "bw get|list|export|unlock|serve", "bws secret get|list", "rbw get|list|code", "lpass show|export",
+			"dashlane-cli|dcli password|read|note|p", "keepassxc-cli show|clip|export", "kpcli", "pass show|otp|grep|edit|*/*",
+			"gopass show|cat|find|otp", "passage show", "doppler secrets $", "doppler secrets get|download|substitute",
+			"doppler configure get token", "infisical secrets $", "infisical secrets get", "infisical export",
+			"akeyless get-secret-value|get-dynamic-secret-value", "conjur variable get", "summon", "teller show|export|env|yaml",
+			"berglas access|exec", "sops -d|--decrypt|decrypt|exec-env|exec-file|edit", "ansible-vault view|decrypt|edit",
+			"git-crypt unlock|export-key", "git secret reveal|cat", "blackbox_cat|blackbox_edit", "chezmoi secret", "ejson decrypt",
+			"eyaml decrypt|edit", "age -d|--decrypt", "rage -d|--decrypt",
+			"gpg|gpg2 -d|--decrypt|--export-secret-keys|--export-secret-subkeys|--export-secret-key",
+			"openssl rsa|pkey|ec|pkcs12|pkcs8 -in !-pubout|-noout|-nokeys|-export", "systemd-creds decrypt|cat", "tpm2_unseal",
+			"clevis decrypt", "heroku config $", "heroku config:get|auth:token", "fly|flyctl auth token", "vercel env pull",
+			"netlify env:get|env:list", "railway variables", "pulumi config get", "pulumi config|stack|env --show-secrets",
+			"pulumi stack export", "terraform|tofu output|show -json|-raw", "terraform|tofu console", "terraform|tofu state pull",
+			"circleci context", "buildkite-agent secret get", "npm token list|create", "npm config get *auth*", "pip config list|get",
+			"wrangler secret get", "supabase status", "stripe config --list", "doctl auth list", "snyk config get", "oathtool", "ykman oath",
+		},
+		urls:  []string{"api.doppler.com/**", "*/v1/vaults/*/items/**", "app.infisical.com/api/**/secrets/**", "*/secrets/raw/**", "vault.bitwarden.com/**", "api.bitwarden.com/**"},
+		calls: []string{"getsecretversion", "readsecret", "revealsecret", "secretread"}},
+	{id: idVaultTool, kind: "vault", words: "is a tool that reads secrets, by its name", source: "https://modelcontextprotocol.io/specification/2025-11-25/server/tools"},
+	{id: idTooMuch, kind: "shell", words: "holds more than is looked at", source: "https://modelcontextprotocol.io/specification/2025-11-25/server/tools"},
+	{id: "redis-secrets", kind: "shell", words: "reads passwords of a Redis server", source: "https://redis.io/docs/latest/commands/acl-list/",
+		commands: []string{
+			"redis-cli|valkey-cli config get requirepass|masterauth|*|*pass*", "redis-cli|valkey-cli acl list|getuser",
+			"mongosh|mongo *getusers*|*system.users*|*showcredentials*",
+		}},
+	{id: "kerberos-tickets", kind: "file", words: "reads tickets of Kerberos", source: "https://web.mit.edu/kerberos/krb5-latest/doc/basic/ccache_def.html",
+		files: []string{"/tmp/krb5cc_*", "/var/lib/sss/db/**", "*.ccache", "*.kirbi"}},
+}
