@@ -38,7 +38,8 @@ func page() string {
 
 The catalogue behind [exposes_credentials(request)](policy.md#exposes_credentialsrequest). This page is
 made from it by a test. Each entry has an id and a kind, for rules, and words, for people. Everything
-is compared in lower case.
+is compared in lower case. It grows with versions of the program: after an update a rule that asks it
+may find more.
 
 - **SQL**: relations that are read or changed, functions that are called, and phrases of other dialects.
 - **Commands**: a program and its words in their order, others between them. ` + "`$`" + ` is without operands,

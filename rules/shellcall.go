@@ -92,7 +92,7 @@ var shellNames = map[string]string{
 	"podman": "docker", "nerdctl": "docker", "lima": "docker", "docker-compose": "compose", "podman-compose": "compose",
 	"ash": "sh", "dash": "sh", "bash": "sh", "csh": "sh", "tcsh": "sh", "zsh": "sh", "ksh": "sh", "mksh": "sh", "rbash": "sh", "hush": "sh", "fish": "sh", "pdksh": "sh", "yash": "sh",
 	"gxargs": "xargs", "genv": "env", "gtimeout": "timeout", "gnice": "nice", "sudoedit": "sudo", "pkexec": "doas",
-	"minikube": "kubectl", "k3s": "kubectl", "microk8s": "kubectl",
+	"k": "kubectl", "kubecolor": "kubectl", "minikube": "kubectl", "k3s": "kubectl", "microk8s": "kubectl",
 }
 
 // shellName is the name of a program: without folder and case, ".exe" off.
@@ -125,6 +125,16 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	}
 	if first.variable && w.ifs {
 		c.hide(true) // split where the text says
+	}
+	for i, a := range args { // git -C folder, env --chdir=folder
+		switch option, folder, ok := strings.Cut(a.text, "="); option {
+		case "-C", "--chdir", "--directory", "--cd":
+			if ok {
+				w.set("\x00cd", known(folder))
+			} else if i+1 < len(args) {
+				w.set("\x00cd", args[i+1])
+			}
+		}
 	}
 	w.aliased(first.text, args, at)
 	w.runs(c, at)
