@@ -3,6 +3,9 @@ package mask
 import (
 	"encoding/base64"
 	"encoding/hex"
+	"fmt"
+	"iter"
+	"slices"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -14,85 +17,137 @@ type form struct {
 	b64  bool // a piece of base64: the run around it is masked whole
 }
 
-// minLine is how long a line of a multi-line secret must be to be masked by
-// itself (a private key may come back re-indented, or in part).
-const minLine = 20
+// maxForms bounds the spellings of one secret, in bytes, as far as decoding
+// would find them too (see wireForms). For a password it is never reached.
+const maxForms = 64 << 10
 
 // wireForms lists the spellings in which a value is looked for, without
-// repetition, each of at least minNeedle bytes. Mixes that no encoder writes
-// by itself (one letter escaped here, another there) are not here: decoding
-// finds them, see decode.go.
+// repetition, each of at least minNeedle bytes: those of the value itself, and
+// of the parts in which it may come back (see facets). Mixes that no encoder
+// writes by itself (one letter escaped here, another there) are not here:
+// decoding finds them, see decode.go.
+//
+// Spellings that decoding would not find come first, of all parts: their
+// bytes are a small multiple of the value's. Those that decoding finds as well
+// (escaped for JSON, percent-encoded) are there so that a value under two more
+// encodings than decoding takes off is found; they end at maxForms, or a value
+// of many lines and quotes would take a thousand times its size.
 func wireForms(value string) []form {
-	var out []form
-	seen := map[string]bool{}
-	add := func(text string, b64 bool) {
-		if len(text) >= minNeedle && !seen[text] {
-			seen[text] = true
-			out = append(out, form{text, b64})
+	l := lister{seen: map[string]bool{}}
+	texts := slices.DeleteFunc(facets(value), func(f facet) bool { return len(f.text) < minNeedle })
+	for _, p := range texts {
+		l.whole(p.text)
+	}
+	for _, p := range texts {
+		if !p.binary && !l.escaped(p.text, false) {
+			return l.forms
 		}
 	}
-	all := func(v string) {
-		add(v, false)
-		for _, once := range jsonSpellings(v) {
-			add(once, false)
-			for _, twice := range jsonSpellings(once) {
-				add(twice, false)
-			}
+	for _, p := range texts {
+		if !p.binary && !l.escaped(p.text, true) {
+			break
 		}
-		for _, s := range percentSpellings(v) {
-			add(s, false)
-		}
+	}
+	return l.forms
+}
+
+type lister struct {
+	forms []form
+	seen  map[string]bool
+	bytes int // of what escaped has added
+}
+
+func (l *lister) add(text string, b64 bool) {
+	if len(text) >= minNeedle && !l.seen[text] {
+		l.seen[text] = true
+		l.forms = append(l.forms, form{text, b64})
+	}
+}
+
+// whole adds the spellings that decoding does not find: as it is, between the
+// quotes of various languages, hex, and the pieces of base64 that are too short
+// to be decoded.
+func (l *lister) whole(v string) {
+	l.add(v, false)
+	h := hex.EncodeToString([]byte(v))
+	l.add(h, false)
+	l.add(strings.ToUpper(h), false)
+	for shift := range 3 {
+		l.add(base64Middle(base64.RawStdEncoding, v, shift), true)
+		l.add(base64Middle(base64.RawURLEncoding, v, shift), true)
+	}
+	if utf8.ValidString(v) {
 		for _, s := range quotings(v) {
-			add(s, false)
-		}
-		h := hex.EncodeToString([]byte(v))
-		add(h, false)
-		add(strings.ToUpper(h), false)
-		for shift := range 3 {
-			add(base64Middle(base64.RawStdEncoding, v, shift), true)
-			add(base64Middle(base64.RawURLEncoding, v, shift), true)
+			l.add(s, false)
 		}
 	}
-	all(value)
-	if strings.Contains(value, "\n") {
-		all(strings.ReplaceAll(strings.ReplaceAll(value, "\r\n", "\n"), "\n", "\r\n"))
-		for line := range strings.Lines(value) {
-			line = strings.TrimSpace(line)
-			if len(line) >= minLine && !strings.HasPrefix(line, "-----") {
-				all(line)
-			}
+	if strings.Contains(v, " ") { // decoding leaves a plus alone
+		for s := range percentSpellings(v, true) {
+			l.add(s, false)
 		}
 	}
-	return out
+}
+
+// escaped adds a value as JSON encoders escape it, once or twice, and as
+// percent-encoders do. It tells whether there was room for all.
+func (l *lister) escaped(v string, twice bool) bool {
+	add := func(s string) bool {
+		if l.bytes += len(s); l.bytes > maxForms {
+			return false
+		}
+		l.add(s, false)
+		return true
+	}
+	for s := range jsonSpellings(v, twice) {
+		if !add(s) {
+			return false
+		}
+	}
+	for s := range percentSpellings(v, false) {
+		if !twice && !add(s) {
+			return false
+		}
+	}
+	return true
 }
 
 // jsonSpellings escapes a value as the encoders in use do it: shortest (most),
 // with / escaped (PHP), with < > & escaped (Go), with ' " + ` escaped too
 // (.NET, PHP's JSON_HEX_*), beyond ASCII as is or escaped (Python), hex digits
 // in either case, control characters by letter or by number. RFC 8259 §7.
-func jsonSpellings(v string) []string {
-	var out []string
-	seen := map[string]bool{}
-	for bits := range 64 {
-		html, slash, ascii := bits&1 != 0, bits&2 != 0, bits&4 != 0
-		upper, dotnet, numeric := bits&8 != 0, bits&16 != 0, bits&32 != 0
-		if dotnet && !html {
-			continue
-		}
-		s := jsonEscape(v, func(r rune) bool {
-			return html && strings.ContainsRune("<>&\u2028\u2029", r) ||
-				dotnet && strings.ContainsRune("'\"+`", r) ||
-				ascii && r > 126 || numeric && r < 32
-		}, slash, upper)
-		if !seen[s] {
-			seen[s] = true
-			out = append(out, s)
-		}
-		if s == v && isPlain(v) {
-			break // no encoder escapes any of it
+// Twice is by the same encoder; of two that differ, decoding finds the outer.
+func jsonSpellings(v string, twice bool) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		seen := map[string]bool{}
+		for bits := range 64 {
+			html, slash, ascii := bits&1 != 0, bits&2 != 0, bits&4 != 0
+			upper, dotnet, numeric := bits&8 != 0, bits&16 != 0, bits&32 != 0
+			if dotnet && !html {
+				continue
+			}
+			escape := func(v string) string {
+				return jsonEscape(v, func(r rune) bool {
+					return html && strings.ContainsRune("<>&\u2028\u2029", r) ||
+						dotnet && strings.ContainsRune("'\"+`", r) ||
+						ascii && r > 126 || numeric && r < 32
+				}, slash, upper)
+			}
+			s := escape(v)
+			plain := s == v && isPlain(v)
+			if twice {
+				s = escape(s)
+			}
+			if !seen[s] {
+				seen[s] = true
+				if !yield(s) {
+					return
+				}
+			}
+			if plain {
+				return // no encoder escapes any of it
+			}
 		}
 	}
-	return out
 }
 
 // isPlain: letters, digits and the few signs that no JSON encoder escapes.
@@ -163,14 +218,20 @@ var percentKept = []string{
 	"-_.",                  // PHP's urlencode
 }
 
-func percentSpellings(v string) []string {
-	var out []string
-	for _, kept := range percentKept {
-		for bits := range 4 {
-			out = append(out, percentEscape(v, kept, bits&1 != 0, bits&2 != 0))
+func percentSpellings(v string, plus bool) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		seen := map[string]bool{v: true}
+		for _, kept := range percentKept {
+			for _, lower := range []bool{false, true} {
+				if s := percentEscape(v, kept, plus, lower); !seen[s] {
+					seen[s] = true
+					if !yield(s) {
+						return
+					}
+				}
+			}
 		}
 	}
-	return out
 }
 
 func percentEscape(v, kept string, plus, lower bool) string {
@@ -226,7 +287,45 @@ func quotings(v string) []string {
 		}
 		b.WriteByte(v[i])
 	}
-	return append(out, b.String())
+	return append(out, b.String(), yamlDouble(v), quotedPrintable(v))
+}
+
+var yamlShort = []rune("\x00\a\b\t\n\v\f\r\x1b\u0085\u00a0\u2028\u2029\"\\")
+
+// yamlDouble is a value between YAML's double quotes, in ASCII (YAML 1.2 §5.7).
+// It is a form since decoding takes \xE9 for a byte, as C does.
+func yamlDouble(v string) string {
+	var b strings.Builder
+	for _, r := range v {
+		switch short := slices.Index(yamlShort, r); {
+		case short >= 0:
+			b.WriteByte('\\')
+			b.WriteByte(`0abtnvfreN_LP"\`[short])
+		case r >= ' ' && r <= '~':
+			b.WriteRune(r)
+		case r < 0x100:
+			fmt.Fprintf(&b, `\x%02X`, r)
+		case r < 0x10000:
+			fmt.Fprintf(&b, `\u%04X`, r)
+		default:
+			fmt.Fprintf(&b, `\U%08X`, r)
+		}
+	}
+	return b.String()
+}
+
+// quotedPrintable is how mail writes a value (RFC 2045 §6.7), but for the line
+// breaks that it puts into long lines.
+func quotedPrintable(v string) string {
+	var b strings.Builder
+	for i := range len(v) {
+		if c := v[i]; c == '=' || c > 126 {
+			b.WriteString("=" + strings.ToUpper(hex.EncodeToString([]byte{c})))
+			continue
+		}
+		b.WriteByte(v[i])
+	}
+	return b.String()
 }
 
 // base64Middle encodes the value as it appears after shift unknown bytes, and

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"html"
+	"mime/quotedprintable"
 	"net/url"
 	"strconv"
 	"strings"
@@ -20,6 +21,7 @@ var values = []string{
 	`p"a'ss\w/o r<d>&+=%$@:` + "`!",
 	"päßwörd-€-😀-end",
 	"line one is quite long\nline two is long too\nand a third one, for luck",
+	`C:\Users\svc "pg"` + "\t100%&<b>\u2028\x7f é = 'x'\r\nshort",
 }
 
 // encoders write a value as the world does.
@@ -45,11 +47,40 @@ var encoders = map[string]func(string) string{
 	"hex":           func(v string) string { return hex.EncodeToString([]byte(v)) },
 	"HEX":           func(v string) string { return strings.ToUpper(hex.EncodeToString([]byte(v))) },
 	"html":          html.EscapeString,
-	"shell":         func(v string) string { return strings.ReplaceAll(v, "'", `'\''`) },
-	"sql":           func(v string) string { return strings.ReplaceAll(v, "'", `''`) },
-	"go":            func(v string) string { return strings.Trim(strconv.Quote(v), `"`) },
-	"url":           func(v string) string { return "postgres://app:" + url.QueryEscape(v) + "@db:5432/x?sslmode=require" },
-	"basic":         func(v string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte("app:"+v)) },
+	"html numbers":  func(v string) string { return eachRune(v, "&#%d;") },
+	"html hex":      func(v string) string { return eachRune(v, "&#x%X;") },
+	"xml":           func(v string) string { return strings.NewReplacer("&", "&amp;", "<", "&lt;").Replace(v) },
+	"backslash x":   func(v string) string { return eachByte(v, `\x%02x`) },
+	"octal":         func(v string) string { return eachByte(v, `\%03o`) },
+	"yaml single":   func(v string) string { return strings.ReplaceAll(v, "'", "''") },
+	"yaml double":   yamlDouble,
+	"yaml unicode": func(v string) string {
+		return strings.NewReplacer(`\`, `\\`, `"`, `\"`, "\n", `\n`, "\r", `\r`, "\t", `\t`).Replace(v)
+	},
+	"sql E": func(v string) string { return strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(v) },
+	"shell double": func(v string) string {
+		return strings.NewReplacer(`\`, `\\`, `"`, `\"`, `$`, `\$`, "`", "\\`").Replace(v)
+	},
+	"shlex": func(v string) string { return strings.ReplaceAll(v, "'", `'"'"'`) },
+	"csv":   func(v string) string { return strings.ReplaceAll(v, `"`, `""`) },
+	"mail": func(v string) string {
+		var b strings.Builder
+		w := quotedprintable.NewWriter(&b)
+		w.Binary = true
+		_, _ = w.Write([]byte(v)) // to a Builder
+		_ = w.Close()
+		return strings.ReplaceAll(b.String(), "=\r\n", "") // lines not broken
+	},
+	"query in url": func(v string) string { return "https://h.example/a?x=1&token=" + url.QueryEscape(v) + "&y=2#f" },
+	"path in url":  func(v string) string { return "https://h.example/a/" + url.PathEscape(v) + "/b" },
+	"b64 of url": func(v string) string {
+		return base64.URLEncoding.EncodeToString([]byte("postgres://app:" + url.QueryEscape(v) + "@db/x"))
+	},
+	"shell": func(v string) string { return strings.ReplaceAll(v, "'", `'\''`) },
+	"sql":   func(v string) string { return strings.ReplaceAll(v, "'", `''`) },
+	"go":    func(v string) string { return strings.Trim(strconv.Quote(v), `"`) },
+	"url":   func(v string) string { return "postgres://app:" + url.QueryEscape(v) + "@db:5432/x?sslmode=require" },
+	"basic": func(v string) string { return "Basic " + base64.StdEncoding.EncodeToString([]byte("app:"+v)) },
 	"b64 of json": func(v string) string {
 		return base64.StdEncoding.EncodeToString([]byte(`{"password":"` + jsonOf(v) + `"}`))
 	},
@@ -101,6 +132,22 @@ func halfU(v string) string {
 	for _, r := range v {
 		n++
 		b.WriteString(jsonEscape(string(r), func(rune) bool { return n%2 == 0 }, n%3 == 0, n%5 == 0))
+	}
+	return b.String()
+}
+
+func eachByte(v, format string) string {
+	var b strings.Builder
+	for i := range len(v) {
+		fmt.Fprintf(&b, format, v[i])
+	}
+	return b.String()
+}
+
+func eachRune(v, format string) string {
+	var b strings.Builder
+	for _, r := range v {
+		fmt.Fprintf(&b, format, r)
 	}
 	return b.String()
 }
@@ -160,6 +207,17 @@ func TestEveryFormEverywhere(t *testing.T) {
 			if out, r := m.Text("log: " + form + "\nnext"); !r.Masked() || strings.Contains(out, form) {
 				t.Errorf("%q as %s in plain text: %s", v, name, out)
 			}
+		}
+	}
+}
+
+// What PyYAML writes by default, and Ruby.
+func TestYAMLInASCII(t *testing.T) {
+	for v, yaml := range map[string]string{
+		"pä€😀\u00a0\u2028\t\x1b\"\\": `p\xE4\u20AC\U0001F600\_\L\t\e\"\\`, "pä\x00\a\b\v\f\r\u0085\u2029x": `p\xE4\0\a\b\v\f\r\N\Px`, "\x01\x7fabcd": `\x01\x7Fabcd`,
+	} {
+		if out, _ := knowing(t, v).Text(`key: "` + yaml + `"`); out != `key: "[masked: v0]"` {
+			t.Errorf("%q as %s: %s", v, yaml, out)
 		}
 	}
 }

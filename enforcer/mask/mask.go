@@ -21,6 +21,7 @@ package mask
 import (
 	"errors"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -194,19 +195,23 @@ func (m *Mask) reach(want uint64) {
 	}
 }
 
-// sweep drops what was retired long enough ago, now and then.
+// sweep drops what was retired long enough ago, now and then. It is beside the
+// message that finds it due: to build an index of thousands of values takes
+// longer than to mask.
 func (m *Mask) sweep() {
 	due := m.due.Load()
 	if due == 0 || m.now().Before(time.Unix(0, due)) || !m.build.TryLock() {
 		return
 	}
-	defer m.build.Unlock()
-	m.mu.Lock()
-	if m.prune() {
-		m.changed++
-	}
-	m.mu.Unlock()
-	m.catchUp()
+	go func() {
+		defer m.build.Unlock()
+		m.mu.Lock()
+		if m.prune() {
+			m.changed++
+		}
+		m.mu.Unlock()
+		m.catchUp()
+	}()
 }
 
 // prune forgets what was retired more than keep ago, and sets when to look
@@ -241,7 +246,9 @@ func (m *Mask) catchUp() {
 	m.mu.Lock()
 	m.built = m.changed
 	young := slices.Clone(m.young)
-	full := running == nil || m.pruned > 0 || len(young) > max(64, len(m.secrets)/16)
+	// Each change builds the young table anew, so it stays about as small as
+	// makes both together cheapest.
+	full := running == nil || m.pruned > 0 || len(young) > max(64, int(math.Sqrt(float64(2*len(m.secrets)))))
 	var live []*secret
 	if full {
 		live = slices.Collect(maps.Values(m.secrets))
