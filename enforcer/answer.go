@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"countersign/enforcer/wire"
 )
@@ -31,6 +32,7 @@ func (x *exchange) answer(ctx context.Context) error {
 // They go out with the answer, not with a refusal of it.
 func (x *exchange) replyHeaders() (http.Header, error) {
 	pass := http.Header{}
+	var all strings.Builder // a value in two headers is whole there
 	for _, k := range []string{"Mcp-Protocol-Version", "Cache-Control", "Retry-After"} {
 		for _, v := range x.reply.Header.Values(k) {
 			if clean, r := x.e.Mask.Text(v); clean != v {
@@ -38,7 +40,12 @@ func (x *exchange) replyHeaders() (http.Header, error) {
 				return nil, refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its header %s", k)
 			}
 			pass.Add(k, v)
+			all.WriteString(v)
 		}
+	}
+	if clean, r := x.e.Mask.Text(all.String()); clean != all.String() {
+		x.note(r)
+		return nil, refuse(kindBlocked, "the upstream server's answer is blocked: a secret stands in its headers")
 	}
 	if s := x.reply.Session; s != "" {
 		if x.session != "" && s != x.session {

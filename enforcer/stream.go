@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"time"
 
 	"countersign/audit"
@@ -103,10 +104,9 @@ func (x *exchange) next() (wire.Event, error) {
 // event lets one event of the stream through, masked: its data as a message,
 // everything beside it (comments, id, name) as text.
 func (x *exchange) event(ev wire.Event) error {
-	beside := func(text string) string {
-		clean, r := x.e.Mask.Text(text)
-		x.note(r)
-		return clean
+	beside, err := x.beside(ev)
+	if err != nil {
+		return err
 	}
 	if len(bytes.TrimSpace(ev.Data)) == 0 {
 		x.out.write(ev.Rewrite(ev.Data, beside))
@@ -146,6 +146,28 @@ func (x *exchange) event(ev wire.Event) error {
 		x.delivered(clean)
 	}
 	return nil
+}
+
+// beside masks what stands in the event beside its data, before any of it is in
+// the record or on its way, and returns how each line goes on. A value that
+// lines hold only together is no line's to mask: the event is blocked.
+func (x *exchange) beside(ev wire.Event) (func(string) string, error) {
+	lines := map[string]string{}
+	var all strings.Builder
+	ev.Rewrite(ev.Data, func(text string) string {
+		clean, r := x.e.Mask.Text(text)
+		x.note(r)
+		lines[text] = clean
+		all.WriteString(clean)
+		return text
+	})
+	if len(lines) > 1 {
+		if clean, r := x.e.Mask.Text(all.String()); clean != all.String() {
+			x.note(r)
+			return nil, refuse(kindBlocked, "the upstream server's stream is blocked: a secret stands in the lines of an event")
+		}
+	}
+	return func(text string) string { return lines[text] }, nil
 }
 
 // recordResponse makes a response's outcome durable: this exchange's own, or,
