@@ -41,12 +41,21 @@ test: deps ## Run all tests, against real peers
 conformance: deps ## Run the official MCP conformance suite directly and through countersign
 	@$(GO) test -count=1 -v -run '^TestConformance$$' ./cmd/countersign | grep -v -e '^=== ' -e '^ *--- PASS'
 
+# The test of the same name runs with a few hundred calls; SOAK_SEED says which calls, and when who is
+# killed.
+SOAK_CALLS ?= 100000
+SOAK_SEED ?= 20260728
+.PHONY: soak
+soak: deps ## Run SOAK_CALLS calls while enforcer, Vault and servers are killed
+	@COUNTERSIGN_SOAK_CALLS=$(SOAK_CALLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
+	  $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./cmd/countersign | grep -v '^=== '
+
 # Without the fixtures' own tests: those start every real peer once more, and hold no concurrency
 # of the product. Without the walks through the pages, and the runs behind other programs: under the
 # detector each start of the product takes ten times as long, and `make test` runs them all. Without
 # the one that measures the product's memory, of which the detector takes several times as much. What
 # stays is every package, and the whole program under hostile requests, crashes, stops, approvals.
-PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes|StalledReaders|Conformance|ErasMeet
+PAGES = Page|Pages|Runbook|Readme|TypeScript|Database|PublishedServer|KilledEnforcer|GitHubApp|OverSSH|ExitCodes|StalledReaders|Conformance|ErasMeet|Soak
 .PHONY: race
 race: deps ## Run the tests of the product under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '^countersign/fixtures' -e '^countersign/cmd')
