@@ -77,7 +77,7 @@ mask-report: ## Measure the mask beside gitleaks, and write the tables of docs/m
 	  if [ "$(SLOW)" != 0 ]; then $(GO) test -count=1 -timeout 0 -run '^TestFindSlowInputs$$' -v ./enforcer/mask -args -slow $(SLOW); fi; \
 	  fixtures/gitleaks/samples "$$dir/samples.jsonl"; \
 	  $(GO) test -count=1 -run '^TestReport$$' ./enforcer/mask -args -report-inputs "$$dir"; \
-	  (cd fixtures/gitleaks && $(GO) run . "$$dir"); \
+	  (cd fixtures/gitleaks && $(GO) vet . && $(GO) run . "$$dir"); \
 	  $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestReport$$' ./enforcer/mask -args -report-update "$$dir"
 
 .PHONY: lint

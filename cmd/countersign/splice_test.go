@@ -98,7 +98,7 @@ func TestACredentialInAnArgument(t *testing.T) {
 	p.post("mirror", alice, `{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"plain","arguments":{"a":1},"inputResponses":{"k":"`+leak+`"},"requestState":"s\u00e9"}}`, nil)
 	beside := p.entries(func(en audit.Entry) bool {
 		return en.Kind == audit.KindIntent && en.Args == `{"a":1}` &&
-			strings.Contains(string(en.Detail), `{\"inputResponses\":{\"k\":\"[masked: github]\"},\"requestState\":\"sé\"}`)
+			strings.Contains(string(en.Detail), `{\"inputResponses\":{\"k\":\"[masked: github-pat]\"},\"requestState\":\"sé\"}`)
 	})
 	if len(beside) != 1 {
 		t.Errorf("the record does not show it: %s", p.journal()[len(p.journal())-2].Detail)

@@ -63,7 +63,7 @@ const maxKey = 64
 var notSecret = []string{"page", "next", "previous", "prev", "pagination", "continuation", "continue", "progress", "cancellation", "cancel", "sync", "resume", "cursor", "start", "end", "stop", "eos", "bos", "pad", "unk", "mask", "csrf", "xsrf", "authenticity", "public", "publishable"}
 
 // compounds are words that make one word with token.
-var compounds = []string{"access", "auth", "refresh", "id", "api", "bearer", "session", "security", "bot", "app", "user", "private", "deploy", "webhook", "secret", "login"}
+var compounds = []string{"access", "auth", "refresh", "id", "api", "bearer", "session", "security", "bot", "app", "user", "private", "deploy", "webhook", "secret", "login", "identity", "registry", "oauth", "client", "server", "root", "admin", "device", "push", "join", "github", "gitlab", "slack", "vault"}
 
 // exempt tells whether a name, the last word of which begins at word, names
 // nothing secret.

@@ -114,6 +114,11 @@ func TestFindSlowInputs(t *testing.T) {
 			cost float64
 		}
 		var top []point
+		for _, known := range slowInputs(t) { // what is found is never faster than what was known
+			if known.Target == target {
+				top = append(top, point{[]string{known.Unit}, measure([]string{known.Unit})})
+			}
+		}
 		tries := 0
 		for start := time.Now(); time.Since(start) < *slowFor; tries++ {
 			var unit []string

@@ -29,7 +29,7 @@ func writeSpeeds(t *testing.T, page *strings.Builder, theirs map[string]float64)
 				t.Fatal(err)
 			}
 		})
-		fmt.Fprintf(page, "| %s | %.0f | %.0f | %.1f |\n", name[2:], detect, whole, theirs[name])
+		fmt.Fprintf(page, "| %s | %.0f | %.1f | %.2f |\n", name[2:], detect, whole, theirs[name])
 	}
 	r := crowdOf(t, 300)
 	s := r.search()

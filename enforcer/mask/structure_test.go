@@ -133,6 +133,37 @@ var ordinaryTexts = []string{
 	`{"Action":"pass","Package":"x"}`, `"sensitive": true, "value": "x"`,
 }
 
+// The files in which clouds and tools keep their keys, as an agent may read them.
+func TestCredentialFiles(t *testing.T) {
+	r := rand.New(rand.NewPCG(27, 28))
+	a, b := sampleOf(r, digit, 2)+sampleOf(r, alnum, 38), sampleOf(r, digit, 2)+sampleOf(r, alnum, 38)
+	key := pem(r)
+	google, err := json.Marshal(map[string]string{"type": "service_account", "private_key_id": "x", "private_key": key, "client_email": "a@b.example"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"aws":          "[default]\naws_access_key_id = AKIA" + sampleOf(r, upper|digit27, 16) + "\naws_secret_access_key = " + a + "\naws_session_token = " + b + "\n",
+		"google":       string(google),
+		"azure":        `{"clientId":"123e4567-e89b-12d3-a456-426614174000","clientSecret":"` + a + `","tenantId":"123e4567-e89b-12d3-a456-426614174000"}`,
+		"azure string": "DefaultEndpointsProtocol=https;AccountName=x;AccountKey=" + sampleOf(r, alnum, 86) + "==;EndpointSuffix=core.windows.net",
+		"kubeconfig":   "users:\n- name: bob\n  user:\n    client-certificate-data: LS0tLS1CRUdJTiBDRVJU\n    client-key-data: " + a + "\n    token: " + b + "\n",
+		"docker":       `{"auths":{"r.example":{"auth":"Ym9iOmh1bnRlcjI=","identitytoken":"` + a + `"}}}`,
+		"terraform":    `{"resources":[{"type":"aws_iam_access_key","instances":[{"attributes":{"id":"x","secret":"` + a + `","ses_smtp_password_v4":null}}]}],"outputs":{"db":{"value":"` + b + `","sensitive":true}}}`,
+		"npmrc":        "//registry.npmjs.org/:_authToken=" + a + "\n",
+		"pypirc":       "[pypi]\nusername = __token__\npassword = " + a + "\n",
+		"wireguard":    "[Interface]\nPrivateKey = " + a + "\nAddress = 10.0.0.1/24\n[Peer]\nPresharedKey = " + b + "\n",
+		"git":          "https://bob:" + a + "@git.example\n",
+		"shadow":       "root:$6$" + sampleOf(r, alnum, 12) + "$" + a + a + sampleOf(r, alnum, 6) + ":19000:0:99999:7:::\n",
+	} {
+		m := New(Options{})
+		out, rep := m.Text(text)
+		if strings.Contains(out, a[8:24]) || strings.Contains(out, b[8:24]) || strings.Contains(out, key[60:90]) || !rep.Masked() {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+}
+
 // Prose, code, schemas, references and placeholders pass as they are.
 func TestNoSecrets(t *testing.T) {
 	m := New(Options{})
