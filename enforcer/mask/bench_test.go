@@ -71,7 +71,7 @@ func BenchmarkDetectors(b *testing.B) {
 			c := New(Options{Budget: 1 << 60}).search().clock
 			var found []finding
 			for b.Loop() {
-				found = ds.scan([]byte(text), nil, &c, found[:0])
+				found = ds.scan([]byte(text), nil, true, &c, found[:0])
 			}
 		})
 	}

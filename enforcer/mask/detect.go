@@ -117,8 +117,9 @@ var anyByte = func() (t [256]bool) {
 }()
 
 // scan appends what the detectors find in buf. Cuts are the seams between
-// strings: a token ends at one, unless it is complete only beyond it.
-func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) []finding {
+// strings: a token ends at one, unless it is complete only beyond it. Where no
+// structures are asked for, what is known by what is around it is left out.
+func (ds *detectorSet) scan(buf []byte, cuts []int, structures bool, c *clock, found []finding) []finding {
 	var l *look
 	first := len(found)
 	const chunk = 1 << 16
@@ -138,7 +139,7 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 			for _, k := range ds.buckets[ds.slots[h]-1] {
 				start := i - k.probe
 				soft := detectors[k.number].soft
-				if start < 0 || len(buf)-start < len(k.prefix) || ds.off[k.number] || soft && start < softly || !begins(buf[start:], k) {
+				if start < 0 || len(buf)-start < len(k.prefix) || ds.off[k.number] || soft && (start < softly || !structures) || !begins(buf[start:], k) {
 					continue
 				}
 				for cut < len(cuts) && cuts[cut] <= start {
@@ -174,7 +175,7 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, c *clock, found []finding) [
 			}
 		}
 	}
-	return ds.search(buf, cuts, c, found)
+	return found
 }
 
 func begins(text []byte, k candidate) bool {

@@ -133,7 +133,7 @@ func FuzzDetectors(f *testing.F) {
 			}
 		}
 		c := New(Options{Budget: time.Hour}).search().clock
-		got := ds.scan(buf, cuts, &c, nil)
+		got := ds.scan(buf, cuts, true, &c, nil)
 		want := referenceScan(ds, buf, cuts)
 		if !slices.Equal(got, want) {
 			t.Fatalf("%q cut at %v\n got %v\nwant %v", buf, cuts, got, want)

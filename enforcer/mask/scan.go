@@ -1,6 +1,9 @@
 package mask
 
-import "slices"
+import (
+	"hash/maphash"
+	"slices"
+)
 
 // cause is what found something, and the name it goes by in the text.
 type cause struct{ detector, label, text string }
@@ -28,6 +31,7 @@ type search struct {
 	clock     clock
 	knownOnly bool // no detectors: for the last look at what goes out
 	matches   []match
+	detected  map[uint64]bool // the layers that detectors have looked through, by hash
 }
 
 // maxLayers is how many encodings, one over the other, are taken off before
@@ -54,7 +58,7 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 		found = append(found, f)
 	}
 	if !s.knownOnly {
-		found = s.rules.detectors.scan(buf, cuts, &s.clock, found)
+		found = s.detect(buf, cuts, depth, found)
 	} else if s.index.empty() {
 		return found
 	}
@@ -78,6 +82,26 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 	found = s.layer(unwrapped, depth, found)
 	s.knownOnly = was
 	return found
+}
+
+// detect appends what the detectors find. Two encodings taken off in the one
+// order and in the other leave the same text, which they need not see twice.
+func (s *search) detect(buf []byte, cuts []int, depth int, found []finding) []finding {
+	ds := s.rules.detectors
+	switch {
+	case depth == 0:
+		clear(s.detected)
+	case s.detected == nil:
+		s.detected = map[uint64]bool{}
+	}
+	if depth > 0 {
+		h := maphash.Bytes(groupSeed, buf)
+		if s.detected[h] {
+			return found
+		}
+		s.detected[h] = true
+	}
+	return ds.search(buf, cuts, &s.clock, ds.scan(buf, cuts, depth < maxLayers, &s.clock, found))
 }
 
 // layer looks through l, and brings what it finds back to l's source.

@@ -46,7 +46,7 @@ func slowTargets(t testing.TB) map[string]func(text string) {
 	c := m.search().clock
 	var found []finding
 	return map[string]func(string){
-		"detectors": func(text string) { found = ds.scan([]byte(text), nil, &c, found[:0]) },
+		"detectors": func(text string) { found = ds.scan([]byte(text), nil, true, &c, found[:0]) },
 		"message": func(text string) {
 			msg, err := json.Marshal(map[string]string{"text": text})
 			if err != nil {

@@ -23,7 +23,7 @@ func writeSpeeds(t *testing.T, page *strings.Builder, theirs map[string]float64)
 			t.Fatal(err)
 		}
 		var found []finding
-		detect := speedOf(len(text), func() { found = ds.scan(text, nil, &c, found[:0]) })
+		detect := speedOf(len(text), func() { found = ds.scan(text, nil, true, &c, found[:0]) })
 		whole := speedOf(len(msg), func() {
 			if _, _, err := m.Message(msg); err != nil {
 				t.Fatal(err)
