@@ -150,8 +150,9 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, structures bool, c *clock, f
 					*l = look{}
 					defer looks.Put(l)
 				}
+				before := l.read
 				f, ok := ds.try(l, buf, start, k, cuts, cut)
-				if c.work(64) {
+				if c.work(64 + l.read - before) {
 					return found
 				}
 				switch {
@@ -303,7 +304,7 @@ func (d *detector) match(l *look, i int, cross bool) (int, bool) {
 		i = end
 	}
 	if d.digit {
-		first := l.digits.reach(l.text, body, noDigit)
+		first := l.reach(&l.digits, body, noDigit)
 		if first >= max(i, reach) {
 			return i, false
 		}

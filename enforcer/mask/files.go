@@ -112,7 +112,7 @@ func checkPgpass(l *look, start, body int) (int, int, bool) {
 		i++
 	}
 	end := l.untilAny(i, atLine)
-	return i, end, end > i && bytes.IndexAny(text[i:end], " *") < 0 && !isTemplate(text[i:end])
+	return i, end, end > i && !bytes.ContainsAny(text[i:end], " *") && !isTemplate(text[i:end])
 }
 
 // checkDockerAuth wants "auth": "…" or _auth=… with base64 of user:password.

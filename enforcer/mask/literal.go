@@ -56,7 +56,7 @@ func allBut(chars string) *[256]bool {
 
 // untilAny returns where the stretch from i ends, at most maxKeyed further.
 func (l *look) untilAny(i, delimiter int) int {
-	return min(l.until[delimiter].reach(l.text, i, inside[delimiter]), i+maxKeyed)
+	return min(l.reach(&l.until[delimiter], i, inside[delimiter]), i+maxKeyed)
 }
 
 // read takes the value that begins at i.

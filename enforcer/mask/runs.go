@@ -16,6 +16,7 @@ type look struct {
 	until  [delimiters]stretch
 	finds  [needles]spot
 	data   manifest
+	read   int // characters read, each time they are
 }
 
 // spot is where a needle stands next.
@@ -33,6 +34,7 @@ func (l *look) find(needle, i int) int {
 		if n := bytes.Index(l.text[from:], []byte(what)); n >= 0 {
 			p.at = from + n
 		}
+		l.read += len(l.text) - from
 		p.size = len(l.text)
 	}
 	if p.at >= 0 && p.at+len(what) > len(l.text) {
@@ -54,7 +56,8 @@ type stretch struct {
 }
 
 // reach returns where the characters of a kind that begin at i end.
-func (s *stretch) reach(text []byte, i int, is *[256]bool) int {
+func (l *look) reach(s *stretch, i int, is *[256]bool) int {
+	text := l.text
 	if i < s.start || i >= s.end {
 		*s = stretch{i, i, true}
 	}
@@ -63,13 +66,14 @@ func (s *stretch) reach(text []byte, i int, is *[256]bool) int {
 		for j < len(text) && is[text[j]] {
 			j++
 		}
+		l.read += j - s.end
 		s.end, s.open = j, j == len(text)
 	}
 	return min(s.end, len(text))
 }
 
 // run returns the end of the run of p's alphabet from i.
-func (l *look) run(i int, p *part) int { return l.runs[p.memo].reach(l.text, i, p.is) }
+func (l *look) run(i int, p *part) int { return l.reach(&l.runs[p.memo], i, p.is) }
 
 var noDigit = tableOf(^digit)
 
