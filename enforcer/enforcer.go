@@ -67,6 +67,9 @@ type Config struct {
 	// Certificates is the operator's folder of the files that servers of the
 	// policy may name under tls; "" if there is none.
 	Certificates string
+	// Private is a folder for files that spawned servers get, ours alone; what is
+	// in it is removed. Without it no credential can be injected as a file.
+	Private string
 	// Ready lists further conditions that readiness depends on, by name.
 	Ready map[string]func(context.Context) error
 
@@ -112,6 +115,11 @@ func New(c Config) (*Enforcer, error) {
 	}
 	if len(c.DigestKey) < 32 {
 		return nil, errors.New("digest key: want at least 32 bytes")
+	}
+	if c.Private != "" {
+		if err := upstream.ClearPrivate(c.Private); err != nil {
+			return nil, err
+		}
 	}
 	e := &Enforcer{Config: c, public: u, processes: upstream.NewPool(0)}
 	if e.Quotas == nil {

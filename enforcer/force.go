@@ -52,7 +52,8 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 				e.Log.Warn("upstream", slog.String("server", s.Name), slog.String("policy", fmt.Sprintf("%s:%d", s.File, s.Line)), slog.String("err", text))
 			},
 		}, upstream.StdioConfig{
-			Pool: e.processes, Now: e.Now,
+			Pool: e.processes, Now: e.Now, Private: e.Private,
+			Warn: func(text string) { e.Log.Warn("upstream", slog.String("server", s.Name), slog.String("err", text)) },
 			Room: e.room.answers, ToolsChanged: func() { e.pins.changed(s.Name) },
 			Stderr: func(line string) {
 				e.Log.Info("upstream stderr", slog.String("server", s.Name), slog.String("line", line))

@@ -2,69 +2,16 @@ package enforcer
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"net/http"
-	"sort"
 	"time"
 
 	"countersign/enforcer/hub"
-	"countersign/enforcer/wire"
-	"countersign/rules"
 )
 
 // clientGrace is how long an upstream may go on with a call whose client has
 // left, in the legacy era, where leaving is not cancelling.
 const clientGrace = 10 * time.Minute
-
-// splice puts the lease where the policy says: upstream headers, a spawned
-// server's environment, arguments of the call. It never touches anything that
-// the client sees; the record notes which credential, never its value.
-func (x *exchange) splice(in rules.Inject) error {
-	x.inject.Key = x.lease.Key
-	if len(in.Headers) > 0 {
-		x.inject.Header = http.Header{}
-	}
-	for name, tmpl := range in.Headers {
-		v, err := x.lease.Render(tmpl)
-		if err != nil {
-			return refuse(kindUnavailable, "credential %q, header %s: %w", x.lease.Name, name, err)
-		}
-		x.inject.Header.Set(name, v)
-	}
-	for name, tmpl := range in.Env {
-		v, err := x.lease.Render(tmpl)
-		if err != nil {
-			return refuse(kindUnavailable, "credential %q, environment %s: %w", x.lease.Name, name, err)
-		}
-		x.inject.Env = append(x.inject.Env, name+"="+v)
-	}
-	sort.Strings(x.inject.Env)
-	if len(in.Args) == 0 || x.msg == nil || x.msg.Method != "tools/call" {
-		return nil
-	}
-	values := map[string][]byte{}
-	for name, tmpl := range in.Args {
-		v, err := x.lease.Render(tmpl)
-		if err != nil {
-			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
-		}
-		if values[name], err = json.Marshal(v); err != nil {
-			return refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, err)
-		}
-	}
-	edits, err := x.msg.SetArguments(values)
-	if err != nil {
-		return refuse(kindUnavailable, "credential %q cannot be put into the arguments: %w", x.lease.Name, err)
-	}
-	if x.body = wire.Splice(x.raw, edits...); x.body == nil {
-		return refuse(kindUnavailable, "credential %q cannot be put into the arguments", x.lease.Name)
-	}
-	if x.msg.Modern() {
-		x.spliced = values
-	}
-	return nil
-}
 
 // upstreamContext ends with a freeze that covers the call. It outlives the
 // client in the legacy era, where a disconnect is not a cancellation, by

@@ -82,6 +82,7 @@ func (x *exchange) run(ctx context.Context) error {
 		x.admit,      // not stopping, policy still in force
 		x.decide,     // the policy's decision
 		x.unfrozen,   // by nobody; asked again before an approval is spent
+		x.worded,     // an argument that a credential replaces: as the policy knows it
 		x.meter,      // the policy's quotas, and room for an answer
 		x.foreseen,   // what a pin or the credential would stop stops before a person is asked
 		x.approve,    // a person's, where policy asks; decided again, spent once
@@ -179,6 +180,9 @@ func (x *exchange) credential(ctx context.Context) error {
 	spec, ok := x.force.credential(x.server, name)
 	if !ok {
 		return refuse(kindUnavailable, "policy names credential %q, which server %q does not define", name, x.server)
+	}
+	if err := x.worded(ctx); err != nil { // the policy may have changed while a person was asked
+		return err
 	}
 	if x.e.Credentials == nil {
 		return refuse(kindUnavailable, "credential %q needs Vault, and none is configured (VAULT_ADDR)", name)

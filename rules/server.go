@@ -42,15 +42,6 @@ type Credential struct {
 	Inject  Inject
 }
 
-// Inject says where a minted credential goes. The values are templates:
-// {{field}}, {{field|url}}, {{field|json}} and {{basic field field}}, the
-// fields being those of the secret that Vault returns.
-type Inject struct {
-	Headers map[string]string // of requests to a URL
-	Env     map[string]string // of a spawned Command
-	Args    map[string]string // of tools/call
-}
-
 // Server returns the named upstream.
 func (p *Policy) Server(name string) (Server, bool) {
 	s, ok := p.servers[name]
@@ -196,33 +187,7 @@ func (d *document) credential(at field, s Server) Credential {
 		d.report(at.key, "credential %s needs inject: where it goes", c.Name)
 		return c
 	}
-	i, ok := d.fields(n, "inject", "headers", "env", "args")
-	if !ok {
-		return c
-	}
-	c.Inject = Inject{d.textMap(i["headers"], "headers"), d.env(i["env"], "env"), d.textMap(i["args"], "args")}
-	if h := i["headers"]; h != nil && len(s.Command) > 0 {
-		d.report(h, "a server started by command has no headers: inject into env or args")
-	}
-	if e := i["env"]; e != nil && s.URL != "" {
-		d.report(e, "a server behind a url has no environment: inject into headers or args")
-	}
-	fields := 0
-	for _, part := range []string{"headers", "env", "args"} {
-		for _, t := range d.mapping(i[part], part) {
-			if part == "headers" {
-				d.header(t.key)
-			}
-			n, msg := checkTemplate(t.val.Value)
-			if fields += n; msg != "" {
-				fields++ // one mistake, one problem
-				d.report(t.val, "%s: %s", t.key.Value, msg)
-			}
-		}
-	}
-	if fields == 0 {
-		d.report(n, "inject names no field of the credential: write {{field}} somewhere")
-	}
+	c.Inject = d.inject(n, s)
 	return c
 }
 

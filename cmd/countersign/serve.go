@@ -158,7 +158,7 @@ func serve(ctx context.Context, c config) (err error) {
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
 		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: record.journal, Mask: masker, Credentials: vault,
-		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts,
+		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
 		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
 		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
 	})

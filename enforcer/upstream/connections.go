@@ -50,11 +50,12 @@ type connections struct {
 	expires time.Time // of our certificate
 	seen    []fs.FileInfo
 	looked  time.Time
-	problem string // as warned of
+	problem string             // as warned of
+	minted  map[string]*minted // by lease
 }
 
 // transport gives what to send with. An error means that nothing can be sent.
-func (c *connections) transport() (*http.Transport, error) {
+func (c *connections) transport(inject Injection) (*http.Transport, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.cfg.Now()
@@ -71,6 +72,9 @@ func (c *connections) transport() (*http.Transport, error) {
 		c.cfg.Warn(c.problem + "; the files as they were last stay in use")
 	case err == nil && !c.looked.Before(now):
 		c.problem = ""
+	}
+	if inject.Cert != "" {
+		return c.mintedTransport(inject)
 	}
 	if !c.expires.IsZero() && now.After(c.expires) {
 		return nil, fmt.Errorf("our client certificate %s expired at %s: replace the file, it is read again by itself",
@@ -125,6 +129,10 @@ func (c *connections) close() {
 	if c.good != nil {
 		c.good.CloseIdleConnections()
 	}
+	for _, m := range c.minted {
+		m.end()
+	}
+	c.minted = nil
 }
 
 // within opens the folder anew: the operator may have put another in its place.

@@ -54,7 +54,7 @@ func (u *httpUpstream) failed(ctx context.Context, w *watcher, err error) error 
 	case errors.As(err, &name):
 		return fmt.Errorf("%w: its name cannot be looked up (%s)", ErrDead, name.Err)
 	case errors.As(err, &op) && op.Op == "remote error":
-		return fmt.Errorf("%w: it broke the TLS connection off (%w)%s", ErrDead, op.Err, u.shows())
+		return fmt.Errorf("%w: it broke the TLS connection off (%w)%s", ErrDead, op.Err, u.shows(w))
 	case (at == connecting || at == handshaking) && isTimeout(err):
 		late := w.late(u.cfg.Timeouts.Connect)
 		if at == handshaking {
@@ -64,7 +64,7 @@ func (u *httpUpstream) failed(ctx context.Context, w *watcher, err error) error 
 	case w.rebuffed() && strings.HasPrefix(strings.ToLower(u.url), "https:"):
 		// With TLS 1.3 a server refuses our certificate after the handshake, and
 		// its word for that may be lost behind the end of the connection.
-		return fmt.Errorf("%w: it ended the connection right after the TLS handshake%s", ErrDead, u.shows())
+		return fmt.Errorf("%w: it ended the connection right after the TLS handshake%s", ErrDead, u.shows(w))
 	case op != nil:
 		place := op.Op
 		for inner := op; inner != nil; { // a proxy's address is in the outer one
@@ -111,7 +111,10 @@ func untrusted(err error) string {
 }
 
 // shows is what a person should know who looks for why a server refused us.
-func (u *httpUpstream) shows() string {
+func (u *httpUpstream) shows(w *watcher) string {
+	if w.minted {
+		return ": the client certificate that was minted for it was offered to it; is it issued by the CA that the server trusts?"
+	}
 	if u.cfg.TLS.Cert == "" {
 		return ": no client certificate was shown to it; where it wants one, give it under tls.cert and tls.key in the server's file of the policy"
 	}

@@ -97,7 +97,7 @@ func HTTP(cfg HTTPConfig) Upstream {
 	u.conns = &connections{cfg: cfg}
 	// Files are read now, so that what is wrong with them is in the log before
 	// the first call; nothing is dialled.
-	if _, err := u.conns.transport(); err != nil {
+	if _, err := u.conns.transport(Injection{}); err != nil {
 		cfg.Warn(err.Error())
 	}
 	return u
@@ -158,14 +158,18 @@ func (u *httpUpstream) enter(r *Request, cancel context.CancelCauseFunc) (done f
 
 func (u *httpUpstream) send(ctx context.Context, cancel context.CancelCauseFunc, r *Request) (*Reply, error) {
 	transport := u.fixed
+	if transport != nil && r.Inject.Cert != "" {
+		return nil, unsent{errors.New("a client certificate needs connections of our own")}
+	}
 	if transport == nil {
-		ours, err := u.conns.transport()
+		ours, err := u.conns.transport(r.Inject)
 		if err != nil {
 			return nil, unsent{fmt.Errorf("%w: %w", ErrDead, err)}
 		}
 		transport = ours
 	}
 	w := watch(u.cfg, cancel)
+	w.minted = r.Inject.Cert != ""
 	req, err := u.request(httptrace.WithClientTrace(ctx, w.trace()), r)
 	if err != nil {
 		w.stop()
@@ -208,6 +212,12 @@ func (u *httpUpstream) request(ctx context.Context, r *Request) (*http.Request, 
 	req, err := http.NewRequestWithContext(ctx, r.Verb, u.url, body)
 	if err != nil {
 		return nil, errors.New("the URL of the MCP server cannot be used: see its file in the policy")
+	}
+	if len(r.Inject.Query) > 0 {
+		if req.URL.RawQuery != "" {
+			req.URL.RawQuery += "&"
+		}
+		req.URL.RawQuery += r.Inject.Query.Encode()
 	}
 	// The transport sends a POST again only if it knows that nothing of it was
 	// written, never after it may have had its effect.
@@ -378,7 +388,13 @@ func (u *httpUpstream) EndSession(session string) {
 }
 
 func (u *httpUpstream) EndKey(key string) {
-	u.end(errKeyEnded, func(e *exchange) bool { return key != "" && e.key == key })
+	if key == "" {
+		return
+	}
+	u.end(errKeyEnded, func(e *exchange) bool { return e.key == key })
+	if u.conns != nil {
+		u.conns.endKey(key)
+	}
 }
 
 // Retire waits for the replies to be closed, and cancels what is left.

@@ -61,6 +61,7 @@ type watcher struct {
 	cfg    HTTPConfig
 	cancel context.CancelCauseFunc
 	total  *time.Timer
+	minted bool // a certificate of the call's own is shown
 
 	mu    sync.Mutex
 	at    phase

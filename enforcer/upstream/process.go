@@ -22,12 +22,13 @@ import (
 // guard kills what it has started; what was written is read to the end; the
 // calls in flight fail; gone is closed.
 type process struct {
-	owner *stdio
-	guard *guardian
-	stdin *os.File
-	in    chan []byte   // lines for the writer
-	quit  chan struct{} // closed when the process is asked to end
-	gone  chan struct{} // closed when it has ended
+	owner   *stdio
+	guard   *guardian
+	stdin   *os.File
+	in      chan []byte   // lines for the writer
+	quit    chan struct{} // closed when the process is asked to end
+	gone    chan struct{} // closed when it has ended
+	private string        // the folder of its private files, "" if it has none
 
 	life    sync.Mutex // guards cause
 	cause   error      // why it was ended, if we did it
@@ -59,12 +60,22 @@ func (u *stdio) start(s *session, at slot, inject Injection) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDead, err)
 	}
+	private, paths, err := u.cfg.private(inject.Files)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrDead, err)
+	}
+	started := false
+	defer func() {
+		if !started {
+			u.forget(private)
+		}
+	}()
 	files, err := pipes(3)
 	if err != nil {
 		return nil, fmt.Errorf("%w: cannot make pipes: %w", ErrDead, err)
 	}
 	guard, err := engage(task{
-		Path: path, Args: u.cfg.Command, Env: environment(u.cfg.Env, inject.Env), Dir: u.cfg.Dir, Limits: limits,
+		Path: path, Args: u.cfg.Command, Env: environment(u.cfg.Env, inject.Env, paths), Dir: u.cfg.Dir, Limits: limits,
 	}, [3]*os.File{files[0].r, files[1].w, files[2].w})
 	err = errors.Join(err, files[0].r.Close(), files[1].w.Close(), files[2].w.Close())
 	if err != nil {
@@ -80,8 +91,9 @@ func (u *stdio) start(s *session, at slot, inject Injection) (*process, error) {
 		quit:  make(chan struct{}),
 		gone:  make(chan struct{}),
 		calls: map[string]*call{}, used: u.cfg.Pool.clock.Add(1),
-		stdin: files[0].w,
+		stdin: files[0].w, private: private,
 	}
+	started = true
 	if s != nil {
 		p.holder = s.holder
 	}
@@ -283,6 +295,7 @@ func (p *process) reap(stdout, stderr *os.File) {
 	problems = append(problems, stdout.Close(), stderr.Close())
 
 	p.end(nil) // closes stdin, if nobody has
+	p.owner.forget(p.private)
 	died := fmt.Errorf("%w: its process ended (%s)", ErrDead, state)
 	if err := errors.Join(problems...); err != nil {
 		died = fmt.Errorf("%w; and: %w", died, err)

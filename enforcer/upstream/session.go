@@ -282,6 +282,7 @@ func (u *stdio) EndKey(key string) {
 	u.mu.Unlock()
 	for _, p := range ending {
 		p.end(fmt.Errorf("%w: %w", ErrDead, errKeyEnded))
+		u.forget(p.private) // whatever it does before it is gone
 	}
 }
 

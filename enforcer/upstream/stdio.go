@@ -35,6 +35,10 @@ type StdioConfig struct {
 	Stderr       func(line string) // not yet masked, bounded in rate; may be nil
 	Grace        time.Duration     // between asking a process to end and killing it; 5 s if zero
 	Now          func() time.Time  // the clock of restarts and of the log's bound; time.Now if nil
+	// Private is the folder for Injection.Files: ours alone, and made by
+	// ClearPrivate. Without it no file can be injected.
+	Private string
+	Warn    func(text string) // what a person should look at, not yet masked; may be nil
 	// ToolsChanged is told when a process says that its tools have changed,
 	// whether or not a client listens. It must return at once. May be nil.
 	ToolsChanged func()
@@ -92,6 +96,9 @@ func Stdio(cfg StdioConfig) Upstream {
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Warn == nil {
+		cfg.Warn = func(string) {}
 	}
 	if cfg.Pool == nil {
 		cfg.Pool = NewPool(0)

@@ -255,7 +255,7 @@ func TestHTTP2DeadConnection(t *testing.T) {
 		both.Wait()
 	})
 	u := remote(t, HTTPConfig{URL: "https://" + relay, TLS: TLSConfig{CA: []string{ca.pem}}}).(*httpUpstream)
-	transport, err := u.conns.transport()
+	transport, err := u.conns.transport(Injection{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"sync/atomic"
 
 	"countersign/enforcer/budget"
@@ -23,10 +24,22 @@ import (
 // Injection is what the upstream side of a call gets and nobody else sees.
 type Injection struct {
 	Header http.Header // HTTP servers
-	Env    []string    // spawned servers: NAME=value
+	Query  url.Values  // HTTP servers: more parameters of the URL
+	// Cert and Key are a certificate chain and its private key, PEM, shown to an
+	// https server in the place of HTTPConfig.TLS's; "" for none. No connection
+	// serves two leases.
+	Cert, PrivateKey string
+	Env              []string // spawned servers: NAME=value
+	Files            []File   // spawned servers
 	// Key names the lease that the values come from. A spawned process serves
 	// one Key, because its environment cannot change.
 	Key string
+}
+
+// File is a private file of a spawned server, there for as long as its process.
+type File struct {
+	Env     string // the environment variable that tells its path; its name, too
+	Content string
 }
 
 // Request is one exchange: a POST of a message, a GET for the stream of what

@@ -1,0 +1,119 @@
+package enforcer
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"countersign/enforcer/upstream"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// splice puts the lease where the policy says: upstream headers, parameters of
+// the URL, a client certificate, a spawned server's environment and private
+// files, arguments of the call. It never touches anything that the client sees;
+// the record notes which credential, never its value.
+func (x *exchange) splice(in rules.Inject) (err error) {
+	inject := upstream.Injection{Key: x.lease.Key}
+	fill := func(what, tmpl string) (filled string) {
+		if err == nil && tmpl != "" {
+			if filled, err = x.lease.Render(tmpl); err != nil {
+				err = refuse(kindUnavailable, "credential %q, %s: %w", x.lease.Name, what, err)
+			}
+		}
+		return filled
+	}
+	if len(in.Headers) > 0 {
+		inject.Header = http.Header{}
+	}
+	for name, tmpl := range in.Headers {
+		inject.Header.Set(name, fill("header "+name, tmpl))
+	}
+	if len(in.Query) > 0 {
+		inject.Query = url.Values{}
+	}
+	for name, tmpl := range in.Query {
+		inject.Query.Set(name, fill("query parameter "+name, tmpl))
+	}
+	inject.Cert, inject.PrivateKey = fill("client_cert.cert", in.Cert.Cert), fill("client_cert.key", in.Cert.Key)
+	for _, name := range slices.Sorted(maps.Keys(in.Env)) {
+		inject.Env = append(inject.Env, name+"="+fill("environment "+name, in.Env[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(in.Files)) {
+		inject.Files = append(inject.Files, upstream.File{Env: name, Content: fill("file "+name, in.Files[name])})
+	}
+	values := map[string][]byte{}
+	if x.msg != nil && x.msg.Method == "tools/call" {
+		for name, arg := range in.Args {
+			tmpl, aerr := x.chosen(name, arg)
+			if err == nil {
+				err = aerr
+			}
+			// A string, however the template came by it: it cannot be anything else.
+			if values[name], aerr = json.Marshal(fill("argument "+name, tmpl)); err == nil && aerr != nil {
+				err = refuse(kindUnavailable, "credential %q, argument %s: %w", x.lease.Name, name, aerr)
+			}
+		}
+	}
+	if err != nil {
+		return err
+	}
+	x.inject = inject
+	if len(values) == 0 {
+		return nil
+	}
+	edits, err := x.msg.SetArguments(values)
+	if err != nil {
+		return refuse(kindUnavailable, "credential %q cannot be put into the arguments: %w", x.lease.Name, err)
+	}
+	if x.body = wire.Splice(x.raw, edits...); x.body == nil {
+		return refuse(kindUnavailable, "credential %q cannot be put into the arguments", x.lease.Name)
+	}
+	if x.msg.Modern() {
+		x.spliced = values
+	}
+	return nil
+}
+
+// worded refuses an argument that the call's credential replaces and that is
+// none of the words which the policy lists for it: before anybody is asked, and
+// before anything is minted.
+func (x *exchange) worded(context.Context) error {
+	spec, ok := x.force.credential(x.server, x.decision.Credential)
+	if !ok || x.msg == nil || x.msg.Method != "tools/call" {
+		return nil
+	}
+	for _, name := range slices.Sorted(maps.Keys(spec.Inject.Args)) {
+		if _, err := x.chosen(name, spec.Inject.Args[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chosen is the template for an argument: that of the word which the agent
+// gave, where the policy lists words.
+func (x *exchange) chosen(name string, arg rules.Arg) (tmpl string, err error) {
+	if arg.Words == nil {
+		return arg.Value, nil
+	}
+	said := "nothing"
+	if at, ok := x.msg.Member(x.msg.Arguments, name); ok {
+		word, text := x.msg.Text(at)
+		if tmpl, ok := arg.Words[word]; ok && text {
+			return tmpl, nil
+		}
+		said = "something else"
+		if text {
+			said = fmt.Sprintf("%q", clip(word, 64))
+		}
+	}
+	return "", x.denied(fmt.Sprintf("Argument %q names what this call connects to: one of %s, not %s.",
+		name, strings.Join(slices.Sorted(maps.Keys(arg.Words)), ", "), said))
+}

@@ -1,0 +1,158 @@
+package upstream
+
+import (
+	"crypto/x509"
+	"errors"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A certificate minted for a lease is shown on connections that nobody shares,
+// and that end with the lease, calls in flight or not.
+func TestHTTPMintedCertificates(t *testing.T) {
+	ca, clients := newAuthority(t), newAuthority(t)
+	for name, http2 := range map[string]bool{"HTTP/2": true, "HTTP/1.1": false} {
+		t.Run(name, func(t *testing.T) {
+			srv := secure(t, ca, "crm.internal", clients, http2, nil)
+			u := remote(t, HTTPConfig{URL: srv.URL, TLS: TLSConfig{CA: []string{ca.pem}, Name: "crm.internal"}})
+			lease := func(key string) Injection {
+				cert, private := clients.issue(key, nil)
+				return Injection{Key: key, Cert: cert, PrivateKey: private}
+			}
+			ask := func(inject Injection) string {
+				t.Helper()
+				r := request(ping)
+				r.Inject = inject
+				if _, err := answer(t, u, r); err != nil {
+					t.Fatal(err)
+				}
+				return srv.last.Load().TLS.PeerCertificates[0].Subject.CommonName
+			}
+			one, two := lease("one"), lease("two")
+			for range 2 {
+				for _, inject := range []Injection{one, two} {
+					if who := ask(inject); who != inject.Key {
+						t.Errorf("the server saw %q in the place of %q", who, inject.Key)
+					}
+				}
+			}
+			if n := srv.conns.Load(); n != 2 {
+				t.Errorf("%d connections for two leases", n)
+			}
+			if _, err := answer(t, u, request(ping)); err == nil {
+				t.Error("a call without a certificate came through on somebody's connection")
+			}
+			n := srv.conns.Load()
+			if who := ask(one); who != "one" || srv.conns.Load() != n {
+				t.Errorf("%q, %d more connections", who, srv.conns.Load()-n)
+			}
+
+			// The end of the lease ends its stream and its connections.
+			gone := make(chan struct{})
+			get := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Type", "text/event-stream")
+				w.WriteHeader(http.StatusOK)
+				_ = http.NewResponseController(w).Flush()
+				<-r.Context().Done()
+				close(gone)
+			})
+			srv.get.Store(&get)
+			reply, err := u.Send(t.Context(), &Request{Verb: http.MethodGet, Inject: one})
+			if err != nil {
+				t.Fatal(err)
+			}
+			u.EndKey("one")
+			<-gone
+			if _, err := reply.Next(); !errors.Is(err, errKeyEnded) {
+				t.Errorf("the stream ended with %v", err)
+			}
+			if err := reply.Close(); err != nil {
+				t.Error(err)
+			}
+			if m := u.(*httpUpstream).conns.minted; len(m) != 1 || m["two"] == nil {
+				t.Errorf("connections are kept for %v", m)
+			}
+			n = srv.conns.Load()
+			if who := ask(two); who != "two" || srv.conns.Load() != n {
+				t.Errorf("another's connections: %q, %d more", who, srv.conns.Load()-n)
+			}
+		})
+	}
+}
+
+// What is wrong with what was minted is said without it, and nothing was sent.
+func TestHTTPMintedCertificatesAreWrong(t *testing.T) {
+	ca, clients := newAuthority(t), newAuthority(t)
+	srv := secure(t, ca, "127.0.0.1", clients, false, nil)
+	cert, key := clients.issue("gate", nil)
+	_, other := clients.issue("gate", nil)
+	past, pastKey := clients.issue("gate", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) })
+	strange, strangeKey := newAuthority(t).issue("gate", nil)
+	u := remote(t, HTTPConfig{URL: srv.URL, TLS: TLSConfig{CA: []string{ca.pem}}})
+	for name, tt := range map[string]struct {
+		inject Injection
+		want   string
+		sent   bool
+	}{
+		"no PEM":         {Injection{Key: "a", Cert: "hunter2", PrivateKey: "hunter2"}, "no client certificate and its key", false},
+		"another's key":  {Injection{Key: "b", Cert: cert, PrivateKey: other}, "no client certificate and its key", false},
+		"expired":        {Injection{Key: "c", Cert: past, PrivateKey: pastKey}, "minted for this call expired", false},
+		"of no lease":    {Injection{Cert: cert, PrivateKey: key}, "belongs to no lease", false},
+		"of a stranger":  {Injection{Key: "d", Cert: strange, PrivateKey: strangeKey}, "that was minted for it was offered", true},
+		"in good health": {Injection{Key: "e", Cert: cert, PrivateKey: key}, "", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := request(ping)
+			r.Inject = tt.inject
+			_, err := answer(t, u, r)
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hunter2") || strings.Contains(err.Error(), "-----") {
+				t.Errorf("got %v", err)
+			}
+			if !tt.sent && !errors.Is(err, ErrNotSent) {
+				t.Errorf("it says not that nothing was sent: %v", err)
+			}
+		})
+	}
+}
+
+// A parameter is added to those of the URL, encoded, to requests of every kind,
+// and is in no error.
+func TestHTTPInjectsParameters(t *testing.T) {
+	got := make(chan string, 8)
+	u := against(t, HTTPConfig{}, func(w http.ResponseWriter, r *http.Request) {
+		got <- r.Method + " " + r.URL.RawQuery
+		if r.URL.Query().Get("secret") == "hunter3" {
+			panic(http.ErrAbortHandler)
+		}
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	})
+	u.(*httpUpstream).url += "%2B"
+	for _, verb := range []string{http.MethodPost, http.MethodGet, http.MethodDelete} {
+		r := request(ping)
+		r.Verb, r.Session, r.Inject.Query = verb, "s", url.Values{"secret": {"a b&c=d/é"}, "user": {"u"}}
+		reply, err := u.Send(t.Context(), r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := reply.Close(); err != nil {
+			t.Error(err)
+		}
+		if had, want := <-got, verb+" key=hunter2%2B&secret=a+b%26c%3Dd%2F%C3%A9&user=u"; had != want {
+			t.Errorf("the server got %s, want %s", had, want)
+		}
+	}
+	r := request(ping)
+	r.Inject.Query = url.Values{"secret": {"hunter3"}}
+	if _, err := answer(t, u, r); err == nil || strings.Contains(err.Error(), "hunter") {
+		t.Errorf("got %v", err)
+	}
+}
