@@ -104,6 +104,7 @@ type Enforcer struct {
 	stop     context.CancelFunc
 	lifetime context.Context // ends when waiting callers must be sent home
 	retired  sync.WaitGroup  // upstreams of earlier policies that are being closed
+	leaving  sync.Map        // *force: these policies
 }
 
 // New makes an Enforcer that has no policy yet and refuses everything until
@@ -201,7 +202,7 @@ func (e *Enforcer) Handler() http.Handler {
 	mux.Handle("GET /metrics", e.metrics.handler())
 	mux.HandleFunc("/mcp/{server}", e.serveMCP)
 	mux.HandleFunc("/mcp", e.serveAll)
-	e.mountFreezes(mux, e.operator)
+	e.mountOperate(mux, e.operator)
 	return mux
 }
 
@@ -240,6 +241,6 @@ func (e *Enforcer) serve(w http.ResponseWriter, r *http.Request, server string, 
 		}
 	}()
 	if err := run(x, ctx); err != nil && !errors.Is(err, errAnswered) {
-		x.refuse(x.orFrozen(err))
+		x.refuse(x.orRevoked(x.orFrozen(err)))
 	}
 }

@@ -73,7 +73,11 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	if old != nil {
 		// Calls under way may hold an upstream for long; a policy does not wait
 		// for them.
-		e.retired.Go(func() { old.retire(e.lifetime, next) })
+		e.leaving.Store(old, nil)
+		e.retired.Go(func() {
+			old.retire(e.lifetime, next)
+			e.leaving.Delete(old)
+		})
 		e.withdraw(old, next)
 	}
 }
@@ -125,10 +129,16 @@ func (f *force) closeUpstreams(keep *force) {
 
 // LeaseEnded ends every spawned server that still holds the lease's values.
 func (e *Enforcer) LeaseEnded(key string) {
-	f := e.force.Load()
-	if f == nil {
-		return
+	if f := e.force.Load(); f != nil {
+		f.endKey(key)
 	}
+	e.leaving.Range(func(f, _ any) bool { // upstreams that finish calls of an earlier policy
+		f.(*force).endKey(key)
+		return true
+	})
+}
+
+func (f *force) endKey(key string) {
 	for _, up := range f.upstreams {
 		up.EndKey(key)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -36,15 +37,16 @@ const maxFreezeRequest = 16 << 10 // bytes
 // for: who reached a socket that only the operator can open.
 func (e *Enforcer) Control(who func(*http.Request) freeze.Operator) http.Handler {
 	mux := http.NewServeMux()
-	e.mountFreezes(mux, func(_ http.ResponseWriter, r *http.Request) (freeze.Operator, bool) { return who(r), true })
+	e.mountOperate(mux, func(_ http.ResponseWriter, r *http.Request) (freeze.Operator, bool) { return who(r), true })
 	return mux
 }
 
-// mountFreezes adds the endpoint. who answers a caller that it refuses.
-func (e *Enforcer) mountFreezes(mux *http.ServeMux, who func(http.ResponseWriter, *http.Request) (freeze.Operator, bool)) {
+// mountOperate adds these endpoints, and those of credentials. who answers a caller that it refuses.
+func (e *Enforcer) mountOperate(mux *http.ServeMux, who func(http.ResponseWriter, *http.Request) (freeze.Operator, bool)) {
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request, freeze.Operator){
 		"POST /freezes": e.serveFreeze, "GET /freezes": e.serveFreezes,
 		"DELETE /freezes/{id}": e.serveUnfreeze, "DELETE /freezes": e.serveUnfreezeAll,
+		"GET /credentials": e.serveLeases, "POST /credentials/revoke": e.serveRevoke,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			// A connection without deadlines (a test's) never blocks.
@@ -70,29 +72,41 @@ func (e *Enforcer) operator(w http.ResponseWriter, r *http.Request) (freeze.Oper
 	}
 	var ref *refusal
 	if errors.As(err, &ref) {
-		e.unknown(x, refuse(ref.kind, "freezes: %w", ref.cause))
+		e.unknown(x, refuse(ref.kind, "%s: %w", operated(r), ref.cause))
 		e.turnAway(w, ref, x.id)
 		return freeze.Operator{}, false
 	}
 	p := e.Policy()
 	if p == nil {
-		answerError(w, http.StatusServiceUnavailable, "no policy is in force, which would say who may freeze: use the command line")
+		answerError(w, http.StatusServiceUnavailable, "no policy is in force, which would say who may operate this: use the command line")
 		return freeze.Operator{}, false
 	}
 	person, ok := p.MayFreeze(caller.Subject)
 	if !ok {
-		text := "you may not freeze, nor see what is frozen: `freeze` in the policy's countersign.yaml does not name you"
+		kind, text := audit.KindFreeze, "you may not freeze, nor see what is frozen"
+		if operated(r) == "credentials" {
+			kind, text = audit.KindCredential, "you may not see what credentials live, nor revoke them"
+		}
+		text += ": `freeze` in the policy's countersign.yaml does not name you"
 		err := e.event(r.Context(), audit.Entry{
-			Kind: audit.KindFreeze, Call: x.id, Policy: p.Commit(), Issuer: caller.Subject.Issuer, Sub: caller.Subject.Sub, Client: caller.Client,
-			Method: r.Method + " /freezes", Status: audit.StatusRefused, Reason: text,
+			Kind: kind, Call: x.id, Policy: p.Commit(), Issuer: caller.Subject.Issuer, Sub: caller.Subject.Sub, Client: caller.Client,
+			Method: r.Method + " /" + operated(r), Status: audit.StatusRefused, Reason: text,
 		}, map[string]any{"source": x.source})
 		if err != nil {
-			e.Log.Error("a refused freeze could not be recorded", "err", err)
+			e.Log.Error("a refused operator could not be recorded", "err", err)
 		}
 		answerError(w, http.StatusForbidden, text+" (countersign record "+x.id+")")
 		return freeze.Operator{}, false
 	}
 	return freeze.Operator{Name: person.Name, Issuer: person.Issuer, Sub: person.Sub}, true
+}
+
+// operated is what a request is about: freezes or credentials.
+func operated(r *http.Request) string {
+	if strings.HasPrefix(r.URL.Path, "/credentials") {
+		return "credentials"
+	}
+	return "freezes"
 }
 
 // turnAway answers a request without a good token (RFC 6750 section 3), or with

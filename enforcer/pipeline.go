@@ -214,6 +214,9 @@ func (x *exchange) forward(ctx context.Context) error {
 	if err := x.openable(up); err != nil {
 		return err
 	}
+	if x.lease != nil && x.lease.Ended() != "" {
+		return refuse(kindUnavailable, "the credential has ended") // by whom, orRevoked says
+	}
 	header := forwardHeader(x.r.Header, x.msg)
 	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)
 	x.forwarded = true

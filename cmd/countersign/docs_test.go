@@ -420,6 +420,8 @@ func TestTheOperatorsPage(t *testing.T) {
 			out := s.must("countersign freeze --tool execute --reason 'to be lifted'")
 			return strings.Replace(c, "<id>", freezeID.FindString(out), 1)
 		}},
+		"countersign credentials list": {says: "no credential lives"},
+		`countersign credentials revoke --credential customers-rw --reason "the role was too wide"`: {says: "no such credential lives"},
 		"docker exec countersign /usr/bin/countersign freezes": {
 			instead: "needs a container engine; the program is asked without one",
 			check: func(s *shell) {

@@ -1,6 +1,7 @@
 // Command countersign is the gate between AI agents and the systems they
-// touch: it serves MCP (serve), stops what agents do (freeze), checks and
-// explains policy (policy), and reads and proves the record (audit).
+// touch: it serves MCP (serve), stops what agents do (freeze), revokes what was
+// minted for them (credentials), checks and explains policy (policy), and reads
+// and proves the record (audit).
 //
 // Exit status: 0 fine; 1 a check found something; 2 usage or configuration
 // error.
@@ -64,6 +65,6 @@ Start with:
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(serveCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), policyCommand(), auditCommand())
+	root.AddCommand(serveCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), credentialsCommand(), policyCommand(), auditCommand())
 	return root
 }

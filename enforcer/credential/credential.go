@@ -130,6 +130,8 @@ type LeaseInfo struct {
 	Expires                     time.Time
 	Uses                        int       // calls in flight
 	LastUsed                    time.Time // when a call last took it or gave it back
+	Ending                      bool      // to be revoked, at once or with the last call in flight
+	Failed                      bool      // to revoke it failed, and is repeated
 }
 
 // Minter mints, renews and revokes. It is safe for concurrent use.
@@ -246,6 +248,13 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 	return e, nil
 }
 
+// Ended is the reason that Revoke gave, "" if nobody has revoked the lease.
+func (l *Lease) Ended() string {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	return l.e.why
+}
+
 // Release gives a lease back. A lease for one call is revoked now; if Vault
 // cannot be asked, the error says so and the revocation is repeated in the
 // background. Releasing twice, or nil, does nothing.
@@ -307,12 +316,24 @@ func (m *Minter) matching(kind func(*entry) bool, match func(LeaseInfo) bool) (f
 // calls in flight too. One that is still being minted ends when the mint does,
 // and Acquire returns ErrEnded. A revocation that fails is repeated, as always.
 func (m *Minter) EndNow(ctx context.Context, match func(LeaseInfo) bool) {
+	m.Revoke(ctx, "", func(string) {}, match)
+}
+
+// Revoke is EndNow with a reason, which Lease.Ended tells those who hold one,
+// and a func that is called with the Key of each before Vault is asked. It
+// returns the leases that matched, as they were, sorted by Key.
+func (m *Minter) Revoke(ctx context.Context, why string, cut func(key string), match func(LeaseInfo) bool) []LeaseInfo {
 	found := m.matching(func(*entry) bool { return true }, match)
 	m.mu.Lock()
 	var now []*entry
+	var infos []LeaseInfo
 	for _, e := range found {
+		infos = append(infos, e.info())
 		m.unshare(e)
 		e.doomed = true
+		if e.why == "" {
+			e.why = why
+		}
 		if !m.closed && e.minted && !e.ending {
 			e.ending = true
 			m.work.Add(1) // so that Close waits
@@ -320,10 +341,15 @@ func (m *Minter) EndNow(ctx context.Context, match func(LeaseInfo) bool) {
 		}
 	}
 	m.mu.Unlock()
+	for _, l := range infos {
+		cut(l.Key)
+	}
 	for _, err := range m.endAll(ctx, now) {
 		m.cfg.Log.Warn("a credential was not revoked at once; it is repeated", "err", err)
 	}
 	m.work.Add(-len(now))
+	slices.SortFunc(infos, func(a, b LeaseInfo) int { return strings.Compare(a.Key, b.Key) })
+	return infos
 }
 
 // Leases lists the live leases, sorted by Key.

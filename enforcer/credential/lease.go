@@ -37,10 +37,11 @@ type entry struct {
 	uses     int  // calls in flight
 	used     bool // since the last renewal
 	lastUsed time.Time
-	last     bool // no more calls: end with the last one in flight
-	doomed   bool // to end at once, though it is still being minted
-	ending   bool // somebody revokes it
-	failed   bool // to revoke it failed before, and is on record
+	last     bool   // no more calls: end with the last one in flight
+	doomed   bool   // to end at once, though it is still being minted
+	why      string // who revoked it, and why, if a person did
+	ending   bool   // somebody revokes it
+	failed   bool   // to revoke it failed before, and is on record
 	expires  time.Time
 	end      time.Time // the cap
 	timer    *time.Timer
@@ -60,7 +61,7 @@ func (e *entry) until() time.Time {
 
 // info describes the entry. Called with mu held.
 func (e *entry) info() LeaseInfo {
-	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Call: e.call, PerCall: e.spec.PerCall, Uses: e.uses, LastUsed: e.lastUsed}
+	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Call: e.call, PerCall: e.spec.PerCall, Uses: e.uses, LastUsed: e.lastUsed, Ending: e.ending || e.last, Failed: e.failed}
 	if e.minted {
 		l.Username, l.Expires = e.username, e.until()
 	}
@@ -83,6 +84,9 @@ func (m *Minter) mint(e *entry) {
 	closed := m.closed
 	if err == nil && e.doomed {
 		err = ErrEnded
+		if e.why != "" {
+			err = fmt.Errorf("%w: %s", ErrEnded, e.why)
+		}
 	}
 	e.err = err
 	if err == nil {
