@@ -17,6 +17,7 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 	u := newProbe(t)
 	s := probeStage(t, u, "1s")
 	mayFreeze(t, s, "1s")
+	patientProbe(t, s, u, "5m", "10m")
 	arrived, gone := make(chan struct{}, 4), make(chan struct{}, 4)
 	u.answerWith(func(_ http.ResponseWriter, r *http.Request, _ json.RawMessage, _, tool string) bool {
 		if tool != "once" {

@@ -167,6 +167,11 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("credential: %w", err)
 	}
+	client, err := sentOnce(cfg.Client)
+	if err != nil {
+		return nil, fmt.Errorf("credential: %w", err)
+	}
+	cfg.Client = client
 	m := &Minter{cfg: cfg, shared: map[string]*entry{}, all: map[string]*entry{}}
 	if err := m.retry(ctx, func() error { return m.start(ctx) }); err != nil {
 		if m.next != nil {
