@@ -6,9 +6,14 @@ import (
 )
 
 // asks is what the policy has Vault asked for, for this request. Where the
-// caller is to log in to Vault itself, this is where its token goes; it goes
+// caller is to log in to Vault itself, or an issuer exchanges its token, this is where that goes; it goes
 // nowhere else.
 func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
+	if t := c.Exchange; t != nil {
+		return credential.Spec{Name: c.Name, PerCall: c.PerCall, TTL: c.TTL, Exchange: &credential.Exchange{
+			Issuer: t.Issuer, Audience: t.Audience, Resource: t.Resource, Scope: t.Scope, Token: bearerToken(x.r), Expires: x.caller.Expires,
+		}}, nil
+	}
 	path, params, err := c.Fill(x.req)
 	if err != nil {
 		return credential.Spec{}, refuse(kindDenied, "credential %q cannot be asked for: %w", c.Name, err)

@@ -185,7 +185,7 @@ func (x *exchange) credential(ctx context.Context) error {
 		return err
 	}
 	if x.e.Credentials == nil {
-		return refuse(kindUnavailable, "credential %q needs Vault, and none is configured (VAULT_ADDR)", name)
+		return refuse(kindUnavailable, "credential %q needs Vault (VAULT_ADDR), or an issuer (COUNTERSIGN_TOKEN_EXCHANGE), and neither is configured", name)
 	}
 	ask, err := x.asks(spec)
 	if err != nil {

@@ -33,13 +33,15 @@ type Server struct {
 	Line        int
 }
 
-// Credential is what Vault mints and where it is injected.
+// Credential is what Vault mints, or an issuer exchanges, and where it is
+// injected.
 type Credential struct {
 	Name string
 	Secret
-	PerCall bool          // minted for one call and revoked after it; else shared by a holder's calls
-	TTL     time.Duration // cap on its life
-	Inject  Inject
+	Exchange *Exchange     // in the place of Secret; nil: Vault
+	PerCall  bool          // minted for one call and revoked after it; else shared by a holder's calls
+	TTL      time.Duration // cap on its life
+	Inject   Inject
 }
 
 // Server returns the named upstream.
@@ -163,11 +165,15 @@ func (d *document) env(n *yaml.Node, what string) map[string]string {
 func (d *document) credential(at field, s Server) Credential {
 	c := Credential{Name: at.key.Value}
 	f, ok := d.fields(at.val, "credential "+c.Name, "vault", "method", "params", "fields", "public", "base64", "lease", "login",
-		"scope", "ttl", "inject")
+		"exchange", "scope", "ttl", "inject")
 	if !ok {
 		return c
 	}
-	d.secret(&c, at.key, f)
+	if n := f["exchange"]; n != nil {
+		d.exchange(n, &c, f)
+	} else {
+		d.secret(&c, at.key, f)
+	}
 	if n := f["scope"]; n != nil {
 		switch v := d.text(n, "scope"); v {
 		case "call":

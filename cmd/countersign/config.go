@@ -60,7 +60,9 @@ type config struct {
 
 	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
-	VaultAddr       string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential (Vault's other VAULT_* apply too)"`
+	TokenExchange string `env:"COUNTERSIGN_TOKEN_EXCHANGE" secret:"yes" help:"clients of ours at issuers that exchange callers' tokens (RFC 8693): a JSON list of {\"issuer\", \"client_id\", and \"client_secret\" or \"private_key\" (PEM) with \"key_id\"}"`
+
+	VaultAddr       string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential that Vault mints (Vault's other VAULT_* apply too)"`
 	VaultAuth       string `env:"COUNTERSIGN_VAULT_AUTH" envDefault:"token" help:"how the enforcer logs in: token, approle, kubernetes, jwt or cert"`
 	VaultMount      string `env:"COUNTERSIGN_VAULT_AUTH_MOUNT" help:"where that login is mounted, below auth/; by default as it is called"`
 	VaultRole       string `env:"COUNTERSIGN_VAULT_AUTH_ROLE" help:"for kubernetes, jwt and cert: the role; for cert it may be left out"`

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -113,27 +115,35 @@ func (c config) vaultLogin(m *mask.Mask) (api.AuthMethod, error) {
 // that still holds its values ends too.
 func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
 	dir := filepath.Join(c.StateDir, "vault")
+	issuers, err := c.exchangers(m)
+	if err != nil {
+		return nil, err
+	}
+	var client *api.Client
+	var login api.AuthMethod
 	if c.VaultAddr == "" {
 		if n, err := credential.Pending(dir); err != nil || n > 0 {
 			return nil, fmt.Errorf("an earlier run's Vault token may still live (%s), and VAULT_ADDR is not set: start once with the Vault of that run, which revokes it, or remove the folder when the token has expired: %w", dir, errOrNil(err))
 		}
-		return nil, nil
-	}
-	vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
-	if vc.Error != nil {
-		return nil, fmt.Errorf("VAULT_*: %w", vc.Error)
-	}
-	client, err := api.NewClient(vc)
-	if err != nil {
-		return nil, fmt.Errorf("VAULT_*: %w", err)
-	}
-	client.ClearToken() // only the login of the minter counts
-	login, err := c.vaultLogin(m)
-	if err != nil {
-		return nil, err
+		if len(issuers) == 0 {
+			return nil, nil
+		}
+		dir = ""
+	} else {
+		vc := api.DefaultConfig() // reads Vault's own VAULT_* variables
+		if vc.Error != nil {
+			return nil, fmt.Errorf("VAULT_*: %w", vc.Error)
+		}
+		if client, err = api.NewClient(vc); err != nil {
+			return nil, fmt.Errorf("VAULT_*: %w", err)
+		}
+		client.ClearToken() // only the login of the minter counts
+		if login, err = c.vaultLogin(m); err != nil {
+			return nil, err
+		}
 	}
 	minter, err := credential.Open(ctx, credential.Config{
-		Client: client, Login: login, Dir: dir, Mask: m, Now: time.Now, Log: log,
+		Client: client, Login: login, Dir: dir, Issuers: issuers, Mask: m, Now: time.Now, Log: log,
 		Record: func(ctx context.Context, e credential.Event) error {
 			if e.Action == "revoke" || e.Action == "forget" {
 				policy.leaseEnded(e.Key)
@@ -159,4 +169,34 @@ func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journ
 		return nil, fmt.Errorf("vault: %w", err)
 	}
 	return minter, nil
+}
+
+// exchangers are our clients at issuers that exchange callers' tokens. Their
+// secrets are in the mask.
+func (c config) exchangers(m *mask.Mask) (all []credential.IssuerClient, err error) {
+	if c.TokenExchange == "" {
+		return nil, nil
+	}
+	dec := json.NewDecoder(strings.NewReader(c.TokenExchange))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&all); err != nil || dec.More() { // its text could quote a secret
+		return nil, errors.New("COUNTERSIGN_TOKEN_EXCHANGE: want a JSON list of objects with issuer, client_id, and client_secret or private_key (and key_id)")
+	}
+	for i, client := range all {
+		for _, before := range all[:i] {
+			if before.Issuer == client.Issuer {
+				return nil, fmt.Errorf("COUNTERSIGN_TOKEN_EXCHANGE: %s is there twice", client.Issuer)
+			}
+		}
+		secrets := append(strings.Split(client.PrivateKey, "\n"), client.Secret)
+		for _, secret := range secrets {
+			if len(secret) < 16 && secret != client.Secret || secret == "" || strings.HasPrefix(secret, "-----") {
+				continue // of a key's lines, the last may be short
+			}
+			if _, err := m.Add("COUNTERSIGN_TOKEN_EXCHANGE", secret); err != nil {
+				return nil, fmt.Errorf("COUNTERSIGN_TOKEN_EXCHANGE: %s: %w", client.Issuer, err)
+			}
+		}
+	}
+	return all, nil
 }

@@ -58,15 +58,17 @@ var (
 	ErrElsewhere   = errors.New("tokens of an earlier run are at another Vault than the configured one")
 )
 
-// Config of a Minter. All but Now and Log are required.
+// Config of a Minter. All but Now and Log are required; where there is no Vault,
+// Client, Login and Dir are not, and only Issuers can be asked.
 type Config struct {
-	Client *api.Client    // address and TLS; its token is not used
-	Login  api.AuthMethod // Token, AppRole, TokenFile, Certificate, or any other that can log in again
-	Dir    string         // durable, of this enforcer alone
-	Mask   *mask.Mask
-	Record func(context.Context, Event) error // durable when it returns nil
-	Now    func() time.Time
-	Log    *slog.Logger
+	Client  *api.Client    // address and TLS; its token is not used
+	Login   api.AuthMethod // Token, AppRole, TokenFile, Certificate, or any other that can log in again
+	Dir     string         // durable, of this enforcer alone
+	Issuers []IssuerClient // that exchange callers' tokens
+	Mask    *mask.Mask
+	Record  func(context.Context, Event) error // durable when it returns nil
+	Now     func() time.Time
+	Log     *slog.Logger
 }
 
 // Event is something that happened to a credential, for the record. Key is the
@@ -98,8 +100,10 @@ type Spec struct {
 	Base64  []string       // fields that are used as what they decode to
 	NoLease bool           // take a secret that has no lease
 	Login   *Login         // nil: the enforcer's own
-	PerCall bool           // for one call; otherwise the holder's calls share it
-	TTL     time.Duration  // the longest that it may live; one hour if 0
+	// Exchange asks an issuer, not Vault: then nothing above but Name counts.
+	Exchange *Exchange
+	PerCall  bool          // for one call; otherwise the holder's calls share it
+	TTL      time.Duration // the longest that it may live; one hour if 0
 }
 
 const (
@@ -150,12 +154,15 @@ type Minter struct {
 	olds   []*run            // replaced, and not yet known to be gone
 	shared map[string]*entry // by holder and spec
 	all    map[string]*entry // by Key, until revoked
+
+	issuers map[string]*issuer // by name; never changes
 }
 
 // Open revokes what earlier runs left, logs in, and makes this run's token. It
 // keeps trying while Vault is sealed or away, until ctx ends.
 func Open(ctx context.Context, cfg Config) (*Minter, error) {
-	if cfg.Client == nil || cfg.Login == nil || cfg.Dir == "" || cfg.Mask == nil || cfg.Record == nil {
+	vaultless := cfg.Client == nil && cfg.Login == nil
+	if !vaultless && (cfg.Client == nil || cfg.Login == nil || cfg.Dir == "") || cfg.Mask == nil || cfg.Record == nil {
 		return nil, errors.New("credential: Client, Login, Dir, Mask and Record are all needed")
 	}
 	if cfg.Now == nil {
@@ -164,6 +171,18 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
+	m := &Minter{cfg: cfg, shared: map[string]*entry{}, all: map[string]*entry{}, issuers: map[string]*issuer{}}
+	for _, c := range cfg.Issuers {
+		i, err := newIssuer(c, cfg.Now)
+		if err != nil {
+			return nil, fmt.Errorf("credential: %w", err)
+		}
+		m.issuers[c.Issuer] = i
+	}
+	if vaultless {
+		m.life, m.quit = context.WithCancel(context.Background())
+		return m, nil
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("credential: %w", err)
 	}
@@ -171,8 +190,7 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("credential: %w", err)
 	}
-	cfg.Client = client
-	m := &Minter{cfg: cfg, shared: map[string]*entry{}, all: map[string]*entry{}}
+	m.cfg.Client = client
 	if err := m.retry(ctx, func() error { return m.start(ctx) }); err != nil {
 		if m.next != nil {
 			if lerr := m.logout(ctx, m.next); lerr != nil {
@@ -189,7 +207,11 @@ func Open(ctx context.Context, cfg Config) (*Minter, error) {
 // Acquire returns a lease for a call: the holder's, or one for this call
 // alone. Calls that ask for the same at once wait for one mint.
 func (m *Minter) Acquire(ctx context.Context, holder, call string, s Spec) (*Lease, error) {
-	if err := s.check(); err != nil {
+	err := s.check()
+	if err == nil && s.Exchange == nil && m.cfg.Client == nil {
+		err = errors.New("it needs Vault, and none is configured (VAULT_ADDR)")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("credential %s: %w", s.Name, err)
 	}
 	if s.TTL <= 0 {
@@ -244,6 +266,11 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 		login := *s.Login
 		e.callerToken, login.Token = login.Token, ""
 		e.spec.Login = &login
+	}
+	if s.Exchange != nil {
+		x := *s.Exchange
+		e.callerToken, x.Token = x.Token, ""
+		e.spec.Exchange = &x
 	}
 	m.all[e.key] = e
 	if share != "" {

@@ -25,6 +25,7 @@ type entry struct {
 
 	run       *run     // guarded by Minter.mu
 	token     *session // the lease's own
+	issued    *issued  // by an issuer, in the place of Vault
 	leaseID   string
 	username  string
 	fields    map[string]string
@@ -100,7 +101,7 @@ func (m *Minter) mint(e *entry) {
 	close(e.ready)
 	switch {
 	case err == nil:
-	case e.token == nil:
+	case e.token == nil && e.issued == nil:
 		m.forget(e)
 	case !closed: // else Close does
 		// Even where no lease came back one may be there: its token goes.
@@ -110,6 +111,9 @@ func (m *Minter) mint(e *entry) {
 
 func (m *Minter) fill(ctx context.Context, e *entry) error {
 	e.made = m.cfg.Now()
+	if e.spec.Exchange != nil {
+		return m.exchange(ctx, e)
+	}
 	if err := m.arm(ctx, e); err != nil {
 		return err
 	}
@@ -248,6 +252,11 @@ func (m *Minter) due(e *entry) {
 		return
 	}
 	e.used = e.uses > 0
+	if !e.renewable { // the timer was early
+		m.schedule(e)
+		m.mu.Unlock()
+		return
+	}
 	before := e.expires
 	m.mu.Unlock()
 
@@ -367,6 +376,9 @@ func (m *Minter) endNow(ctx context.Context, e *entry) error {
 
 // revoke tries once to end the lease and its token, and forgets the entry.
 func (m *Minter) revoke(ctx context.Context, e *entry) error {
+	if e.issued != nil {
+		return m.giveBack(ctx, e)
+	}
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	by := m.current()
@@ -424,7 +436,10 @@ func (m *Minter) forget(e *entry) (first bool) {
 	}
 	e.masks = nil
 	delete(m.all, e.key)
-	files := []string{m.leasePath(e)}
+	var files []string
+	if m.cfg.Dir != "" {
+		files = append(files, m.leasePath(e))
+	}
 	if e.token != nil && e.token.file != "" {
 		files = append(files, e.token.file)
 	}

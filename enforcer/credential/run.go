@@ -307,6 +307,10 @@ func (m *Minter) alive(ctx context.Context, r *run) bool {
 // alone.
 func (m *Minter) finish(ctx context.Context) error {
 	m.mu.Lock()
+	if m.run == nil { // without Vault
+		m.mu.Unlock()
+		return nil
+	}
 	runs := append([]*run{m.run}, m.olds...)
 	m.mu.Unlock()
 	by := m.run.login

@@ -19,6 +19,9 @@ import (
 
 // check refuses a spec that could ask Vault for something else than it says.
 func (s Spec) check() error {
+	if s.Exchange != nil {
+		return s.Exchange.check()
+	}
 	if s.Path == "" || strings.HasPrefix(s.Path, "/") || strings.Contains(s.Path, "..") || strings.ContainsAny(s.Path, "?#%\\ \r\n") {
 		return fmt.Errorf("%q is not a path to ask Vault at", s.Path)
 	}
@@ -34,6 +37,9 @@ func (s Spec) shared(holder string) (string, error) {
 	}{holder, s}
 	if s.Login != nil {
 		all.Spec.Login = &Login{Mount: s.Login.Mount, Role: s.Login.Role}
+	}
+	if x := s.Exchange; x != nil {
+		all.Spec.Exchange = &Exchange{Issuer: x.Issuer, Audience: x.Audience, Resource: x.Resource, Scope: x.Scope}
 	}
 	key, err := json.Marshal(all)
 	return string(key), err

@@ -1,0 +1,199 @@
+package credential
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Exchange has an issuer give a token for the caller's own (RFC 8693): what an
+// upstream takes that knows no Vault, but the same people.
+//
+// Nothing of it is on disk. Should this process die, or an answer be lost, its
+// tokens live on until the issuer's time is up, which Spec.TTL bounds: a token that lives longer is
+// taken only from an issuer that revokes.
+type Exchange struct {
+	Issuer   string   // must be among Config.Issuers
+	Audience []string // at least one of audience and resource
+	Resource []string // absolute URIs (RFC 8707)
+	Scope    string   // blank-separated; "" leaves it to the issuer
+	Token    string   // the caller's; verified. It goes to the issuer and nowhere else, and is not kept
+	Expires  time.Time
+}
+
+// What an issuer says no to, or does not say.
+var (
+	ErrDeclined = errors.New("the issuer does not exchange the token")
+	ErrSilent   = errors.New("no answer from the issuer, or one to come back later")
+)
+
+const (
+	grantExchange   = "urn:ietf:params:oauth:grant-type:token-exchange"
+	tokenTypeAccess = "urn:ietf:params:oauth:token-type:access_token"
+	tokenTypeJWT    = "urn:ietf:params:oauth:token-type:jwt"
+)
+
+// issued is what an issuer gave for one entry.
+type issued struct {
+	by      *issuer
+	tokens  []string // the access token; and a refresh token, which nobody asked for
+	expires time.Time
+	revoke  string // where to give them back; "" if the issuer takes none
+}
+
+// check refuses what would be a token for everything.
+func (x *Exchange) check() error {
+	if len(x.Audience)+len(x.Resource) == 0 {
+		return errors.New("a token exchange needs an audience or a resource")
+	}
+	return nil
+}
+
+func (x *Exchange) doing() string { return "exchange the caller's token at " + x.Issuer }
+
+// exchange fills the entry with a token for the caller's.
+func (m *Minter) exchange(ctx context.Context, e *entry) error {
+	x, token := e.spec.Exchange, e.callerToken
+	e.callerToken = ""
+	e.end = e.made.Add(e.spec.TTL)
+	by := m.issuers[x.Issuer]
+	switch {
+	case by == nil:
+		return fmt.Errorf("%s: %w: the operator has not named a client of ours there (COUNTERSIGN_TOKEN_EXCHANGE)", x.doing(), ErrDeclined)
+	case token == "":
+		return fmt.Errorf("%s: %w: no caller's token is at hand", x.doing(), ErrNoToken)
+	case !x.Expires.IsZero() && !m.cfg.Now().Before(x.Expires):
+		return fmt.Errorf("%s: %w: it has expired meanwhile; get a new one, and repeat the call", x.doing(), ErrNoToken)
+	}
+	id, err := m.cfg.Mask.Add("caller token", token)
+	if err != nil {
+		return fmt.Errorf("%s: %w", x.doing(), err)
+	}
+	defer m.cfg.Mask.Retire(id)
+
+	form := url.Values{
+		"grant_type": {grantExchange}, "subject_token": {token}, "subject_token_type": {tokenTypeAccess},
+		"requested_token_type": {tokenTypeAccess},
+	}
+	if len(x.Audience) > 0 {
+		form["audience"] = x.Audience
+	}
+	if len(x.Resource) > 0 {
+		form["resource"] = x.Resource
+	}
+	if x.Scope != "" {
+		form.Set("scope", x.Scope)
+	}
+	at, err := by.discover(ctx)
+	if err != nil {
+		return m.worded(x.doing(), err)
+	}
+	var answer tokenAnswer
+	if err := by.post(ctx, at.Token, form, &answer); err != nil {
+		return m.worded(x.doing(), err)
+	}
+	return m.takeIssued(ctx, e, by, at, answer)
+}
+
+// takeIssued makes an answer the entry's secret. From here on there is
+// something to give back, whatever is wrong with it.
+func (m *Minter) takeIssued(ctx context.Context, e *entry, by *issuer, at metadata, answer tokenAnswer) error {
+	x := e.spec.Exchange
+	e.issued = &issued{by: by, revoke: at.Revocation}
+	for _, token := range []string{answer.AccessToken, answer.RefreshToken} {
+		if token == "" {
+			continue
+		}
+		e.issued.tokens = append(e.issued.tokens, token)
+		if err := m.mask(e, token); err != nil {
+			return fmt.Errorf("%s: %w", x.doing(), err)
+		}
+	}
+	e.expires = e.end
+	if answer.ExpiresIn > 0 { // in seconds; more than a century is as good as one
+		e.expires = e.made.Add(time.Duration(min(answer.ExpiresIn, 100*365*86400)) * time.Second)
+		e.issued.expires = e.expires
+	}
+	problem := ""
+	switch {
+	case answer.AccessToken == "":
+		problem = "its answer holds no access_token"
+	case !strings.EqualFold(answer.TokenType, "Bearer"):
+		problem = "its answer is no bearer token"
+	case answer.IssuedType != tokenTypeAccess && answer.IssuedType != tokenTypeJWT:
+		problem = "its answer is not said to be an access token (issued_token_type)"
+	case x.Scope != "" && !within(answer.Scope, x.Scope):
+		problem = "its token may do more than was asked for (scope)"
+	case at.Revocation == "" && (answer.ExpiresIn <= 0 || e.expires.After(e.end.Add(time.Second))):
+		problem = fmt.Sprintf("its token would outlive the credential's ttl of %s, and it revokes none: give tokens for this client a shorter life", e.spec.TTL)
+	}
+	if problem != "" {
+		return fmt.Errorf("%s: %w: %s", x.doing(), ErrDeclined, problem)
+	}
+	e.fields = map[string]string{"access_token": answer.AccessToken}
+	ev := m.event("mint", e, nil)
+	ev.Path, _ = m.cfg.Mask.Text("token exchange at " + x.Issuer)
+	ev.Params = []string{"audience " + strings.Join(x.Audience, " "), "resource " + strings.Join(x.Resource, " "), "scope " + x.Scope}
+	ev.Params = slices.DeleteFunc(ev.Params, func(p string) bool { return strings.HasSuffix(p, " ") })
+	if err := m.cfg.Record(ctx, ev); err != nil {
+		return fmt.Errorf("record the mint: %w", err)
+	}
+	e.told = true
+	return nil
+}
+
+// within tells whether every scope that was given was asked for. One that is
+// not named is what was asked for (RFC 8693 section 2.2.1).
+func within(given, asked string) bool {
+	have := strings.Fields(asked)
+	for _, s := range strings.Fields(given) {
+		if !slices.Contains(have, s) {
+			return false
+		}
+	}
+	return true
+}
+
+// giveBack ends what an issuer gave (RFC 7009), and forgets the entry. What has
+// expired is gone.
+func (m *Minter) giveBack(ctx context.Context, e *entry) error {
+	ctx, cancel := context.WithTimeout(ctx, requestLimit)
+	defer cancel()
+	was := e.issued
+	action := "revoke"
+	switch expired := !was.expires.IsZero() && !m.cfg.Now().Before(was.expires); {
+	case expired || len(was.tokens) == 0:
+	case was.revoke == "":
+		action = "forget" // nobody can take it back; see takeIssued
+	default:
+		for _, token := range was.tokens {
+			if err := was.by.post(ctx, was.revoke, url.Values{"token": {token}}, nil); err != nil {
+				return m.worded("revoke a token at "+was.by.name, err)
+			}
+		}
+	}
+	if !m.forget(e) || !e.told && !e.failed {
+		return nil
+	}
+	m.mu.Lock()
+	ev := m.event(action, e, nil)
+	m.mu.Unlock()
+	if err := m.cfg.Record(ctx, ev); err != nil {
+		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", err)
+	}
+	return nil
+}
+
+// worded says what an issuer's error is about; its own words are masked, and
+// cut short.
+func (m *Minter) worded(doing string, err error) error {
+	var said *oauthError
+	if errors.As(err, &said) {
+		return fmt.Errorf("%s: %w: %s", doing, said.kind, m.words(said.text))
+	}
+	return fmt.Errorf("%s: %w: %s", doing, ErrSilent, m.words(err.Error()))
+}
