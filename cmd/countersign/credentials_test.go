@@ -151,12 +151,18 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 		t.Errorf("%d %s", status, said)
 	}
 
-	// What cannot be revoked yet is shown until it is.
+	// What cannot be revoked yet is shown until it is; its calls end at once.
+	running = p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
+	<-arrived
 	s.Vault.Seal(true)
-	if said := revoke(1, again[0].Key, "--reason", "drill"); !strings.Contains(said, "not revoked yet") {
+	if said := revoke(1, "--all", "--reason", "drill"); strings.Count(said, "not revoked yet") != 2 {
 		t.Errorf("it said %s", said)
 	}
-	if left := list(); len(left) != 1 || left[0].Ending != "to revoke it failed, and is repeated" {
+	<-gone
+	if a := <-running; !strings.Contains(a.text, "drill; the call was with the upstream server") {
+		t.Errorf("the call was told %+v", a)
+	}
+	if left := list(); len(left) != 2 || left[0].Ending != "to revoke it failed, and is repeated" {
 		t.Errorf("left: %+v", left)
 	}
 	s.Vault.Seal(false)

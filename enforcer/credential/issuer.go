@@ -77,7 +77,7 @@ func (s *seconds) UnmarshalJSON(b []byte) error {
 		return errors.New("expires_in is not a number")
 	}
 	n, err := f.Float64()
-	if err != nil || n != n || n > 1e12 {
+	if err != nil || n != n || n > 1e12 || n < -1e12 {
 		return errors.New("expires_in is not a number of seconds")
 	}
 	*s = seconds(n)
