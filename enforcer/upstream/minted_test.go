@@ -64,15 +64,24 @@ func TestHTTPMintedCertificates(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
+			conns := u.(*httpUpstream).conns
+			conns.mu.Lock()
+			ended := conns.minted["one"]
+			conns.mu.Unlock()
 			u.EndKey("one")
 			<-gone
+			ended.mu.Lock()
+			if len(ended.open) != 0 || !ended.ended {
+				t.Errorf("%d connections of an ended lease", len(ended.open))
+			}
+			ended.mu.Unlock()
 			if _, err := reply.Next(); !errors.Is(err, errKeyEnded) {
 				t.Errorf("the stream ended with %v", err)
 			}
 			if err := reply.Close(); err != nil {
 				t.Error(err)
 			}
-			if m := u.(*httpUpstream).conns.minted; len(m) != 1 || m["two"] == nil {
+			if m := conns.minted; len(m) != 1 || m["two"] == nil {
 				t.Errorf("connections are kept for %v", m)
 			}
 			n = srv.conns.Load()
