@@ -223,7 +223,8 @@ func (p *Policy) AsksDigest(asks []Ask) string {
 
 // digest is "sha256:" and the hex SHA-256 of a JSON array: the rules in the
 // order of their ids, each with the approver sets that it asks, the people in
-// them, and the locked fingerprints of the tools that it names. Two policies under which the same approval means the same have the
+// them, the locked fingerprints of the tools that it names, and what its
+// credential makes of arguments. Two policies under which the same approval means the same have the
 // same digest; comments, files and lines are no part of it.
 func (p *Policy) digest(rs []*rule) string {
 	type set struct {
@@ -239,11 +240,12 @@ func (p *Policy) digest(rs []*rule) string {
 		Credential              string
 		Approvers               []set
 		Pins                    []string `json:",omitempty"` // of the tools it names on locked servers
+		Becomes                 []string `json:",omitempty"` // what its credential makes of arguments
 	}
 	var list []asking
 	for _, r := range rs {
 		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
-			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins}
+			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Becomes: r.becomes}
 		for _, name := range r.approvers {
 			s := p.people.sets[name]
 			one := set{Name: name, Channel: s.Channel, Via: s.Via}

@@ -64,3 +64,27 @@ func TestInjectProblems(t *testing.T) {
 		})
 	}
 }
+
+// An approval of "prod" is of what "prod" was when it was given.
+func TestApprovalsKnowWhatAWordBecomes(t *testing.T) {
+	digest := func(args, credential string) string {
+		t.Helper()
+		p := load(t, base(), "servers/far.yaml", "server: far\nurl: https://x/mcp\n"+injecting+"      args: { "+args+" }\n"+
+			"  other: { vault: a/b, ttl: 1m, inject: { args: { connection: \"{{u}}\" } } }\n",
+			"rules/far.yaml", "- { id: far, server: far, tool: query, effect: approve, reason: r, approval: { approvers: dba }"+credential+" }\n")
+		d := p.Decide(Request{Server: "far", Method: "tools/call", Tool: "query", Subject: Subject{Issuer: "https://id", Sub: "x"}})
+		if d.Effect != Approve || p.AsksDigest(d.Asks) != d.RulesDigest {
+			t.Fatalf("%+v", d)
+		}
+		return d.RulesDigest
+	}
+	const with = ", credential: c"
+	same := digest(`connection: { prod: "db://a/{{u}}" }`, with)
+	if digest(`connection: { prod: "db://b/{{u}}" }`, with) == same || digest(`connection: { prod: "db://a/{{u}}", test: "db://t/{{u}}" }`, with) == same ||
+		digest(`connection: "db://a/{{u}}"`, with) == same {
+		t.Error("another meaning, the same digest")
+	}
+	if digest(`connection: { prod: "db://a/{{u}}" }`, "") != digest(`connection: { prod: "db://b/{{u}}" }`, "") {
+		t.Error("a credential that the rule does not use counts")
+	}
+}

@@ -31,6 +31,7 @@ type rule struct {
 	expires    time.Duration
 	credential string
 	pins       []string // of the tools it names on locked servers, if it asks for approval
+	becomes    []string // what its credential makes of arguments, if it asks for approval
 	order      int      // by id
 }
 
