@@ -32,10 +32,10 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 		}
 	}
 	var report mask.Report
-	x.e.room.works(len(kept), func() { clean, report, err = x.e.Mask.Message(kept) })
+	x.e.room.works(len(kept), func() { clean, report, err = x.e.Mask.Answer(kept, x.site()) })
 	x.note(report)
 	if err != nil {
-		return nil, nil, refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be masked: %w", err)
+		return nil, nil, refuseAnswer(err)
 	}
 	return m, clean, nil
 }

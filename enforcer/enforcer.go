@@ -73,10 +73,13 @@ type Config struct {
 	// Ready lists further conditions that readiness depends on, by name.
 	Ready map[string]func(context.Context) error
 
-	DigestKey []byte           // keys the digests in the record, so that they cannot be guessed backwards
-	Now       func() time.Time // the clock
-	ID        func() string    // a new random call id
-	Log       *slog.Logger     // already behind the mask
+	DigestKey []byte // keys the digests in the record, so that they cannot be guessed backwards
+	// PseudonymKey keys the pseudonyms of field rules; one that comes of
+	// DigestKey if empty.
+	PseudonymKey []byte
+	Now          func() time.Time // the clock
+	ID           func() string    // a new random call id
+	Log          *slog.Logger     // already behind the mask
 }
 
 // Enforcer serves MCP under /mcp/<server>, all servers together under /mcp, and

@@ -40,6 +40,7 @@ const (
 	kindNoMethod                    // not a method of this endpoint
 	kindVersion                     // a revision of MCP that is not served
 	kindFrozen                      // by a freeze, before forwarding or after
+	kindWithheld                    // the answer came, and policy does not let it pass
 )
 
 // refusal is an early end with its reason. The reason is words for the agent:
@@ -67,7 +68,7 @@ func (k kind) status() string {
 		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
 		kindQuota: "over-quota", kindHeaders: "bad-request",
 		kindUnknown: "bad-request", kindNoMethod: "bad-request", kindVersion: "bad-request",
-		kindFrozen: audit.StatusFrozen,
+		kindFrozen: audit.StatusFrozen, kindWithheld: "blocked",
 	}[k]
 }
 
@@ -176,7 +177,7 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		data["quota"] = x.quota
 	}
 	maps.Copy(data, ref.data)
-	said := ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota || ref.kind == kindFrozen
+	said := ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota || ref.kind == kindFrozen || ref.kind == kindWithheld
 	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && said {
 		x.out.message(status, wire.ToolError(id, reason))
 		return

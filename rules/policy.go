@@ -52,6 +52,7 @@ type Masks struct {
 	Keys    []string // object keys whose string values are always masked
 
 	Detectors []Detector // the policy's own, in the order of its files
+	Fields    []FieldRule
 }
 
 // Policy is a loaded policy: immutable, safe for concurrent use.
@@ -94,7 +95,9 @@ func (p *Policy) Settings() Settings { return p.settings }
 
 // Masks is what masks/*.yaml add up to.
 func (p *Policy) Masks() Masks {
-	return Masks{Disable: slices.Clone(p.masks.Disable), Keys: slices.Clone(p.masks.Keys), Detectors: slices.Clone(p.masks.Detectors)}
+	m := p.masks
+	m.Disable, m.Keys, m.Detectors, m.Fields = slices.Clone(m.Disable), slices.Clone(m.Keys), slices.Clone(m.Detectors), slices.Clone(m.Fields)
+	return m
 }
 
 // UnknownDetectors reports what masks/*.yaml switch off although it is none of
@@ -341,10 +344,11 @@ func (l *loader) mask(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "masks", "disable", "keys", "detectors")
+	f, ok := d.fields(root, "masks", "disable", "keys", "detectors", "fields")
 	if !ok {
 		return
 	}
+	l.maskFields(d, f["fields"])
 	m := &l.policy.masks
 	add := func(to []string, names []string) []string {
 		for _, n := range names {

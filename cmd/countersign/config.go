@@ -60,6 +60,8 @@ type config struct {
 
 	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
+	PseudonymKey string `env:"COUNTERSIGN_PSEUDONYM_KEY" secret:"yes" help:"at least 32 characters: keys the pseudonyms of field rules, which stay the same as long as it does; without it, a key that stays in the state directory (shared over NATS) does"`
+
 	TokenExchange string `env:"COUNTERSIGN_TOKEN_EXCHANGE" secret:"yes" help:"clients of ours at issuers that exchange callers' tokens (RFC 8693): a JSON list of {\"issuer\", \"client_id\", and \"client_secret\" or \"private_key\" (PEM) with \"key_id\"}"`
 
 	VaultAddr       string `env:"VAULT_ADDR" help:"Vault; without it no rule can name a credential that Vault mints (Vault's other VAULT_* apply too)"`
@@ -196,6 +198,9 @@ func (c config) check() (problems []string) {
 		if u, err := url.Parse(s); err != nil || u.Host == "" {
 			bad("COUNTERSIGN_OIDC_ISSUERS", "%q: want an issuer's URL", s)
 		}
+	}
+	if c.PseudonymKey != "" && len(c.PseudonymKey) < 32 {
+		bad("COUNTERSIGN_PSEUDONYM_KEY", "too short: want at least 32 characters")
 	}
 	c.checkVault(bad)
 	if c.SlackBotToken == "" && (c.SlackAppToken != "" || c.SlackSigningSecret != "") {

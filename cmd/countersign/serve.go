@@ -160,7 +160,7 @@ func serve(ctx context.Context, c config) (err error) {
 		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: record.journal, Mask: masker, Credentials: vault,
 		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
 		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
-		DigestKey: key, Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
+		DigestKey: key, PseudonymKey: []byte(c.PseudonymKey), Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
 	})
 	if err != nil {
 		return err

@@ -72,9 +72,10 @@ type Mask struct {
 	build sync.Mutex // held while an index is built
 	built uint64     // the changed that the running index reflects
 
-	index atomic.Pointer[index]
-	rules atomic.Pointer[rules]
-	due   atomic.Int64 // when retired values should be forgotten, in Unix nanoseconds; 0: none
+	index  atomic.Pointer[index]
+	rules  atomic.Pointer[rules]
+	fields atomic.Pointer[fieldRules]
+	due    atomic.Int64 // when retired values should be forgotten, in Unix nanoseconds; 0: none
 }
 
 // secret is a known value. Cause and forms are immutable.
@@ -114,6 +115,7 @@ func New(o Options) *Mask {
 	}
 	m.catchUp()
 	m.Configure(o.Disable, o.Keys)
+	m.ConfigureFields(nil, nil)
 	return m
 }
 

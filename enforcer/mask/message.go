@@ -264,17 +264,5 @@ func (d *document) step(name, index int32, spans []span) string {
 	if i, ok := slices.BinarySearchFunc(spans, int(name), func(p span, t int) int { return p.token - t }); ok {
 		return spans[i].cause.text
 	}
-	text := string(d.text(int(name)))
-	if len(text) > 64 {
-		return "[long key]"
-	}
-	for i := range len(text) {
-		if c := text[i]; !isAlnum(c) && c != '_' && c != '-' && c != '$' {
-			return "[" + strconv.QuoteToASCII(text) + "]"
-		}
-	}
-	if text == "" {
-		return `[""]`
-	}
-	return text
+	return stepName(string(d.text(int(name))))
 }
