@@ -213,7 +213,7 @@ func (x *exchange) waitKey(id []byte) string {
 // covers it.
 func (x *exchange) shown() (text string, partial bool) {
 	x.e.room.works(len(x.raw), func() {
-		masked, report, err := x.e.Mask.Message(x.canon())
+		masked, report, err := x.e.Mask.MessageAt(x.canon(), x.askedSite())
 		if err != nil {
 			text, partial = "[cannot be shown: "+err.Error()+"]", true
 			return

@@ -62,3 +62,19 @@ func fieldRules(list []rules.FieldRule) []mask.FieldRule {
 	}
 	return out
 }
+
+// allowances are what the policy lets through, as the mask takes it.
+func allowances(list []rules.MaskAllowance) []mask.Allowance {
+	out := make([]mask.Allowance, len(list))
+	for i, a := range list {
+		out[i] = mask.Allowance{Hash: a.Hash, Detector: a.Detector, Servers: a.Servers, Tools: a.Tools, Path: a.Path, Until: a.Expires}
+	}
+	return out
+}
+
+// askedSite is the site of what the client asks: places begin at its parameters.
+func (x *exchange) askedSite() mask.Site {
+	at := x.site()
+	at.Root = "params."
+	return at
+}

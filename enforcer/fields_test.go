@@ -112,6 +112,32 @@ func TestFieldRules(t *testing.T) {
 	}
 }
 
+// What the client sends is masked in the record, which says where, and may be
+// let through for one tool of a server.
+func TestArgumentsInTheRecord(t *testing.T) {
+	sample := "gh" + "p_" + strings.Repeat("a1", 18)
+	g := newGate(t, tabler{}, map[string]string{
+		"rules/all.yaml":  `- { id: tools, server: echo, tool: "*", effect: allow }`,
+		"masks/echo.yaml": `allow: [{ detector: github, server: echo, tool: docs, path: "params.arguments.text", reason: samples }]`,
+	})
+	for tool, want := range map[string]int{"docs": 0, "query": 1} {
+		out := callTool(t, g, false, tool, `{"text":"`+sample+`","answer":{"x":"`+sample+`"}}`)
+		if strings.Contains(out, sample) {
+			t.Errorf("%s: an entry for the arguments let an answer through: %s", tool, out)
+		}
+		en := recorded(t, g, audit.KindIntent)
+		n := 0
+		for _, m := range en.Masked {
+			if m.Place == "params.arguments.text" {
+				n += m.Count
+			}
+		}
+		if n != want || strings.Contains(en.Args, `"text":"`+sample) != (want == 0) || !slices.Contains(en.Masked, audit.Masked{Detector: "github", Place: "params.arguments.answer.x", Count: 1}) {
+			t.Errorf("%s: %+v %s", tool, en.Masked, en.Args)
+		}
+	}
+}
+
 // A pseudonym is the same for all that share a key, and the operator's own key
 // counts before the deployment's.
 func TestPseudonymKey(t *testing.T) {

@@ -68,6 +68,7 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 		own = append(own, mask.Pattern{ID: d.ID, Expression: d.Expression, Group: d.Group, MinEntropy: d.MinEntropy})
 	}
 	e.Mask.Configure(masks.Disable, masks.Keys, own...)
+	e.Mask.ConfigureAllowed(allowances(masks.Allow))
 	e.Mask.ConfigureFields(fieldRules(masks.Fields), e.pseudonymKey())
 	e.Confirm(confirmed)
 	e.force.Store(next)

@@ -163,7 +163,7 @@ func (x *exchange) cancelUpstream() {
 		return
 	}
 	en := x.entry(audit.KindIntent)
-	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Detail = m.Method, "", "", "", "", nil
+	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Detail, en.Masked = m.Method, "", "", "", "", nil, nil
 	en.Reason = "the call is frozen: the server is told that it is cancelled"
 	if err := x.append(en); err != nil {
 		x.e.Log.Error("the upstream is not told that a frozen call is cancelled: the record cannot be written", "call", x.id, "err", err)

@@ -46,7 +46,7 @@ func (x *exchange) recordEnd(status, reason string) error {
 		kind = audit.KindOutcome
 	}
 	en := x.entry(kind)
-	en.Status, en.Millis, en.Masked = status, millis(x.e.Now().Sub(x.start)), x.masked
+	en.Status, en.Millis, en.Masked = status, millis(x.e.Now().Sub(x.start)), append(en.Masked, x.masked...)
 	if x.reply != nil {
 		en.Bytes = x.out.bytes
 	}
@@ -69,7 +69,7 @@ func (x *exchange) recordEnd(status, reason string) error {
 func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect, reason string) error {
 	en := x.entry(kind)
 	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+x.e.words(m.Method, 128), "", "", effect, x.e.words(reason, 2048)
-	en.Args, en.Digest, en.Rules = "", "", nil
+	en.Args, en.Digest, en.Rules, en.Masked = "", "", nil, nil
 	return x.append(en)
 }
 
@@ -109,8 +109,8 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 		en.Method, en.Tool = x.e.words(x.msg.Method, 128), x.e.words(x.msg.Name, 256)
 	}
 	if kind == audit.KindIntent || kind == audit.KindRefused { // the others close what stands there
-		args, rest := x.maskedParams()
-		en.Args = args
+		args, rest, report := x.maskedParams()
+		en.Args, en.Masked = args, masked(nil, report)
 		en.Detail = x.facts(rest)
 	}
 	return en
@@ -135,21 +135,21 @@ func (x *exchange) facts(params string) json.RawMessage {
 // maskedParams is what the message asks, masked: its arguments, and the
 // parameters beside them (what the client answers to an input_required, say),
 // in canonical form. What the mask cannot read is not shown.
-func (x *exchange) maskedParams() (args, rest string) {
+func (x *exchange) maskedParams() (args, rest string, report mask.Report) {
 	if x.msg.Kind == wire.Response || !x.msg.Params.Present() {
-		return "", ""
+		return "", "", mask.Report{}
 	}
-	x.e.room.works(len(x.raw), func() { args, rest = x.maskParams() }) // none of it is held, but its beginning
-	return clip(args, previewBytes), clip(rest, previewBytes)
+	x.e.room.works(len(x.raw), func() { args, rest, report = x.maskParams() }) // none of it is held, but its beginning
+	return clip(args, previewBytes), clip(rest, previewBytes), report
 }
 
-func (x *exchange) maskParams() (args, rest string) {
-	text, _, err := x.e.Mask.Message(x.canon())
+func (x *exchange) maskParams() (args, rest string, report mask.Report) {
+	text, report, err := x.e.Mask.MessageAt(x.canon(), x.askedSite())
 	if err != nil {
-		return "", "[not shown: " + err.Error() + "]"
+		return "", "[not shown: " + err.Error() + "]", mask.Report{}
 	}
 	if !x.msg.Arguments.Present() {
-		return "", string(text)
+		return "", string(text), report
 	}
 	var beside []byte
 	eachMember(text, func(name string, value []byte) {
@@ -171,19 +171,25 @@ func (x *exchange) maskParams() (args, rest string) {
 	if beside != nil {
 		rest = string(append(beside, '}'))
 	}
-	return args, rest
+	return args, rest, report
 }
 
 // note adds a mask report to what the outcome will say.
 func (x *exchange) note(r mask.Report) {
+	x.masked = masked(x.masked, r)
+	x.e.metrics.maskedHits(r)
+}
+
+// masked adds a report to a list as entries have it.
+func masked(list []audit.Masked, r mask.Report) []audit.Masked {
 	for _, h := range r.Hits {
-		if len(x.masked) >= 64 { // the entry stays small; the count goes on in the last place
-			x.masked[63].Count += h.Count
+		if len(list) >= 64 { // the entry stays small; the count goes on in the last place
+			list[63].Count += h.Count
 			continue
 		}
-		x.masked = append(x.masked, audit.Masked{Detector: h.Detector, Place: h.Place, Count: h.Count})
+		list = append(list, audit.Masked{Detector: h.Detector, Place: h.Place, Count: h.Count})
 	}
-	x.e.metrics.maskedHits(r)
+	return list
 }
 
 // keptCanonical bounds the canonical forms that are kept: memory that nobody

@@ -53,6 +53,7 @@ type Masks struct {
 
 	Detectors []Detector // the policy's own, in the order of its files
 	Fields    []FieldRule
+	Allow     []MaskAllowance // what detectors find and is no secret
 }
 
 // Policy is a loaded policy: immutable, safe for concurrent use.
@@ -64,6 +65,7 @@ type Policy struct {
 	masks    Masks
 	disabled []Problem // a place for each entry of masks.Disable, Msg being its name
 	own      []Problem // a place for each of masks.Detectors, Msg being its id
+	allowed  []Problem // and for each detector under masks.Allow
 	freezers []string  // names of people who may freeze
 	rules    []*rule   // by id
 	index    index
@@ -97,10 +99,11 @@ func (p *Policy) Settings() Settings { return p.settings }
 func (p *Policy) Masks() Masks {
 	m := p.masks
 	m.Disable, m.Keys, m.Detectors, m.Fields = slices.Clone(m.Disable), slices.Clone(m.Keys), slices.Clone(m.Detectors), slices.Clone(m.Fields)
+	m.Allow = slices.Clone(m.Allow)
 	return m
 }
 
-// UnknownDetectors reports what masks/*.yaml switch off although it is none of
+// UnknownDetectors reports what masks/*.yaml switch off, or allow, although it is none of
 // the detectors that exist: a typo there would leave a detector on, and its
 // author wondering. It reports a detector of their own that has the name of one,
 // too. This package does not know them.
@@ -118,7 +121,7 @@ func (p *Policy) UnknownDetectors(known []string) Problems {
 			ps = append(ps, at)
 		}
 	}
-	return ps.sorted()
+	return append(ps, p.unknownAllowed(known)...).sorted()
 }
 
 // UsesSQL tells whether any rule calls sql(): whoever serves calls Warm first.
@@ -344,11 +347,12 @@ func (l *loader) mask(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "masks", "disable", "keys", "detectors", "fields")
+	f, ok := d.fields(root, "masks", "disable", "keys", "detectors", "fields", "allow")
 	if !ok {
 		return
 	}
 	l.maskFields(d, f["fields"])
+	l.maskAllows(d, f["allow"])
 	m := &l.policy.masks
 	add := func(to []string, names []string) []string {
 		for _, n := range names {

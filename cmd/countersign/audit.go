@@ -68,7 +68,7 @@ func auditCommand() *cobra.Command {
 "verify" needs the public keys only.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(auditLogCommand(), auditShowCommand(), auditVerifyCommand(), auditReplayCommand())
+	cmd.AddCommand(auditLogCommand(), auditShowCommand(), auditVerifyCommand(), auditReplayCommand(), auditMasksCommand())
 	return cmd
 }
 

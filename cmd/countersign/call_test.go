@@ -104,6 +104,16 @@ func TestOneCallTheWholeWay(t *testing.T) {
 		}
 		t.Log(out)
 	})
+	t.Run("and says what was masked", func(t *testing.T) {
+		out, errs, code := command(t, nil, "audit", "masks", "--repo", s.Audit, "--server", "customers", "--tool", "query", "--since", "2020-01-01T00:00:00Z")
+		if code != 0 || !strings.Contains(out, "result.content[*].text") || !strings.Contains(out, "customers") {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+		}
+		out, errs, code = command(t, nil, "audit", "masks", "--repo", s.Audit, "--until", "2020-01-01T00:00:00Z", "--json")
+		if code != 0 || out != "" {
+			t.Errorf("exit %d\n%s%s", code, out, errs)
+		}
+	})
 	t.Run("and holds every call, and no secret", func(t *testing.T) {
 		secrets, err := s.Customers.Secrets(t.Context())
 		if err != nil {

@@ -21,7 +21,7 @@ func policyCommand() *cobra.Command {
 		Short: "Check a policy directory, explain its decisions, and lock the tools of its servers",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(policyCheckCommand(), policyExplainCommand(), policyLockCommand())
+	cmd.AddCommand(policyCheckCommand(), policyExplainCommand(), policyLockCommand(), policyMaskHashCommand())
 	return cmd
 }
 

@@ -18,7 +18,7 @@ import (
 // for all that is in it; null stays, what else is not a string becomes one;
 // true and false are redacted where they could be told from each other.
 func (m *Mask) Answer(msg []byte, at Site) (out []byte, r Report, err error) {
-	out, r, err = m.Message(msg)
+	out, r, err = m.MessageAt(msg, at)
 	if err != nil {
 		return nil, Report{}, err
 	}
@@ -40,7 +40,7 @@ func (m *Mask) Answer(msg []byte, at Site) (out []byte, r Report, err error) {
 		return nil, Report{}, ErrTooLarge
 	}
 	// What was cut out may have stood between the halves of a value.
-	out, again, err := m.Message(edited)
+	out, again, err := m.MessageAt(edited, at)
 	if err != nil {
 		return nil, Report{}, err
 	}
@@ -158,7 +158,7 @@ func (w *fielder) envelope(t *tree, at int32, in string, depth int, edits *[]edi
 			switch {
 			case name == "structuredContent", name == "data" && depth == 1 && (in == "error" || in == "params"):
 				w.document(t, c, 0, edits)
-			case in == "_meta" && !ours(name):
+			case in == "_meta" && !ofProtocol(name):
 				w.document(t, c, 0, edits)
 			case in == "_meta":
 			case name == "blob" && t.items[c].kind == '"':
@@ -171,8 +171,8 @@ func (w *fielder) envelope(t *tree, at int32, in string, depth int, edits *[]edi
 	}
 }
 
-// ours tells the members of _meta that the protocol itself goes by.
-func ours(name string) bool {
+// ofProtocol tells the members of _meta that the protocol itself goes by.
+func ofProtocol(name string) bool {
 	return name == "progressToken" || strings.HasPrefix(name, "io.modelcontextprotocol/")
 }
 

@@ -53,6 +53,7 @@ type Site struct {
 	Server string
 	Tool   string // "": of none, such as a resource
 	Any    bool   // nobody knows of which tool: what concerns any of them counts
+	Root   string // what places begin with, where the JSON is a part of the message: "params."
 }
 
 // Refused is the error of Answer where a field rule blocks.
@@ -132,10 +133,7 @@ func (f *fieldRules) at(s Site) []*fieldRule {
 		if !slices.Contains(r.Servers, s.Server) && !slices.Contains(r.Servers, "*") {
 			continue
 		}
-		if s.Any && r.Action != Keep || slices.ContainsFunc(r.Tools, func(p string) bool {
-			prefix, glob := strings.CutSuffix(p, "*")
-			return !s.Any && p == s.Tool || glob && (prefix == "" || !s.Any && strings.HasPrefix(s.Tool, prefix))
-		}) {
+		if s.Any && r.Action != Keep || names(r.Tools, s) {
 			out = append(out, r)
 		}
 	}

@@ -47,6 +47,9 @@ func (s *search) fields(d *document, spans []span) []span {
 			continue
 		}
 		c := &s.rules.detectors.causes[n]
+		if s.allows(c, d.text(i), func() string { return s.placeOf(d, i) }) {
+			continue
+		}
 		if text := d.text(i); !bytes.HasPrefix(text, []byte("[masked")) {
 			spans = append(spans, span{token: i, end: t.size, with: c.text, cause: c})
 		}

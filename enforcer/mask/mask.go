@@ -72,10 +72,11 @@ type Mask struct {
 	build sync.Mutex // held while an index is built
 	built uint64     // the changed that the running index reflects
 
-	index  atomic.Pointer[index]
-	rules  atomic.Pointer[rules]
-	fields atomic.Pointer[fieldRules]
-	due    atomic.Int64 // when retired values should be forgotten, in Unix nanoseconds; 0: none
+	index   atomic.Pointer[index]
+	rules   atomic.Pointer[rules]
+	fields  atomic.Pointer[fieldRules]
+	allowed atomic.Pointer[[]allowance]
+	due     atomic.Int64 // when retired values should be forgotten, in Unix nanoseconds; 0: none
 }
 
 // secret is a known value. Cause and forms are immutable.
@@ -116,6 +117,7 @@ func New(o Options) *Mask {
 	m.catchUp()
 	m.Configure(o.Disable, o.Keys)
 	m.ConfigureFields(nil, nil)
+	m.ConfigureAllowed(nil)
 	return m
 }
 

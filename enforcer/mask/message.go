@@ -14,10 +14,12 @@ var documents = sync.Pool{New: func() any { return new(document) }}
 // maxPooled keeps one large message from holding its memory for ever.
 const maxPooled = 1 << 20
 
-func (m *Mask) search() *search {
+func (m *Mask) search() *search { return m.searchAt(Site{}) }
+
+func (m *Mask) searchAt(at Site) *search {
 	m.sweep()
 	now := m.now()
-	return &search{index: m.index.Load(), rules: m.rules.Load(),
+	return &search{index: m.index.Load(), rules: m.rules.Load(), allowed: m.allowedAt(at, now), within: at.Root,
 		clock: clock{now: m.now, deadline: now.Add(m.budget)}}
 }
 
@@ -25,6 +27,11 @@ func (m *Mask) search() *search {
 // masked it returns msg itself. On an error there is no output, and the caller
 // blocks the message; see the errors of this package.
 func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
+	return m.MessageAt(msg, Site{})
+}
+
+// MessageAt is Message for a site: what policy lets through there is.
+func (m *Mask) MessageAt(msg []byte, at Site) (out []byte, r Report, err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may hold what it stumbled over.
@@ -37,7 +44,7 @@ func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
 	if !utf8.Valid(msg) {
 		return nil, Report{}, ErrNotJSON
 	}
-	s := m.search()
+	s := m.searchAt(at)
 	d := documents.Get().(*document)
 	defer d.release()
 	spans, ok := s.document(d, msg, 0)
@@ -55,7 +62,7 @@ func (m *Mask) Message(msg []byte) (out []byte, r Report, err error) {
 		for _, p := range spans {
 			where := elsewhere
 			if len(r.Hits) < maxPlaces {
-				where = d.path(p, spans)
+				where = at.Root + d.path(p, spans)
 			}
 			r.add(Hit{p.cause.detector, p.cause.label, where, 1})
 		}
@@ -145,11 +152,11 @@ func (s *search) text(text string) []span {
 	d := documents.Get().(*document)
 	defer d.release()
 	d.reset(nil, s.rules)
-	d.tokens = append(d.tokens, token{end: len(text), size: len(text)})
+	d.tokens = append(d.tokens, token{end: len(text), size: len(text), in: -1, name: -1})
 	d.values.begin(0, 0)
 	d.values.text = append(d.values.text, text...)
 	spans := s.token(d, 0, 0, nil)
-	if spans = s.spread(&d.values, false, spans); len(spans) == 0 {
+	if spans = s.spread(d, &d.values, false, spans); len(spans) == 0 {
 		return nil
 	}
 	return merge(spans)

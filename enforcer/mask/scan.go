@@ -29,7 +29,9 @@ type search struct {
 	index     *index
 	rules     *rules
 	clock     clock
-	knownOnly bool // no detectors: for the last look at what goes out
+	allowed   []*allowance
+	within    string // the place of the document in the message
+	knownOnly bool   // no detectors: for the last look at what goes out
 	matches   []match
 	detected  map[uint64]bool // the layers that detectors have looked through, by hash
 }
@@ -163,10 +165,10 @@ func (s *search) document(d *document, raw []byte, nested int) ([]span, bool) {
 		spans = s.token(d, i, nested, spans)
 	}
 	spans = s.fields(d, spans)
-	spans = s.spread(&d.values, false, spans)
-	spans = s.spread(&d.others, false, spans)
+	spans = s.spread(d, &d.values, false, spans)
+	spans = s.spread(d, &d.others, false, spans)
 	if d.join(max(4096, 4*s.index.longest)); len(d.joins.text) > 0 {
-		spans = s.spread(&d.joins, true, spans)
+		spans = s.spread(d, &d.joins, true, spans)
 	}
 	if len(spans) == 0 {
 		return nil, true
@@ -184,7 +186,7 @@ func (s *search) document(d *document, raw []byte, nested int) ([]span, bool) {
 // token looks at what concerns one token alone: key rules, JSON in its text.
 func (s *search) token(d *document, i, nested int, spans []span) []span {
 	t := &d.tokens[i]
-	if t.rule != nil && t.kind != key && !s.knownOnly && t.size > 0 {
+	if t.rule != nil && t.kind != key && !s.knownOnly && t.size > 0 && !s.allows(t.rule, d.text(i), func() string { return s.placeOf(d, i) }) {
 		c := t.rule
 		if string(d.text(i)) == c.text {
 			return spans
@@ -199,7 +201,17 @@ func (s *search) token(d *document, i, nested int, spans []span) []span {
 		return spans
 	}
 	inner := new(document)
+	outer := s.within
+	if len(s.allowed) > 0 {
+		s.within = s.placeOf(d, i) + "|"
+	}
 	found, _ := s.document(inner, text, nested+1)
+	s.within = outer
+	for _, p := range inner.let {
+		p.start, p.end = inner.rawSpan(p)
+		p.token = i
+		d.let = append(d.let, p)
+	}
 	for _, f := range found {
 		start, end := inner.rawSpan(f)
 		spans = append(spans, span{token: i, start: start, end: end, cause: f.cause,
@@ -230,8 +242,8 @@ func looksJSON(text []byte) bool {
 
 // spread looks through a buffer and gives each token its part of a finding.
 // In joins, only what lies over a seam is news.
-func (s *search) spread(b *buffer, seams bool, spans []span) []span {
-	for _, f := range s.all(b.text, b.cuts, 0, nil) {
+func (s *search) spread(d *document, b *buffer, seams bool, spans []span) []span {
+	for _, f := range s.allow(d, b, s.all(b.text, b.cuts, 0, nil)) {
 		i, ok := slices.BinarySearch(b.cuts, f.start)
 		if !ok {
 			i--

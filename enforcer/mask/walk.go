@@ -19,6 +19,7 @@ type document struct {
 	// The nodes with "sensitive": true.
 	sensitive []int32
 	next      []int32
+	let       []span // findings that were let through
 	cursor    cursor
 }
 
@@ -93,6 +94,7 @@ func (d *document) read(raw []byte, r *rules) bool {
 func (d *document) reset(raw []byte, r *rules) {
 	d.raw, d.rules, d.cursor = raw, r, cursor{token: -1}
 	d.tokens, d.nodes, d.next, d.sensitive = d.tokens[:0], d.nodes[:0], d.next[:0], d.sensitive[:0]
+	d.let = d.let[:0]
 	d.values.reset()
 	d.others.reset()
 	d.joins.reset()

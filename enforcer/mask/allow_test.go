@@ -1,0 +1,94 @@
+package mask
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+	"testing"
+	"time"
+)
+
+// githubToken is one that the detector github knows, made here so that none stands
+// in the repository.
+func githubToken(seed byte) string { return "gh" + "p_" + strings.Repeat(string(rune(seed))+"1", 18) }
+
+func hashOf(s string) string {
+	sum := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(sum[:])
+}
+
+func TestAllowed(t *testing.T) {
+	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
+	in := result(`{"a":{"b":["x `+githubToken('a')+`","`+githubToken('b')+`"]}}`, `{"n":"`+githubToken('a')+`"}`)
+	site := Site{Server: "db", Tool: "query"}
+	for name, c := range map[string]struct {
+		allow Allowance
+		site  Site
+		a, b  int // how often each token is still there
+	}{
+		"nothing":            {Allowance{Detector: "gitlab"}, site, 0, 0},
+		"detector":           {Allowance{Detector: "github"}, site, 2, 1},
+		"hash":               {Allowance{Hash: hashOf(githubToken('a'))}, site, 2, 0},
+		"hash of another":    {Allowance{Hash: hashOf(githubToken('c'))}, site, 0, 0},
+		"hash and detector":  {Allowance{Hash: hashOf(githubToken('b')), Detector: "gitlab"}, site, 0, 0},
+		"server":             {Allowance{Servers: []string{"db"}}, site, 2, 1},
+		"another server":     {Allowance{Servers: []string{"files"}}, site, 0, 0},
+		"no site":            {Allowance{Servers: []string{"db"}}, Site{}, 0, 0},
+		"tool":               {Allowance{Tools: []string{"q*"}}, site, 2, 1},
+		"another tool":       {Allowance{Tools: []string{"write"}}, site, 0, 0},
+		"nobody knows which": {Allowance{Tools: []string{"query"}}, Site{Server: "db", Any: true}, 0, 0},
+		"path":               {Allowance{Path: "result.structuredContent.a.b[0]"}, site, 1, 0},
+		"path, any index":    {Allowance{Path: "result.structuredContent.a.b[*]"}, site, 1, 1},
+		"path above":         {Allowance{Path: "result.structuredContent.a"}, site, 1, 1},
+		"path in a text":     {Allowance{Path: "result.content[*].text|n"}, site, 1, 0},
+		"path of the text":   {Allowance{Path: "result.content[0].text"}, site, 1, 0},
+		"half a name":        {Allowance{Path: "result.struct"}, site, 0, 0},
+		"no longer":          {Allowance{Detector: "github", Until: now}, site, 0, 0},
+		"still":              {Allowance{Detector: "github", Until: now.Add(1)}, site, 2, 1},
+	} {
+		m := New(Options{Now: func() time.Time { return now }})
+		m.ConfigureAllowed([]Allowance{c.allow})
+		out, r, err := m.MessageAt([]byte(in), c.site)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if a, b := strings.Count(string(out), githubToken('a')), strings.Count(string(out), githubToken('b')); a != c.a || b != c.b {
+			t.Errorf("%s: %d and %d, want %d and %d\n%s", name, a, b, c.a, c.b, out)
+		}
+		if r.Masked() != (c.a+c.b < 3) {
+			t.Errorf("%s: %+v", name, r)
+		}
+		if text, _ := m.Text("see " + githubToken('a')); strings.Contains(text, githubToken('a')) != (c.a == 2 && c.allow.Servers == nil && c.allow.Tools == nil) {
+			t.Errorf("%s: as text: %s", name, text)
+		}
+	}
+}
+
+// TestAllowedNeverKnown: no entry lets a known value through, whatever else
+// takes it for its own; nor another secret within what is let through.
+func TestAllowedNeverKnown(t *testing.T) {
+	m := New(Options{Keys: []string{"pw"}})
+	m.ConfigureAllowed([]Allowance{{}, {Detector: "known"}, {Hash: hashOf(githubToken('k'))}, {Detector: "key"}, {Servers: []string{"*"}}})
+	if _, err := m.Add("db", githubToken('k')); err != nil {
+		t.Fatal(err)
+	}
+	out, _, err := m.Answer([]byte(result(`{"x":"`+githubToken('k')+`","pw":"`+githubToken('k')+`","y":"fine 1234"}`, githubToken('k'))), Site{Server: "s"})
+	if err != nil || strings.Contains(string(out), githubToken('k')) {
+		t.Errorf("%v %s", err, out)
+	}
+	m = New(Options{})
+	m.ConfigureAllowed([]Allowance{{Detector: "url-credentials"}})
+	text, _ := m.Text("see https://user:" + githubToken('u') + "@example.com/ for it")
+	if strings.Contains(text, githubToken('u')) {
+		t.Errorf("one detector's finding hid another's: %s", text)
+	}
+}
+
+func TestAllowedKey(t *testing.T) {
+	m := New(Options{Keys: []string{"pw"}})
+	m.ConfigureAllowed([]Allowance{{Detector: "key", Path: "result.structuredContent.form.pw"}})
+	out, _, err := m.Answer([]byte(result(`{"form":{"pw":"the field's name"},"pw":"real"}`, "")), Site{})
+	if err != nil || !strings.Contains(string(out), `{"form":{"pw":"the field's name"},"pw":"[masked: pw]"}`) {
+		t.Errorf("%v %s", err, out)
+	}
+}
