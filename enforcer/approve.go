@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -13,6 +14,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 	"countersign/rules"
 )
@@ -218,7 +220,11 @@ func (x *exchange) shown() (text string, partial bool) {
 			text, partial = "[cannot be shown: "+err.Error()+"]", true
 			return
 		}
-		text, partial = showParams(masked), len(report.Hits) > 0
+		text = showParams(masked)
+		partial = slices.ContainsFunc(report.Hits, func(h mask.Hit) bool {
+			// What is sent on masked is shown as it is sent.
+			return !x.decision.MaskArgs || !strings.HasPrefix(h.Place, argumentsRoot)
+		})
 	})
 	return text, partial
 }

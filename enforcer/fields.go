@@ -45,6 +45,18 @@ func (c *Config) pseudonymKey() []byte {
 	return h.Sum(nil)
 }
 
+// configure tells a mask what the policy says about masking.
+func configure(m *mask.Mask, p *rules.Policy, pseudonyms []byte) {
+	masks := p.Masks()
+	var own []mask.Pattern
+	for _, d := range masks.Detectors {
+		own = append(own, mask.Pattern{ID: d.ID, Expression: d.Expression, Group: d.Group, MinEntropy: d.MinEntropy})
+	}
+	m.Configure(masks.Disable, masks.Keys, own...)
+	m.ConfigureAllowed(allowances(masks.Allow))
+	m.ConfigureFields(fieldRules(masks.Fields), pseudonyms)
+}
+
 // fieldRules are the policy's field rules as the mask takes them.
 func fieldRules(list []rules.FieldRule) []mask.FieldRule {
 	var out []mask.FieldRule

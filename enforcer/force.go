@@ -62,14 +62,10 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	}
 	e.keepQuotas(p)
 	e.room.resize(p.Settings())
-	masks := p.Masks()
-	var own []mask.Pattern
-	for _, d := range masks.Detectors {
-		own = append(own, mask.Pattern{ID: d.ID, Expression: d.Expression, Group: d.Group, MinEntropy: d.MinEntropy})
+	configure(e.Mask, p, e.pseudonymKey())
+	if old == nil || old.policy != p { // nobody decides by it yet
+		p.FindSecrets(finder(func() *mask.Mask { return e.Mask }))
 	}
-	e.Mask.Configure(masks.Disable, masks.Keys, own...)
-	e.Mask.ConfigureAllowed(allowances(masks.Allow))
-	e.Mask.ConfigureFields(fieldRules(masks.Fields), e.pseudonymKey())
 	e.Confirm(confirmed)
 	e.force.Store(next)
 	if old != nil {
@@ -88,7 +84,7 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 // the place in the file do not count.
 func sameUpstream(a, b rules.Server) bool {
 	for _, s := range []*rules.Server{&a, &b} {
-		s.Credential, s.Credentials, s.File, s.Line = "", nil, "", 0
+		s.Credential, s.Credentials, s.SecretsInArgs, s.File, s.Line = "", nil, "", "", 0
 	}
 	return reflect.DeepEqual(a, b)
 }

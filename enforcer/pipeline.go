@@ -47,6 +47,7 @@ type exchange struct {
 	perCall  bool              // it was minted for this call alone
 	inject   upstream.Injection
 	body     []byte            // what is forwarded: raw, and the listed splices
+	sent     *wire.Message     // what body was before a credential went into it: msg, or msg without secrets
 	spliced  map[string][]byte // arguments of it whose headers must follow
 	reply    *upstream.Reply
 	asked    *budget.Share // what the request's bytes are counted in
@@ -173,6 +174,9 @@ func (x *exchange) subscribes(d *rules.Decision) {
 // the upstream side.
 func (x *exchange) credential(ctx context.Context) error {
 	x.body = x.raw
+	if err := x.hideSecrets(); err != nil {
+		return err
+	}
 	name := x.decision.Credential
 	if name == "" {
 		return nil
@@ -218,6 +222,9 @@ func (x *exchange) forward(ctx context.Context) error {
 		return refuse(kindUnavailable, "the credential has ended") // by whom, orRevoked says
 	}
 	header := forwardHeader(x.r.Header, x.msg)
+	if err := x.hideInHeaders(header); err != nil {
+		return err
+	}
 	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)
 	x.forwarded = true
 	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{

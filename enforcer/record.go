@@ -125,7 +125,8 @@ func (x *exchange) facts(params string) json.RawMessage {
 		Params string      `json:"params,omitempty"`
 		Quota  string      `json:"quota,omitempty"`
 		Via    string      `json:"via,omitempty"`
-	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via})
+		Hidden bool        `json:"arguments_masked,omitempty"` // towards the upstream, too
+	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via, x.decision.MaskArgs})
 	if err != nil {
 		return nil // strings only: it cannot fail
 	}

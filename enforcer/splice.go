@@ -68,15 +68,18 @@ func (x *exchange) splice(in rules.Inject) (err error) {
 	if len(values) == 0 {
 		return nil
 	}
-	edits, err := x.msg.SetArguments(values)
+	edits, err := x.sent.SetArguments(values)
 	if err != nil {
 		return refuse(kindUnavailable, "credential %q cannot be put into the arguments: %w", x.lease.Name, err)
 	}
-	if x.body = wire.Splice(x.raw, edits...); x.body == nil {
+	if x.body = wire.Splice(x.sent.Raw, edits...); x.body == nil {
 		return refuse(kindUnavailable, "credential %q cannot be put into the arguments", x.lease.Name)
 	}
 	if x.msg.Modern() {
-		x.spliced = values
+		if x.spliced == nil {
+			x.spliced = values
+		}
+		maps.Copy(x.spliced, values)
 	}
 	return nil
 }

@@ -59,6 +59,8 @@ func newEnv() (*cel.Env, error) {
 			cel.LateFunctionBinding())),
 		cel.Function("shell", cel.Overload("shell_string", []*cel.Type{cel.StringType}, shellType,
 			cel.LateFunctionBinding())),
+		cel.Function("secrets", cel.Overload("secrets_dyn", []*cel.Type{cel.DynType}, cel.ListType(cel.StringType),
+			cel.LateFunctionBinding())),
 		cel.ParserExpressionSizeLimit(16<<10),
 		cel.ParserRecursionLimit(64),
 		cel.RegexProgramSizeLimit(1000),
@@ -123,8 +125,10 @@ type facts struct {
 	decoded bool
 	parsed  map[string]*sqlFacts
 	shells  map[string]*shellFacts
-	exposed []finding                       // by the whole request; nil: not asked yet
-	shown   []finding                       // what the condition under evaluation was told
+	exposed []finding // by the whole request; nil: not asked yet
+	shown   []finding // what the condition under evaluation was told
+	finder  Finder
+	secrets map[string]found                // by value
 	unknown []*interpreter.AttributePattern // nil: everything is known
 }
 
@@ -195,6 +199,8 @@ func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
 		of = func(text string) ref.Val { return sqlVal{f.shell(text), shellType} }
 	case "exposes_credentials", "exposures":
 		return func(_ string, args ...ref.Val) ref.Val { return f.exposing(name, args[0]) }, true
+	case "secrets":
+		return f.secretsCall, true
 	default:
 		return nil, false
 	}
@@ -349,7 +355,7 @@ func (l *loader) compile() {
 			}
 			p.usesSQL = p.usesSQL || src.rule.cond != nil && src.rule.cond.sql
 		}
-		if src.rule.effect == Approve {
+		if src.rule.mayAsk() {
 			src.rule.pins, src.rule.becomes = l.pins(src.rule), l.policy.becomes(src.rule)
 		}
 		p.rules = append(p.rules, src.rule)

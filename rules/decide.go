@@ -50,7 +50,7 @@ func (p *Policy) Decide(req Request) Decision {
 		return d
 	}
 	baseline := open(req)
-	f := &facts{req: &req}
+	f := &facts{req: &req, finder: p.finder}
 	var matched [3][]*rule // deny, approve, allow
 	said := words{}
 	for _, r := range p.index.naming(req.Server, req.Method, req.Tool) {
@@ -65,9 +65,12 @@ func (p *Policy) Decide(req Request) Decision {
 			said[r] = r.reason + ": it " + brief(m.Found)
 			m.Reason = said[r]
 		}
+		if m.Matched && r.asksPeople(f) {
+			m.Effect = Approve
+		}
 		d.Trace = append(d.Trace, m)
 		if m.Matched {
-			i := slices.Index(effects, r.effect)
+			i := slices.Index(effects, m.Effect)
 			matched[i] = append(matched[i], r)
 		}
 	}
@@ -90,9 +93,11 @@ func (p *Policy) Decide(req Request) Decision {
 		d.Effect, d.Reason = Approve, said.reasons(approve)
 		p.demand(&d, approve, said)
 		p.credential(&d, req, approve)
+		p.guardArgs(&d, f, approve)
 	case len(allow) > 0:
 		d.Effect, d.Reason = Allow, said.reasons(allow)
 		p.credential(&d, req, allow)
+		p.guardArgs(&d, f, allow)
 	default:
 		d.Reason = unmatched(req, d.Trace)
 	}
@@ -198,7 +203,7 @@ func (p *Policy) credential(d *Decision, req Request, rs []*rule) {
 
 func (d *Decision) refuse(reason string) {
 	d.Effect, d.Reason = Deny, reason
-	d.Asks, d.Expires, d.RulesDigest, d.Credential = nil, 0, "", ""
+	d.Asks, d.Expires, d.RulesDigest, d.Credential, d.MaskArgs = nil, 0, "", "", false
 }
 
 // AsksDigest is what Decision.RulesDigest would be under this policy for the
@@ -211,7 +216,7 @@ func (p *Policy) AsksDigest(asks []Ask) string {
 	}
 	var rs []*rule
 	for _, r := range p.rules {
-		if named[r.id] && r.effect == Approve {
+		if named[r.id] && r.mayAsk() {
 			rs = append(rs, r)
 		}
 	}
@@ -239,13 +244,14 @@ func (p *Policy) digest(rs []*rule) string {
 		Expires                 time.Duration
 		Credential              string
 		Approvers               []set
-		Pins                    []string `json:",omitempty"` // of the tools it names on locked servers
-		Becomes                 []string `json:",omitempty"` // what its credential makes of arguments
+		Pins                    []string      `json:",omitempty"` // of the tools it names on locked servers
+		Becomes                 []string      `json:",omitempty"` // what its credential makes of arguments
+		Secrets                 SecretsInArgs `json:",omitempty"`
 	}
 	var list []asking
 	for _, r := range rs {
 		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
-			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Becomes: r.becomes}
+			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Becomes: r.becomes, Secrets: r.secrets}
 		for _, name := range r.approvers {
 			s := p.people.sets[name]
 			one := set{Name: name, Channel: s.Channel, Via: s.Via}

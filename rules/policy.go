@@ -74,6 +74,7 @@ type Policy struct {
 	cases    []testCase
 	quotas   []Quota // by id
 	usesSQL  bool
+	finder   Finder // nil: nobody finds secrets
 }
 
 // Load reads the policy in fsys, which commit names. The error is Problems.

@@ -30,9 +30,10 @@ type rule struct {
 	quorum     int
 	expires    time.Duration
 	credential string
-	pins       []string // of the tools it names on locked servers, if it asks for approval
-	becomes    []string // what its credential makes of arguments, if it asks for approval
-	order      int      // by id
+	secrets    SecretsInArgs // "": as the server says
+	pins       []string      // of the tools it names on locked servers, if it asks for approval
+	becomes    []string      // what its credential makes of arguments, if it asks for approval
+	order      int           // by id
 }
 
 // ruleSource keeps what compile needs to name a place in the file.
@@ -61,7 +62,7 @@ func (l *loader) ruleFile(d *document) {
 }
 
 func (l *loader) rule(d *document, n *yaml.Node) {
-	f, ok := d.fields(n, "a rule", "id", "server", "method", "tool", "when", "effect", "reason", "approval", "credential")
+	f, ok := d.fields(n, "a rule", "id", "server", "method", "tool", "when", "effect", "reason", "approval", "credential", "secrets_in_args")
 	if !ok {
 		return
 	}
@@ -102,6 +103,7 @@ func (l *loader) rule(d *document, n *yaml.Node) {
 		r.when = d.text(at, "when")
 	}
 	l.effect(d, n, f, r)
+	d.ruleSecrets(f["secrets_in_args"], r)
 	l.ruleCredential(d, f["credential"], r)
 	if r.id != "" {
 		l.rules = append(l.rules, ruleSource{r, d, f["when"], strings.Join(l.requires(r), "\x00")})
@@ -128,11 +130,14 @@ func (l *loader) effect(d *document, n *yaml.Node, f map[string]*yaml.Node, r *r
 		d.report(n, "a rule that says %s needs a reason, for the agent and for whoever is asked", r.effect)
 	}
 	a := f["approval"]
-	if r.effect != Approve {
+	if s := f["secrets_in_args"]; r.effect != Approve && (r.effect != Allow || s == nil || s.Value != string(SecretsApprove)) {
 		if a != nil {
 			d.report(a, "approval belongs to effect: approve")
 		}
 		return
+	}
+	if r.effect == Allow && f["reason"] == nil {
+		d.report(n, "a rule that asks where there are secrets in the arguments needs a reason, for whoever is asked")
 	}
 	for _, m := range r.methods {
 		if m != "*" && open(Request{Method: m}) {
@@ -140,7 +145,7 @@ func (l *loader) effect(d *document, n *yaml.Node, f map[string]*yaml.Node, r *r
 		}
 	}
 	if a == nil {
-		d.report(n, "effect: approve needs approval: { approvers: … }")
+		d.report(n, "%s needs approval: { approvers: … }", map[Effect]string{Approve: "effect: approve", Allow: "secrets_in_args: approve"}[r.effect])
 		return
 	}
 	g, ok := d.fields(a, "approval", "approvers", "quorum", "expires")

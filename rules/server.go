@@ -16,21 +16,22 @@ import (
 // Server is an upstream: servers/<name>.yaml. It has either a URL or a
 // Command.
 type Server struct {
-	Name        string
-	URL         string
-	Command     []string
-	Env         map[string]string // the whole environment of Command, credentials apart
-	Dir         string
-	Credential  string // default for calls to this server; empty: none
-	Credentials map[string]Credential
-	Timeout     time.Duration // until an answer begins
-	Timeouts    Timeouts
-	TLS         TLS
-	Proxy       string // of a URL: http://host:port; empty: none
-	Processes   int    // of Command, at most
-	Resources   Resources
-	File        string
-	Line        int
+	Name          string
+	URL           string
+	Command       []string
+	Env           map[string]string // the whole environment of Command, credentials apart
+	Dir           string
+	Credential    string // default for calls to this server; empty: none
+	Credentials   map[string]Credential
+	Timeout       time.Duration // until an answer begins
+	Timeouts      Timeouts
+	TLS           TLS
+	Proxy         string // of a URL: http://host:port; empty: none
+	Processes     int    // of Command, at most
+	Resources     Resources
+	SecretsInArgs SecretsInArgs // of calls whose rules do not say
+	File          string
+	Line          int
 }
 
 // Credential is what Vault mints, or an issuer exchanges, and where it is
@@ -65,7 +66,7 @@ func (l *loader) server(d *document) {
 		return
 	}
 	f, ok := d.fields(root, "a server", "server", "url", "command", "env", "dir", "timeout", "timeouts",
-		"tls", "proxy", "processes", "resources", "credential", "credentials")
+		"tls", "proxy", "processes", "resources", "credential", "credentials", "secrets_in_args")
 	if !ok {
 		return
 	}
@@ -112,6 +113,11 @@ func (l *loader) server(d *document) {
 	}
 	d.reach(&s, f)
 	d.bounds(&s, f)
+	if n := f["secrets_in_args"]; n != nil {
+		if s.SecretsInArgs = d.secretsSetting(n); s.SecretsInArgs == SecretsApprove {
+			d.report(n, "secrets_in_args: approve belongs into a rule, which says who is asked")
+		}
+	}
 	if n := f["credentials"]; n != nil {
 		s.Credentials = map[string]Credential{}
 		for _, c := range d.mapping(n, "credentials") {

@@ -175,6 +175,7 @@ func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
 	if ps := p.UnknownDetectors(mask.Detectors()); len(ps) > 0 {
 		return nil, ps
 	}
+	p.FindSecrets(enforcer.SecretsByPolicy(p))
 	if p.UsesSQL() {
 		if err := rules.Warm(); err != nil {
 			return nil, err

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"countersign/enforcer"
 	"countersign/enforcer/mask"
 	"countersign/rules"
 )
@@ -181,7 +182,11 @@ func loadPolicy(args []string) (*rules.Policy, error) {
 	} else if !st.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", dir)
 	}
-	return rules.Load(os.DirFS(dir), "working tree")
+	p, err := rules.Load(os.DirFS(dir), "working tree")
+	if p != nil {
+		p.FindSecrets(enforcer.SecretsByPolicy(p))
+	}
+	return p, err
 }
 
 func count(n int, what string) string {

@@ -137,7 +137,7 @@ func (s *search) allow(d *document, b *buffer, found []finding) []finding {
 				return kept
 			}
 			again := false
-			for _, inner := range s.rules.detectors.scan(b.text[from:f.end], nil, &s.clock, nil) {
+			for _, inner := range s.rules.detectors.scan(b.text[from:f.end], nil, false, &s.clock, nil) {
 				inner.start, inner.end = inner.start+from, inner.end+from
 				if inner == f {
 					again = true

@@ -73,6 +73,21 @@ func (m *Mask) MessageAt(msg []byte, at Site) (out []byte, r Report, err error) 
 	return out, r, nil
 }
 
+// Find names what Message would mask in a JSON value: detectors, each once, in
+// order.
+func (m *Mask) Find(value []byte, at Site) ([]string, error) {
+	_, r, err := m.MessageAt(value, at)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, h := range r.Hits {
+		names = append(names, h.Detector)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
+}
+
 // release gives a document back, for the next message.
 func (d *document) release() {
 	d.raw = nil

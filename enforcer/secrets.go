@@ -1,0 +1,114 @@
+package enforcer
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"strings"
+	"sync"
+
+	"countersign/enforcer/mask"
+	"countersign/enforcer/wire"
+	"countersign/rules"
+)
+
+// SecretsByPolicy finds secrets in arguments by what a policy says about
+// masking, without any known value: for a policy that is not in force yet.
+func SecretsByPolicy(p *rules.Policy) rules.Finder {
+	return finder(sync.OnceValue(func() *mask.Mask {
+		m := mask.New(mask.Options{})
+		configure(m, p, nil)
+		return m
+	}))
+}
+
+// finder finds secrets in arguments with a mask.
+func finder(of func() *mask.Mask) rules.Finder {
+	return func(r *rules.Request, value []byte) ([]string, error) {
+		at := mask.Site{Server: r.Server, Tool: r.Tool}
+		if bytes.Equal(value, r.Args) {
+			at.Root = argumentsRoot
+		}
+		return of().Find(value, at)
+	}
+}
+
+// argumentsRoot is what places in the arguments begin with.
+const argumentsRoot = "params.arguments."
+
+// hideSecrets takes the secrets out of the arguments that are forwarded, where
+// policy says so; what was asked, and its digest, stay as they came. It makes
+// the message that further splices go into.
+func (x *exchange) hideSecrets() error {
+	x.sent = x.msg
+	if !x.decision.MaskArgs || x.msg == nil || !x.msg.Arguments.Present() {
+		return nil
+	}
+	at := x.site()
+	at.Root = argumentsRoot
+	var clean []byte
+	var err error
+	x.e.room.works(len(x.raw), func() { clean, _, err = x.e.Mask.MessageAt(x.msg.Bytes(x.msg.Arguments), at) })
+	if err != nil {
+		return refuse(kindUnavailable, "nothing ran: the secrets in the arguments cannot be masked: %w", err)
+	}
+	set := x.force.policy.Settings()
+	x.body = wire.Splice(x.raw, wire.Edit{Span: x.msg.Arguments, New: clean})
+	x.e.room.works(len(x.body), func() {
+		// Longer than it came, perhaps, by what stands in a secret's place.
+		x.sent, err = wire.Parse(x.body, wire.Limits{Bytes: 2*int(set.MaxRequest) + len(x.body), Depth: set.MaxDepth})
+	})
+	if err != nil {
+		return refuse(kindUnavailable, "nothing ran: the arguments without their secrets cannot be forwarded: %w", err)
+	}
+	if x.msg.Modern() {
+		x.spliced = changedTexts(x.msg, x.sent)
+	}
+	return nil
+}
+
+// changedTexts are the arguments whose value is another in the message that is
+// sent, and a text: their mirrored headers follow.
+func changedTexts(came, sent *wire.Message) map[string][]byte {
+	out := map[string][]byte{}
+	sent.Members(sent.Arguments, func(name []byte, value wire.Span) bool {
+		now := sent.Bytes(value)
+		if at, ok := came.Member(came.Arguments, string(name)); ok && now[0] == '"' && !bytes.Equal(came.Bytes(at), now) {
+			out[string(name)] = now
+		}
+		return true
+	})
+	return out
+}
+
+// hideInHeaders masks the headers that mirror arguments. Which ones do is known
+// from lists only; so all of them are looked at. A value whose argument was
+// masked as a whole becomes the same text.
+func (x *exchange) hideInHeaders(h http.Header) error {
+	if !x.decision.MaskArgs {
+		return nil
+	}
+	for name, values := range h {
+		if !strings.HasPrefix(name, "Mcp-Param-") {
+			continue
+		}
+		out := make([]string, len(values)) // the others are the request's
+		for i, v := range values {
+			text, ok := wire.DecodeHeader(v)
+			if !ok {
+				text = v
+			}
+			out[i] = v
+			var shown string
+			clean, r, err := x.e.Mask.MessageAt(wire.Quote(text), x.site())
+			switch {
+			case err != nil || r.Masked() && json.Unmarshal(clean, &shown) != nil:
+				return refuse(kindUnavailable, "nothing ran: the secrets in the header %s cannot be masked", name)
+			case r.Masked():
+				out[i] = wire.EncodeHeader(shown)
+			}
+		}
+		h[name] = out
+	}
+	return nil
+}
