@@ -31,7 +31,7 @@ import (
 // A change of any field by which a server is reached, or run, makes another
 // upstream of it. A field that is new in rules is found here.
 func TestSameUpstream(t *testing.T) {
-	beside := []string{"Credential", "Credentials", "File", "Line"}
+	beside := []string{"Credential", "Credentials", "SecretsInArgs", "File", "Line"}
 	var leaves func(v reflect.Value, path string, change func(path string, v reflect.Value))
 	leaves = func(v reflect.Value, path string, change func(string, reflect.Value)) {
 		if v.Kind() != reflect.Struct {
