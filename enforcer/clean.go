@@ -23,6 +23,7 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 	if m.Kind == wire.Response {
 		if x.msg != nil && x.msg.Method == "tools/list" {
 			x.e.mirrors.learn(x.server, m)
+			x.e.schemas.learn(x.server, m)
 		}
 		if err := x.inputAsks(m); err != nil {
 			return nil, nil, err
@@ -36,6 +37,11 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 	x.note(report)
 	if err != nil {
 		return nil, nil, refuseAnswer(err)
+	}
+	if m.Kind == wire.Response {
+		if err := x.fitting(kept, clean, report); err != nil {
+			return nil, nil, err
+		}
 	}
 	return m, clean, nil
 }

@@ -97,6 +97,7 @@ type Enforcer struct {
 	late    undelivered
 	room    room
 	mirrors mirrors
+	schemas schemas
 	pins    sights
 	metrics *metrics
 
