@@ -60,6 +60,7 @@ func (x *exchange) endless() bool {
 // close gives back what the exchange holds: a per-call credential is revoked,
 // and an approval is told what became of its call.
 func (x *exchange) close() {
+	x.held.join()
 	if x.reply != nil {
 		if err := x.reply.Close(); err != nil {
 			x.e.Log.Debug("closing the upstream's reply", "call", x.id, "err", err)

@@ -50,6 +50,7 @@ type exchange struct {
 	sent     *wire.Message     // what body was before a credential went into it: msg, or msg without secrets
 	spliced  map[string][]byte // arguments of it whose headers must follow
 	reply    *upstream.Reply
+	held     held          // of its stream, where policy buffers
 	asked    *budget.Share // what the request's bytes are counted in
 	answers  *budget.Share // and the answer's
 	sending  *budget.Share // an event's, while it is written
@@ -227,7 +228,7 @@ func (x *exchange) forward(ctx context.Context) error {
 	}
 	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)
 	x.forwarded = true
-	reply, err := up.Send(x.upstreamContext(ctx), &upstream.Request{
+	reply, err := up.Send(x.buffers(x.upstreamContext(ctx)), &upstream.Request{
 		Verb: x.r.Method, Header: header, Body: x.body, Message: x.msg,
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 		Room: x.answers,

@@ -28,9 +28,19 @@ func (x *exchange) answerStream() error {
 	var events int
 	last := x.e.Now()
 	for {
-		ev, err := x.next()
+		ev, due, err := x.nextEvent()
 		if why := x.stopped(); why != nil && !errors.Is(err, io.EOF) {
 			return x.endFrozen(events, why)
+		}
+		if due || err != nil {
+			if err := x.letGo(nil, nil); err != nil {
+				return err
+			}
+		}
+		if due && x.out.gone && x.leavingEnds() {
+			return x.endStream(events, "client-gone")
+		} else if due {
+			continue
 		}
 		switch {
 		case errors.Is(err, io.EOF):
@@ -109,6 +119,9 @@ func (x *exchange) event(ev wire.Event) error {
 		return err
 	}
 	if len(bytes.TrimSpace(ev.Data)) == 0 {
+		if x.held.on {
+			return x.hold(heldEvent{ev, nil, beside})
+		}
 		x.out.write(ev.Rewrite(ev.Data, beside))
 		return nil
 	}
@@ -121,6 +134,9 @@ func (x *exchange) event(ev wire.Event) error {
 		if x.msg == nil && x.e.running.severed.has(x, m.ID) {
 			return x.withhold()
 		}
+		if x.held.on {
+			return x.letGo(m, &heldEvent{ev, clean, beside})
+		}
 		if err := x.recordResponse(m); err != nil {
 			return err
 		}
@@ -132,6 +148,12 @@ func (x *exchange) event(ev wire.Event) error {
 		if passes, err := x.notifies(m); err != nil || !passes {
 			return err
 		}
+	}
+	if x.held.on {
+		if err := x.hold(heldEvent{ev, clean, beside}); err != nil || m.Kind != wire.Request {
+			return err
+		}
+		return x.letGo(nil, nil) // the server waits for what the client says to it
 	}
 	response := m.Kind == wire.Response
 	text := ev.Rewrite(clean, beside)

@@ -54,6 +54,7 @@ type Masks struct {
 	Detectors []Detector // the policy's own, in the order of its files
 	Fields    []FieldRule
 	Allow     []MaskAllowance // what detectors find and is no secret
+	Streams   []BufferedStream
 }
 
 // Policy is a loaded policy: immutable, safe for concurrent use.
@@ -100,7 +101,7 @@ func (p *Policy) Settings() Settings { return p.settings }
 func (p *Policy) Masks() Masks {
 	m := p.masks
 	m.Disable, m.Keys, m.Detectors, m.Fields = slices.Clone(m.Disable), slices.Clone(m.Keys), slices.Clone(m.Detectors), slices.Clone(m.Fields)
-	m.Allow = slices.Clone(m.Allow)
+	m.Allow, m.Streams = slices.Clone(m.Allow), slices.Clone(m.Streams)
 	return m
 }
 
@@ -348,12 +349,13 @@ func (l *loader) mask(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "masks", "disable", "keys", "detectors", "fields", "allow")
+	f, ok := d.fields(root, "masks", "disable", "keys", "detectors", "fields", "allow", "streams")
 	if !ok {
 		return
 	}
 	l.maskFields(d, f["fields"])
 	l.maskAllows(d, f["allow"])
+	l.maskStreams(d, f["streams"])
 	m := &l.policy.masks
 	add := func(to []string, names []string) []string {
 		for _, n := range names {

@@ -1,0 +1,42 @@
+package mask
+
+import (
+	"strings"
+	"testing"
+)
+
+// What is split over several messages is masked in each of them, and nothing
+// else is touched.
+func TestMessages(t *testing.T) {
+	m := New(Options{Keys: []string{"pw"}})
+	if _, err := m.Add("db", "hunter2-hunter2-99"); err != nil {
+		t.Fatal(err)
+	}
+	msg := func(text string) []byte {
+		return []byte(`{"jsonrpc":"2.0","method":"notifications/progress","params":{ "message":"` + text + `","pw":"[masked: pw]","n":1.0}}`)
+	}
+	in := [][]byte{msg("a hunt"), msg("er2-hu"), []byte(`{"jsonrpc":"2.0","method":"x"}`), msg("nter2-99 b"), msg("c")}
+	out, r, err := m.Messages(in, Site{})
+	if err != nil || len(out) != len(in) {
+		t.Fatalf("%v %d", err, len(out))
+	}
+	for i, want := range []string{"a [masked: db]", "[masked: db]", "", "[masked: db] b", "c"} {
+		if want != "" && string(out[i]) != string(msg(want)) || want == "" && string(out[i]) != string(in[i]) {
+			t.Errorf("%d: %s", i, out[i])
+		}
+	}
+	if len(r.Hits) != 1 || r.Hits[0].Place != "params.message" || r.Hits[0].Count != 3 || r.Hits[0].Detector != "known" {
+		t.Errorf("%+v", r)
+	}
+	clean := [][]byte{msg("a"), msg("b")}
+	if out, r, err := m.Messages(clean, Site{}); err != nil || r.Masked() || &out[0][0] != &clean[0][0] {
+		t.Errorf("%v %+v", err, r)
+	}
+	m.maxMessage = 100
+	if out, _, err := m.Messages(in, Site{}); err == nil {
+		t.Error("too large together, and not an error:", len(out))
+	}
+	if _, _, err := New(Options{}).Messages([][]byte{[]byte("{}"), []byte(strings.Repeat("[", 9))}, Site{}); err == nil {
+		t.Error("what is no JSON was masked")
+	}
+}
