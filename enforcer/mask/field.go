@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 )
 
 // Answer masks one JSON-RPC message of an upstream: as Message does, and then
@@ -176,10 +177,11 @@ func ofProtocol(name string) bool {
 	return name == "progressToken" || strings.HasPrefix(name, "io.modelcontextprotocol/")
 }
 
-// document applies the rules to one JSON document.
-func (w *fielder) document(t *tree, root int32, nested int, edits *[]edit) {
+// document applies the rules to one JSON document, active ones among them to all
+// of it.
+func (w *fielder) document(t *tree, root int32, nested int, edits *[]edit, active ...int32) {
 	states := make([]uint64, len(w.paths))
-	var active []int32
+	active = slices.Clip(active)
 	for i, p := range w.paths {
 		states[i] = 1
 		if len(p.steps) == 0 {
@@ -404,13 +406,18 @@ func (w *fielder) text(t *tree, at int32, nested int, edits *[]edit) {
 	}
 	it := &t.items[at]
 	raw := t.raw[it.start+1 : it.end-1]
-	if !bytes.ContainsAny(raw, "{[") && !bytes.Contains(raw, []byte(`\u`)) {
+	if !w.promising(raw) {
 		return
 	}
 	w.place = append(w.place, "|")
 	inner := w.within(jsonUnescape(nil, raw), nested)
 	w.place = w.place[:len(w.place)-1]
 	*edits = append(*edits, lift(raw, it.start+1, inner)...)
+}
+
+// promising spares most texts a closer look.
+func (w *fielder) promising(raw []byte) bool {
+	return bytes.ContainsAny(raw, "{[:|,\\")
 }
 
 // within finds the JSON documents in a text, and applies the rules to each.
@@ -422,6 +429,8 @@ func (w *fielder) within(text []byte, nested int) (edits []edit) {
 			return edits
 		}
 	}
+	w.tables(text, &edits)
+	done := 0 // what is before was looked at
 	for i := 0; i < len(text); {
 		next := bytes.IndexAny(text[i:], "{[")
 		if next < 0 {
@@ -431,8 +440,10 @@ func (w *fielder) within(text []byte, nested int) (edits []edit) {
 		t := &tree{raw: text}
 		root, ok := t.read(i)
 		if ok {
-			w.document(t, root, nested+1, &edits)
+			w.loose(text, done, i, &edits)
+			w.document(t, root, nested+1, &edits, w.nameOf(text[done:i])...)
 			i = t.items[root].end
+			done = i
 			continue
 		}
 		if w.clock.work(t.bad - i) {
@@ -440,14 +451,43 @@ func (w *fielder) within(text []byte, nested int) (edits []edit) {
 		}
 		i++
 	}
-	return edits
+	w.loose(text, done, len(text), &edits)
+	return settle(edits)
+}
+
+// nameOf are the rules for a value by a quoted name and a colon before it: what
+// is around the two could not be read.
+func (w *fielder) nameOf(before []byte) []int32 {
+	before, ok := bytes.CutSuffix(bytes.TrimRight(before, " \t\r\n"), []byte(":"))
+	if !ok {
+		return nil
+	}
+	name, ok := nameBefore(before)
+	if !ok {
+		return nil
+	}
+	return include(w.named(w.keys, name, func(r *fieldRule) []pattern { return r.keys }), w.column(name)...)
+}
+
+// settle unites edits that overlap: a cell of a table may hold JSON.
+func settle(edits []edit) []edit {
+	slices.SortStableFunc(edits, func(a, b edit) int { return a.start - b.start })
+	out := edits[:0]
+	for _, e := range edits {
+		if n := len(out) - 1; n >= 0 && e.start < out[n].end {
+			out[n].end = max(out[n].end, e.end)
+			continue
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // blob looks into what base64 stands for, if that is text.
 func (w *fielder) blob(t *tree, at int32, edits *[]edit) {
 	it := &t.items[at]
 	text, err := base64.StdEncoding.DecodeString(string(t.text(at)))
-	if err != nil || !bytes.ContainsAny(text, "{[") {
+	if err != nil || !utf8.Valid(text) || !w.promising(text) {
 		return
 	}
 	w.place = append(w.place, "|")
