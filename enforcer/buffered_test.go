@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -15,7 +16,10 @@ import (
 
 // piecemeal answers a call with a stream that it is told line by line; "" ends
 // it with the response.
-type piecemeal struct{ lines chan string }
+type piecemeal struct {
+	lines chan string
+	left  chan struct{} // a caller has
+}
 
 func (s piecemeal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
@@ -44,6 +48,7 @@ func (s piecemeal) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		case <-r.Context().Done():
+			s.left <- struct{}{}
 			return
 		}
 	}
@@ -56,11 +61,20 @@ func progress(n int, text string) string {
 // streamed begins a call of a tool and gives its events' lines, one by one.
 func streamed(t *testing.T, g *gate, tool string) (next func() string) {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, g.PublicURL+"/mcp/echo", strings.NewReader(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"`+tool+`","arguments":{}}}`))
+	return streamedAs(t.Context(), t, g, tool, "", http.Header{"Mcp-Protocol-Version": {"2025-11-25"}})
+}
+
+// streamedAs does so in any era.
+func streamedAs(ctx context.Context, t *testing.T, g *gate, tool, meta string, header http.Header) (next func() string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, g.PublicURL+"/mcp/echo", strings.NewReader(`{"jsonrpc":"2.0","id":7,"method":"tools/call","params":{"name":"`+tool+`","arguments":{}`+meta+`}}`))
 	if err != nil {
 		t.Fatal(err)
 	}
-	req.Header = http.Header{"Authorization": {"Bearer " + g.token}, "Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Mcp-Protocol-Version": {"2025-11-25"}}
+	req.Header = header
+	req.Header.Set("Authorization", "Bearer "+g.token)
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json, text/event-stream")
 	resp, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
@@ -87,9 +101,9 @@ streams:
   - { server: echo, tool: "quick", stream: buffered, hold: 100ms }
 `
 
-func bufferedGate(t *testing.T) (*gate, chan string, string) {
+func bufferedGate(t *testing.T) (*gate, piecemeal, string) {
 	t.Helper()
-	up := piecemeal{make(chan string)}
+	up := piecemeal{make(chan string), make(chan struct{}, 8)}
 	g := newGate(t, up, map[string]string{
 		"rules/all.yaml": `- { id: tools, server: echo, tool: "*", effect: allow }`, "masks/m.yaml": bufferedPolicy,
 	})
@@ -97,13 +111,14 @@ func bufferedGate(t *testing.T) (*gate, chan string, string) {
 	if _, err := g.Mask.Add("db", known); err != nil {
 		t.Fatal(err)
 	}
-	return g, up.lines, known
+	return g, up, known
 }
 
 // A value that comes in pieces, spread over the messages of one stream, is
 // found, in progress notifications and up to the response itself.
 func TestBufferedStreams(t *testing.T) {
-	g, lines, known := bufferedGate(t)
+	g, up, known := bufferedGate(t)
+	lines := up.lines
 	token := "gh" + "p_" + strings.Repeat("a1", 18)
 	next := streamed(t, g, "slow")
 	for i, piece := range []string{"see " + known[:3], known[3:9], known[9:] + " and " + token[:7], token[7:] + " there"} {
@@ -155,7 +170,8 @@ func TestBufferedStreams(t *testing.T) {
 // At a bound, of time or size, what is held leaves, and of a value that is
 // split over it the rest is masked.
 func TestBufferedStreamsAreBounded(t *testing.T) {
-	g, lines, known := bufferedGate(t)
+	g, up, known := bufferedGate(t)
+	lines := up.lines
 	for _, tool := range []string{"quick", "small"} {
 		next := streamed(t, g, tool)
 		first := known[:9]
@@ -177,9 +193,11 @@ func TestBufferedStreamsAreBounded(t *testing.T) {
 	}
 }
 
-// A stream that is blocked while something is held ends with the reason.
+// A stream that is blocked while something is held ends with the reason, and one
+// whose client leaves is not waited for.
 func TestBufferedStreamsEnd(t *testing.T) {
-	g, lines, _ := bufferedGate(t)
+	g, up, _ := bufferedGate(t)
+	lines := up.lines
 	next := streamed(t, g, "slow")
 	lines <- progress(0, "held")
 	lines <- "data: {not JSON"
@@ -189,4 +207,12 @@ func TestBufferedStreamsEnd(t *testing.T) {
 	if en := recorded(t, g, audit.KindOutcome); en.Status != "blocked" {
 		t.Errorf("%+v", en)
 	}
+
+	ctx, leave := context.WithCancel(t.Context())
+	defer leave()
+	streamedAs(ctx, t, g, "slow", `,"_meta":{"`+wire.MetaVersion+`":"`+wire.ModernVersion+`","io.modelcontextprotocol/clientCapabilities":{}}`,
+		http.Header{"Mcp-Protocol-Version": {wire.ModernVersion}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"slow"}})
+	lines <- progress(0, "held")
+	leave()
+	<-up.left // and the gate's shutdown waits for the rest
 }

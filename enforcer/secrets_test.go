@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"countersign/audit"
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 )
 
@@ -96,6 +97,24 @@ func TestSecretsInArgumentsAreMasked(t *testing.T) {
 		_, sent, _ := up.got()
 		if sent.Get("Mcp-Param-Region") != "[masked: github]" || sent.Get("Mcp-Param-Other") != wire.EncodeHeader("ü [masked: db]") || sent.Get("Mcp-Param-Plain") != "eu-1" {
 			t.Errorf("listed %v: headers %v", listed, sent)
+		}
+	}
+}
+
+// An approver sees what the server will get; what is masked for them and not for
+// the server is not shown in full.
+func TestShownWithoutSecrets(t *testing.T) {
+	e := &Enforcer{Config: Config{Mask: mask.New(mask.Options{})}}
+	e.room.init()
+	m, err := wire.Parse([]byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"x":"gh`+`p_`+strings.Repeat("a1", 18)+`"}}}`), wire.Limits{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, masked := range []bool{false, true} {
+		x := &exchange{e: e, msg: m, raw: m.Raw, server: "s"}
+		x.decision.MaskArgs = masked
+		if text, partial := x.shown(); text != "x: [masked: github]" || partial == masked {
+			t.Errorf("masked %v: %q, in part: %v", masked, text, partial)
 		}
 	}
 }

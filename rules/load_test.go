@@ -206,6 +206,8 @@ func FuzzLoad(f *testing.F) {
 	}
 	f.Add("tests/x.yaml", "- { name: a, subject: { sub: x }, server: customers, args: { a: 1 }, expect: { effect: deny } }\n")
 	f.Add("rules/x.yaml", "? [a]\n: b\n")
+	f.Add("masks/x.yaml", "fields: [{ id: a, server: files, tool: \"x*\", keys: [\"*a\"], columns: [b], paths: [\"$..a['b'][0].*\"], action: partial }, { id: b, server: \"*\", keys: [c], action: keep, over: [a] }]\nallow: [{ hash: \""+strings.Repeat("0", 64)+"\", detector: key, path: \"a[*]\", reason: r, expires: 2027-01-01 }]\nstreams: [{ server: files, stream: buffered, hold: 1s, size: 1KB }]\n")
+	f.Add("rules/y.yaml", "- { id: y, server: files, effect: allow, reason: r, when: 'size(secrets(args)) == 0', secrets_in_args: approve, approval: { approvers: dba } }\n")
 	f.Add("tools.lock", string(locked().Encode()))
 	f.Add("servers/x.yaml", "server: x\nurl: https://x/\nproxy: http://p:1\ntimeouts: { connect: 1s, idle: 1m }\ntls: { ca: [a.pem, \"-----BEGIN CERTIFICATE-----\\n-----END CERTIFICATE-----\\n\"], cert: b, key: c, name: d }\n")
 	f.Add("servers/x.yaml", "server: x\ncommand: [x]\nprocesses: 1\nresources: { memory: 1GB, cpu: 1s, files: 8, processes: 1, filesize: 1 }\n")

@@ -46,6 +46,9 @@ func TestSecretsInConditions(t *testing.T) {
 			t.Errorf("%s: asked %d times", args, asked)
 		}
 	}
+	if !p.Visible(Request{Server: "files", Method: "tools/call", Tool: "a"}) {
+		t.Error("a tool whose arguments are asked about is not shown")
+	}
 	p.finder = nil
 	if d := p.Decide(Request{Server: "files", Method: "tools/call", Tool: "a", Args: []byte(`{"x":1}`)}); d.Effect != Deny {
 		t.Error("without anybody who finds secrets a condition about them let a call through")

@@ -131,6 +131,9 @@ func explain(w io.Writer, d rules.Decision) {
 	for _, a := range d.Asks {
 		fmt.Fprintf(w, "  asks %d of %s, within %s: rule %s\n", a.Quorum, a.Approvers, d.Expires, a.Rule)
 	}
+	if d.MaskArgs {
+		fmt.Fprintln(w, "  the server gets the arguments with their secrets masked")
+	}
 	if d.Credential != "" {
 		fmt.Fprintf(w, "  credential %s\n", d.Credential)
 	}

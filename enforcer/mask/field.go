@@ -63,7 +63,10 @@ func (m *Mask) applyFields(msg []byte, set *fieldRules, applied []*fieldRule) (o
 	w := newFielder(set, applied, clock{now: m.now, deadline: now.Add(m.budget)})
 	t := &tree{raw: msg}
 	root, ok := t.read(t.space(0))
-	if !ok {
+	switch {
+	case !ok && len(t.items) >= maxTokens:
+		return nil, r, ErrTooLarge
+	case !ok:
 		return nil, r, ErrNotJSON
 	}
 	var edits []edit

@@ -329,6 +329,15 @@ func TestFieldsBounded(t *testing.T) {
 	}
 }
 
+// TestFieldsTooMany: a message of more values than are kept is blocked.
+func TestFieldsTooMany(t *testing.T) {
+	m := fieldMask(t, FieldRule{ID: "r", Keys: []string{"k"}, Action: Redact})
+	msg := result("["+strings.Repeat("1,", maxTokens)+"1]", "")
+	if _, _, err := m.Answer([]byte(msg), Site{}); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("%v", err)
+	}
+}
+
 func FuzzFields(f *testing.F) {
 	f.Add(result(`{"mail":"a@example.com","rows":[[1]],"columns":["mail"]}`, `{"mail":"a@example.com"}`))
 	f.Add(`{"result":{"structuredContent":[{"mail":1,"mail":{"gone":2}},null]},"error":{"data":"{\"mail\":\"x\"}"}}`)
