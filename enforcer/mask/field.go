@@ -86,6 +86,7 @@ type fielder struct {
 	rules   []*fieldRule
 	over    [][]int32  // of each that keeps: which it exempts from
 	paths   []rulePath // of all rules
+	lost    []uint64   // states where no path can match any more, shared
 	keys    map[string][]int32
 	columns map[string][]int32
 	clock   clock
@@ -112,6 +113,7 @@ func newFielder(set *fieldRules, rules []*fieldRule, c clock) *fielder {
 			}
 		}
 	}
+	w.lost = make([]uint64, len(w.paths))
 	return w
 }
 
@@ -285,6 +287,9 @@ func (w *fielder) children(t *tree, at int32, v visit, edits *[]edit) {
 		child := visit{states: w.step(v.states, t.items[c].name, n, object), nested: v.nested, row: !object}
 		child.active = w.matching(t.items[c].name, object, v)
 		for i, p := range w.paths {
+			if len(child.states) > 0 && &child.states[0] == &w.lost[0] {
+				break
+			}
 			if child.states[i]>>len(p.steps)&1 != 0 {
 				child.active = include(child.active, p.rule)
 			}
@@ -382,10 +387,10 @@ func (w *fielder) named(memo map[string][]int32, name string, of func(*fieldRule
 
 // step moves every path on by one step.
 func (w *fielder) step(states []uint64, name string, index int, object bool) []uint64 {
-	if len(w.paths) == 0 {
-		return nil
+	if len(w.paths) == 0 || &states[0] == &w.lost[0] {
+		return states
 	}
-	out := make([]uint64, len(states))
+	out, some := make([]uint64, len(states)), false
 	for i, p := range w.paths {
 		for k, s := range p.steps {
 			if states[i]>>k&1 == 0 {
@@ -397,7 +402,11 @@ func (w *fielder) step(states []uint64, name string, index int, object bool) []u
 			if s.Any || object && s.Index < 0 && s.Name == name || !object && s.Index == index {
 				out[i] |= 1 << (k + 1)
 			}
+			some = some || out[i] != 0
 		}
+	}
+	if !some {
+		return w.lost
 	}
 	return out
 }

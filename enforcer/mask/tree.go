@@ -1,6 +1,9 @@
 package mask
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // A tree is a JSON value with the offsets of everything in it, so that fields
 // can be cut out of it and all else stays as it came.
@@ -115,7 +118,11 @@ func (t *tree) children(i, depth int, parent int32) (int, bool) {
 			if !ok {
 				return end, false
 			}
-			name = string(jsonUnescape(nil, t.raw[i+1:end-1]))
+			if literal := t.raw[i+1 : end-1]; bytes.IndexByte(literal, '\\') < 0 {
+				name = string(literal)
+			} else {
+				name = string(jsonUnescape(nil, literal))
+			}
 			if i = t.space(end); i >= len(t.raw) || t.raw[i] != ':' {
 				return i, false
 			}
