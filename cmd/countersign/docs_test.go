@@ -450,7 +450,8 @@ func TestTheOperatorsPage(t *testing.T) {
 			p.stop()
 			return c
 		}},
-		"countersign audit log --repo audit --last 20": {says: "no-credential-tables"},
+		"countersign audit log --repo audit --last 20":                      {says: "no-credential-tables"},
+		"countersign audit masks --repo audit --since 2026-01-01T00:00:00Z": {says: "masked"},
 		verify: {says: "all links hold"},
 		`git -C audit show "$(git -C audit for-each-ref --sort=-committerdate --count=1 --format='%(refname)' refs/remotes/origin/audit)":checkpoint > anchor`: plain,
 		verify + " --anchor anchor":                    {says: "all links hold"},
