@@ -162,12 +162,12 @@ func (w *fielder) envelope(t *tree, at int32, in string, depth int, edits *[]edi
 			}
 			w.place = append(w.place, stepName(name))
 			switch {
-			case name == "structuredContent", name == "data" && depth == 1 && (in == "error" || in == "params"):
+			case alike(name, "structuredContent"), alike(name, "data") && depth == 1 && (alike(in, "error") || alike(in, "params")):
 				w.document(t, c, 0, edits)
-			case in == "_meta" && !ofProtocol(name):
+			case alike(in, "_meta") && !ofProtocol(name):
 				w.document(t, c, 0, edits)
-			case in == "_meta":
-			case name == "blob" && t.items[c].kind == '"':
+			case alike(in, "_meta"):
+			case alike(name, "blob") && t.items[c].kind == '"':
 				w.blob(t, c, edits)
 			default:
 				w.envelope(t, c, name, depth+1, edits)
@@ -176,6 +176,9 @@ func (w *fielder) envelope(t *tree, at int32, in string, depth int, edits *[]edi
 		}
 	}
 }
+
+// alike compares the names of the protocol as the most lenient client does.
+func alike(name, want string) bool { return strings.EqualFold(name, want) }
 
 // ofProtocol tells the members of _meta that the protocol itself goes by.
 func ofProtocol(name string) bool {

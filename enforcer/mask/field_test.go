@@ -106,6 +106,7 @@ func TestFieldPlaces(t *testing.T) {
 		"text, a string in prose":            result("null", `{"payload":`+string(twice)+`} there`),
 		"json lines":                         result("null", row+"\n"+row+"\n"),
 		"escaped":                            `{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"\u007b\"e\u002dmail\":\"\u0061lice@example.com\"}"}]}}`,
+		"another case":                       `{"jsonrpc":"2.0","id":1,"Result":{"StructuredContent":` + row + `,"content":[{"Type":"text","Text":` + string(quoted) + `}]}}`,
 		"error data":                         `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":"no","data":` + row + `}}`,
 		"error message":                      `{"jsonrpc":"2.0","id":1,"error":{"code":1,"message":` + string(quoted) + `}}`,
 		"log notification":                   `{"jsonrpc":"2.0","method":"notifications/message","params":{"level":"info","data":` + row + `}}`,
