@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -52,5 +57,58 @@ func TestMasksAreAddedUp(t *testing.T) {
 	}
 	if text := out.String(); strings.ContainsAny(text, "\x1b\t\u202e") || strings.Count(text, "\n") != 3 {
 		t.Errorf("%q", text)
+	}
+}
+
+// The whole way: what the policy's masks say takes effect when it comes into
+// force, pseudonyms outlive a restart, and a secret in the arguments stops where
+// policy has it stop.
+func TestMasksOfThePolicy(t *testing.T) {
+	t.Parallel()
+	u := newProbe(t)
+	var got atomic.Pointer[string]
+	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
+		if method != "tools/call" {
+			return false
+		}
+		got.Store(&tool)
+		w.Header().Set("Content-Type", "application/json")
+		fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"{\"email\":\"alice@example.com\"}"}],"structuredContent":{"email":"alice@example.com"}}}`, id)
+		return true
+	})
+	s := probeStage(t, u, "1s")
+	p := serving(t, s, nil)
+	user := p.token("alice", "support")
+	if out := p.ask("probe", user, toolCall("echo", "x")); !strings.Contains(out.body, "alice@example.com") {
+		t.Fatalf("without a rule: %s", out.body)
+	}
+	p.inForce(amend(t, s, s.Dana, map[string]string{
+		"masks/probe.yaml": "fields:\n- { id: mail, server: probe, keys: [email], action: pseudonym }\n",
+		"rules/more.yaml":  "- { id: probe-note, server: probe, tool: note, effect: allow, secrets_in_args: deny }\n",
+		"tests/more.yaml":  "- { name: a key, subject: { sub: x }, server: probe, tool: note, args: { what: \"gh" + "p_" + strings.Repeat("a1", 18) + "\" }, expect: { effect: deny, reason: github } }\n- { name: no key, subject: { sub: x }, server: probe, tool: note, args: { what: \"a\" }, expect: { effect: allow } }\n",
+	}))
+	pseudonym := regexp.MustCompile(`mail:[0-9a-f]{20}`)
+	first := p.ask("probe", user, toolCall("echo", "x"))
+	names := pseudonym.FindAllString(first.body, -1)
+	if strings.Contains(first.body, "alice@") || len(names) != 2 || names[0] != names[1] {
+		t.Errorf("with a rule: %s", first.body)
+	}
+	got.Store(nil)
+	out := p.ask("probe", user, toolCall("note", "gh"+"p_"+strings.Repeat("b2", 18)))
+	if !out.failed || !strings.Contains(out.text, "github") || got.Load() != nil {
+		t.Errorf("a secret in the arguments: %s", out.body)
+	}
+	if out := p.ask("probe", user, toolCall("note", "nothing")); out.failed {
+		t.Errorf("no secret in the arguments: %s", out.body)
+	}
+	p.stop()
+	p = serving(t, s, nil)
+	if again := p.ask("probe", p.token("alice", "support"), toolCall("echo", "x")); !strings.Contains(again.body, names[0]) {
+		t.Errorf("after a restart: %s, and before %s", again.body, names[0])
+	}
+	p.stop()
+	text, errs, code := command(t, nil, "audit", "masks", "--repo", s.Audit, "--detector", "field:mail", "--json")
+	if code != 0 || !strings.Contains(text, `"place":"result.structuredContent.email"`) || !strings.Contains(text, `"place":"result.content[*].text|email"`) || strings.Contains(text, "github") {
+		t.Errorf("exit %d\n%s%s", code, text, errs)
 	}
 }
