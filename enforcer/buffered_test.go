@@ -119,7 +119,7 @@ func bufferedGate(t *testing.T) (*gate, piecemeal, string) {
 func TestBufferedStreams(t *testing.T) {
 	g, up, known := bufferedGate(t)
 	lines := up.lines
-	token := "gh" + "p_" + strings.Repeat("a1", 18)
+	token := "gl" + "pat-" + "x7Kq2mB9vT4nR8sW3dYz"
 	next := streamed(t, g, "slow")
 	for i, piece := range []string{"see " + known[:3], known[3:9], known[9:] + " and " + token[:7], token[7:] + " there"} {
 		lines <- progress(i, piece)

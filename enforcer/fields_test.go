@@ -115,10 +115,10 @@ func TestFieldRules(t *testing.T) {
 // What the client sends is masked in the record, which says where, and may be
 // let through for one tool of a server.
 func TestArgumentsInTheRecord(t *testing.T) {
-	sample := "gh" + "p_" + strings.Repeat("a1", 18)
+	sample := "gl" + "pat-" + "x7Kq2mB9vT4nR8sW3dYz"
 	g := newGate(t, tabler{}, map[string]string{
 		"rules/all.yaml":  `- { id: tools, server: echo, tool: "*", effect: allow }`,
-		"masks/echo.yaml": `allow: [{ detector: github, server: echo, tool: docs, path: "params.arguments.text", reason: samples }]`,
+		"masks/echo.yaml": `allow: [{ detector: gitlab-pat, server: echo, tool: docs, path: "params.arguments.text", reason: samples }]`,
 	})
 	for tool, want := range map[string]int{"docs": 0, "query": 1} {
 		out := callTool(t, g, false, tool, `{"text":"`+sample+`","answer":{"x":"`+sample+`"}}`)
@@ -132,7 +132,7 @@ func TestArgumentsInTheRecord(t *testing.T) {
 				n += m.Count
 			}
 		}
-		if n != want || strings.Contains(en.Args, `"text":"`+sample) != (want == 0) || !slices.Contains(en.Masked, audit.Masked{Detector: "github", Place: "params.arguments.answer.x", Count: 1}) {
+		if n != want || strings.Contains(en.Args, `"text":"`+sample) != (want == 0) || !slices.Contains(en.Masked, audit.Masked{Detector: "gitlab-pat", Place: "params.arguments.answer.x", Count: 1}) {
 			t.Errorf("%s: %+v %s", tool, en.Masked, en.Args)
 		}
 	}

@@ -53,7 +53,7 @@ func (s *sink) got() (string, http.Header, int) {
 // no form and in no header; all else arrives as it was sent, and the record
 // tells both what was asked and that it was masked.
 func TestSecretsInArgumentsAreMasked(t *testing.T) {
-	pattern, known := "gh"+"p_"+strings.Repeat("a1", 18), "hunter2-hunter2-99"
+	pattern, known := "gl"+"pat-"+"x7Kq2mB9vT4nR8sW3dYz", "hunter2-hunter2-99"
 	up := &sink{}
 	g := newGate(t, up, map[string]string{
 		"servers/echo.yaml": "server: echo\nurl: ${URL}\nsecrets_in_args: mask\n",
@@ -65,11 +65,11 @@ func TestSecretsInArgumentsAreMasked(t *testing.T) {
 	for _, modern := range []bool{false, true} {
 		callTool(t, g, modern, "put", fmt.Sprintf(`{"a": 1.0,"text":"see %s","n":{"deep":["\u0068unter2-hunter2-99"]} ,"z":null}`, pattern))
 		body, _, _ := up.got()
-		if strings.Contains(body, pattern) || strings.Contains(body, "unter2-99") || !strings.Contains(body, `"arguments":{"a": 1.0,"text":"see [masked: github]","n":{"deep":["[masked: db]"]} ,"z":null}`) {
+		if strings.Contains(body, pattern) || strings.Contains(body, "unter2-99") || !strings.Contains(body, `"arguments":{"a": 1.0,"text":"see [masked: gitlab-pat]","n":{"deep":["[masked: db]"]} ,"z":null}`) {
 			t.Errorf("modern %v: %s", modern, body)
 		}
 		en := recorded(t, g, audit.KindIntent)
-		if !strings.Contains(string(en.Detail), `"arguments_masked":true`) || !slices.Contains(en.Masked, audit.Masked{Detector: "github", Place: "params.arguments.text", Count: 1}) || !slices.Contains(en.Masked, audit.Masked{Detector: "known", Place: "params.arguments.n.deep[0]", Count: 1}) {
+		if !strings.Contains(string(en.Detail), `"arguments_masked":true`) || !slices.Contains(en.Masked, audit.Masked{Detector: "gitlab-pat", Place: "params.arguments.text", Count: 1}) || !slices.Contains(en.Masked, audit.Masked{Detector: "known", Place: "params.arguments.n.deep[0]", Count: 1}) {
 			t.Errorf("modern %v: %+v %s", modern, en.Masked, en.Detail)
 		}
 		if callTool(t, g, modern, "say", `{"x":"plain"}`); !strings.Contains(string(recorded(t, g, audit.KindIntent).Digest), "hmac-sha256:") || strings.Contains(string(recorded(t, g, audit.KindIntent).Detail), "arguments_masked") {
@@ -95,7 +95,7 @@ func TestSecretsInArgumentsAreMasked(t *testing.T) {
 			t.Fatalf("%v %s", err, out)
 		}
 		_, sent, _ := up.got()
-		if sent.Get("Mcp-Param-Region") != "[masked: github]" || sent.Get("Mcp-Param-Other") != wire.EncodeHeader("ü [masked: db]") || sent.Get("Mcp-Param-Plain") != "eu-1" {
+		if sent.Get("Mcp-Param-Region") != "[masked: gitlab-pat]" || sent.Get("Mcp-Param-Other") != wire.EncodeHeader("ü [masked: db]") || sent.Get("Mcp-Param-Plain") != "eu-1" {
 			t.Errorf("listed %v: headers %v", listed, sent)
 		}
 	}
@@ -106,14 +106,14 @@ func TestSecretsInArgumentsAreMasked(t *testing.T) {
 func TestShownWithoutSecrets(t *testing.T) {
 	e := &Enforcer{Config: Config{Mask: mask.New(mask.Options{})}}
 	e.room.init()
-	m, err := wire.Parse([]byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"x":"gh`+`p_`+strings.Repeat("a1", 18)+`"}}}`), wire.Limits{})
+	m, err := wire.Parse([]byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"t","arguments":{"x":"gl`+`pat-`+"x7Kq2mB9vT4nR8sW3dYz"+`"}}}`), wire.Limits{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, masked := range []bool{false, true} {
 		x := &exchange{e: e, msg: m, raw: m.Raw, server: "s"}
 		x.decision.MaskArgs = masked
-		if text, partial := x.shown(); text != "x: [masked: github]" || partial == masked {
+		if text, partial := x.shown(); text != "x: [masked: gitlab-pat]" || partial == masked {
 			t.Errorf("masked %v: %q, in part: %v", masked, text, partial)
 		}
 	}
@@ -122,15 +122,15 @@ func TestShownWithoutSecrets(t *testing.T) {
 // What denies, denies before the server hears of it, with words that name the
 // detector and not the value.
 func TestSecretsInArgumentsAreDenied(t *testing.T) {
-	secret := "gh" + "p_" + strings.Repeat("a1", 18)
+	secret := "gl" + "pat-" + "x7Kq2mB9vT4nR8sW3dYz"
 	up := &sink{}
 	g := newGate(t, up, map[string]string{
 		"servers/echo.yaml": "server: echo\nurl: ${URL}\nsecrets_in_args: deny\n",
-		"rules/all.yaml":    "- { id: tools, server: echo, tool: put, effect: allow }\n- { id: says, server: echo, tool: say, secrets_in_args: allow, when: 'secrets(args) == [\"github\"]', effect: allow }\n",
-		"masks/allow.yaml":  `allow: [{ detector: github, server: echo, tool: put, path: params.arguments.sample, reason: a sample }]`,
+		"rules/all.yaml":    "- { id: tools, server: echo, tool: put, effect: allow }\n- { id: says, server: echo, tool: say, secrets_in_args: allow, when: 'secrets(args) == [\"gitlab-pat\"]', effect: allow }\n",
+		"masks/allow.yaml":  `allow: [{ detector: gitlab-pat, server: echo, tool: put, path: params.arguments.sample, reason: a sample }]`,
 	})
 	out := callTool(t, g, false, "put", `{"x":"`+secret+`"}`)
-	if _, _, calls := up.got(); calls != 0 || strings.Contains(out, secret) || !strings.Contains(out, "github") || !strings.Contains(out, `"isError":true`) {
+	if _, _, calls := up.got(); calls != 0 || strings.Contains(out, secret) || !strings.Contains(out, "gitlab-pat") || !strings.Contains(out, `"isError":true`) {
 		t.Errorf("%d calls: %s", calls, out)
 	}
 	if en := recorded(t, g, audit.KindRefused); en.Status != "denied" || strings.Contains(en.Args, secret) || len(en.Masked) != 1 {

@@ -41,12 +41,12 @@ func TestMasksAreAddedUp(t *testing.T) {
 	at := time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 	sum := maskSum{}
 	for i, masked := range [][]audit.Masked{
-		{{Detector: "github", Place: "result.content[0].text", Count: 2}, {Detector: "github", Place: "result.content[1].text", Count: 1}},
-		{{Detector: "github", Place: "result.content[0].text", Count: 1}, {Detector: "known", Place: "result.content[0].text", Count: 9}},
+		{{Detector: "gitlab-pat", Place: "result.content[0].text", Count: 2}, {Detector: "gitlab-pat", Place: "result.content[1].text", Count: 1}},
+		{{Detector: "gitlab-pat", Place: "result.content[0].text", Count: 1}, {Detector: "known", Place: "result.content[0].text", Count: 9}},
 	} {
-		sum.add(audit.Entry{Server: "db", Method: "tools/call", Tool: "query\x1b[2J\t\u202e", Call: "c_" + string(rune('1'+i)), Masked: masked, Time: at.Add(time.Duration(i) * time.Hour)}, "github")
+		sum.add(audit.Entry{Server: "db", Method: "tools/call", Tool: "query\x1b[2J\t\u202e", Call: "c_" + string(rune('1'+i)), Masked: masked, Time: at.Add(time.Duration(i) * time.Hour)}, "gitlab-pat")
 	}
-	sum.add(audit.Entry{Server: "db", Method: "resources/read", Masked: []audit.Masked{{Detector: "github", Count: 1}}}, "github")
+	sum.add(audit.Entry{Server: "db", Method: "resources/read", Masked: []audit.Masked{{Detector: "gitlab-pat", Count: 1}}}, "gitlab-pat")
 	rows := sum.rows()
 	if len(rows) != 2 || rows[0].Count != 4 || rows[0].Calls != 2 || rows[0].Place != "result.content[*].text" || rows[0].LastCall != "c_2" || !rows[0].First.Equal(at) || rows[1].Method != "resources/read" {
 		t.Errorf("%+v %+v", rows[0], rows[1])
@@ -85,7 +85,7 @@ func TestMasksOfThePolicy(t *testing.T) {
 	p.inForce(amend(t, s, s.Dana, map[string]string{
 		"masks/probe.yaml": "fields:\n- { id: mail, server: probe, keys: [email], action: pseudonym }\n",
 		"rules/more.yaml":  "- { id: probe-note, server: probe, tool: note, effect: allow, secrets_in_args: deny }\n",
-		"tests/more.yaml":  "- { name: a key, subject: { sub: x }, server: probe, tool: note, args: { what: \"gh" + "p_" + strings.Repeat("a1", 18) + "\" }, expect: { effect: deny, reason: github } }\n- { name: no key, subject: { sub: x }, server: probe, tool: note, args: { what: \"a\" }, expect: { effect: allow } }\n",
+		"tests/more.yaml":  "- { name: a key, subject: { sub: x }, server: probe, tool: note, args: { what: \"gl" + "pat-" + "x7Kq2mB9vT4nR8sW3dYz" + "\" }, expect: { effect: deny, reason: gitlab-pat } }\n- { name: no key, subject: { sub: x }, server: probe, tool: note, args: { what: \"a\" }, expect: { effect: allow } }\n",
 	}))
 	pseudonym := regexp.MustCompile(`mail:[0-9a-f]{20}`)
 	first := p.ask("probe", user, toolCall("echo", "x"))
@@ -94,8 +94,8 @@ func TestMasksOfThePolicy(t *testing.T) {
 		t.Errorf("with a rule: %s", first.body)
 	}
 	got.Store(nil)
-	out := p.ask("probe", user, toolCall("note", "gh"+"p_"+strings.Repeat("b2", 18)))
-	if !out.failed || !strings.Contains(out.text, "github") || got.Load() != nil {
+	out := p.ask("probe", user, toolCall("note", "gl"+"pat-"+"y8Lr3nC0wU5oS9tX4eZa"))
+	if !out.failed || !strings.Contains(out.text, "gitlab-pat") || got.Load() != nil {
 		t.Errorf("a secret in the arguments: %s", out.body)
 	}
 	if out := p.ask("probe", user, toolCall("note", "nothing")); out.failed {
@@ -108,7 +108,7 @@ func TestMasksOfThePolicy(t *testing.T) {
 	}
 	p.stop()
 	text, errs, code := command(t, nil, "audit", "masks", "--repo", s.Audit, "--detector", "field:mail", "--json")
-	if code != 0 || !strings.Contains(text, `"place":"result.structuredContent.email"`) || !strings.Contains(text, `"place":"result.content[*].text|email"`) || strings.Contains(text, "github") {
+	if code != 0 || !strings.Contains(text, `"place":"result.structuredContent.email"`) || !strings.Contains(text, `"place":"result.content[*].text|email"`) || strings.Contains(text, "gitlab-pat") {
 		t.Errorf("exit %d\n%s%s", code, text, errs)
 	}
 }

@@ -8,9 +8,9 @@ import (
 	"time"
 )
 
-// githubToken is one that the detector github knows, made here so that none stands
+// gitlabToken is one that the detector gitlab-pat knows, made here so that none stands
 // in the repository.
-func githubToken(seed byte) string { return "gh" + "p_" + strings.Repeat(string(rune(seed))+"1", 18) }
+func gitlabToken(seed byte) string { return "gl" + "pat-" + string(rune(seed)) + "7Kq2mB9vT4nR8sW3dYz" }
 
 func hashOf(s string) string {
 	sum := sha256.Sum256([]byte(s))
@@ -19,18 +19,18 @@ func hashOf(s string) string {
 
 func TestAllowed(t *testing.T) {
 	now := time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)
-	in := result(`{"a":{"b":["x `+githubToken('a')+`","`+githubToken('b')+`"]}}`, `{"n":"`+githubToken('a')+`"}`)
+	in := result(`{"a":{"b":["x `+gitlabToken('a')+`","`+gitlabToken('b')+`"]}}`, `{"n":"`+gitlabToken('a')+`"}`)
 	site := Site{Server: "db", Tool: "query"}
 	for name, c := range map[string]struct {
 		allow Allowance
 		site  Site
 		a, b  int // how often each token is still there
 	}{
-		"nothing":            {Allowance{Detector: "gitlab"}, site, 0, 0},
-		"detector":           {Allowance{Detector: "github"}, site, 2, 1},
-		"hash":               {Allowance{Hash: hashOf(githubToken('a'))}, site, 2, 0},
-		"hash of another":    {Allowance{Hash: hashOf(githubToken('c'))}, site, 0, 0},
-		"hash and detector":  {Allowance{Hash: hashOf(githubToken('b')), Detector: "gitlab"}, site, 0, 0},
+		"nothing":            {Allowance{Detector: "npm"}, site, 0, 0},
+		"detector":           {Allowance{Detector: "gitlab-pat"}, site, 2, 1},
+		"hash":               {Allowance{Hash: hashOf(gitlabToken('a'))}, site, 2, 0},
+		"hash of another":    {Allowance{Hash: hashOf(gitlabToken('c'))}, site, 0, 0},
+		"hash and detector":  {Allowance{Hash: hashOf(gitlabToken('b')), Detector: "npm"}, site, 0, 0},
 		"server":             {Allowance{Servers: []string{"db"}}, site, 2, 1},
 		"another server":     {Allowance{Servers: []string{"files"}}, site, 0, 0},
 		"no site":            {Allowance{Servers: []string{"db"}}, Site{}, 0, 0},
@@ -43,8 +43,8 @@ func TestAllowed(t *testing.T) {
 		"path in a text":     {Allowance{Path: "result.content[*].text|n"}, site, 1, 0},
 		"path of the text":   {Allowance{Path: "result.content[0].text"}, site, 1, 0},
 		"half a name":        {Allowance{Path: "result.struct"}, site, 0, 0},
-		"no longer":          {Allowance{Detector: "github", Until: now}, site, 0, 0},
-		"still":              {Allowance{Detector: "github", Until: now.Add(1)}, site, 2, 1},
+		"no longer":          {Allowance{Detector: "gitlab-pat", Until: now}, site, 0, 0},
+		"still":              {Allowance{Detector: "gitlab-pat", Until: now.Add(1)}, site, 2, 1},
 	} {
 		m := New(Options{Now: func() time.Time { return now }})
 		m.ConfigureAllowed([]Allowance{c.allow})
@@ -52,13 +52,13 @@ func TestAllowed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a, b := strings.Count(string(out), githubToken('a')), strings.Count(string(out), githubToken('b')); a != c.a || b != c.b {
+		if a, b := strings.Count(string(out), gitlabToken('a')), strings.Count(string(out), gitlabToken('b')); a != c.a || b != c.b {
 			t.Errorf("%s: %d and %d, want %d and %d\n%s", name, a, b, c.a, c.b, out)
 		}
 		if r.Masked() != (c.a+c.b < 3) {
 			t.Errorf("%s: %+v", name, r)
 		}
-		if text, _ := m.Text("see " + githubToken('a')); strings.Contains(text, githubToken('a')) != (c.a == 2 && c.allow.Servers == nil && c.allow.Tools == nil) {
+		if text, _ := m.Text("see " + gitlabToken('a')); strings.Contains(text, gitlabToken('a')) != (c.a == 2 && c.allow.Servers == nil && c.allow.Tools == nil) {
 			t.Errorf("%s: as text: %s", name, text)
 		}
 	}
@@ -68,18 +68,18 @@ func TestAllowed(t *testing.T) {
 // takes it for its own; nor another secret within what is let through.
 func TestAllowedNeverKnown(t *testing.T) {
 	m := New(Options{Keys: []string{"pw"}})
-	m.ConfigureAllowed([]Allowance{{}, {Detector: "known"}, {Hash: hashOf(githubToken('k'))}, {Detector: "key"}, {Servers: []string{"*"}}})
-	if _, err := m.Add("db", githubToken('k')); err != nil {
+	m.ConfigureAllowed([]Allowance{{}, {Detector: "known"}, {Hash: hashOf(gitlabToken('k'))}, {Detector: "key"}, {Servers: []string{"*"}}})
+	if _, err := m.Add("db", gitlabToken('k')); err != nil {
 		t.Fatal(err)
 	}
-	out, _, err := m.Answer([]byte(result(`{"x":"`+githubToken('k')+`","pw":"`+githubToken('k')+`","y":"fine 1234"}`, githubToken('k'))), Site{Server: "s"})
-	if err != nil || strings.Contains(string(out), githubToken('k')) {
+	out, _, err := m.Answer([]byte(result(`{"x":"`+gitlabToken('k')+`","pw":"`+gitlabToken('k')+`","y":"fine 1234"}`, gitlabToken('k'))), Site{Server: "s"})
+	if err != nil || strings.Contains(string(out), gitlabToken('k')) {
 		t.Errorf("%v %s", err, out)
 	}
 	m = New(Options{})
 	m.ConfigureAllowed([]Allowance{{Detector: "url-credentials"}})
-	text, _ := m.Text("see https://user:" + githubToken('u') + "@example.com/ for it")
-	if strings.Contains(text, githubToken('u')) {
+	text, _ := m.Text("see https://user:" + gitlabToken('u') + "@example.com/ for it")
+	if strings.Contains(text, gitlabToken('u')) {
 		t.Errorf("one detector's finding hid another's: %s", text)
 	}
 }
