@@ -174,6 +174,7 @@ func newSoak(t *testing.T, seed uint64) *soak {
 
 func (s *soak) start() {
 	s.program = serving(s.t, s.stage, s.env)
+	s.vault.forget() // a value of an earlier run is dead by now, and nobody here has heard of it
 	s.logs = append(s.logs, s.program.log)
 }
 
@@ -223,13 +224,17 @@ func (s *soak) call(n int) {
 	server := []string{"web", "web", "web", "shell"}[r.IntN(4)]
 	tool := []string{"once", "held"}[r.IntN(2)]
 	what := fmt.Sprint("how ", r.IntN(spellings))
+	var p *program
 	switch r.IntN(50) {
 	case 0:
 		what = "die"
-	case 1: // somebody knows a value, and says it: card and record must not
+	case 1: // somebody knows a value of this run, and says it: card and record must not
+		s.up.RLock()
+		defer s.up.RUnlock()
+		p = s.program
 		server, tool = "web", "risky"
-		if all := s.vault.values(); len(all) > 0 {
-			what = all[len(all)-1]
+		if all := s.vault.known(); len(all) > 0 {
+			what = all[r.IntN(len(all))]
 		}
 	}
 	body, edit := toolCall(tool, what), func(*http.Request) {}
@@ -240,9 +245,9 @@ func (s *soak) call(n int) {
 	default:
 		body, edit = stateless(tool, what), mirroredCall(tool, "")
 	}
-	s.up.RLock()
-	p := s.program
-	s.up.RUnlock()
+	if p == nil { // it may die while this runs
+		p = s.running()
+	}
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	a, err := p.send(ctx, server, s.user[r.IntN(len(s.user))], body, edit)
@@ -252,6 +257,13 @@ func (s *soak) call(n int) {
 		s.through.Add(1)
 	}
 	s.keep(fmt.Sprint(a.header, a.body))
+}
+
+// running is the enforcer, once there is one.
+func (s *soak) running() *program {
+	s.up.RLock()
+	defer s.up.RUnlock()
+	return s.program
 }
 
 func stateless(tool, what string) string {

@@ -34,8 +34,10 @@ type witness struct {
 	*httptest.Server
 	minting sync.RWMutex // read while a user is made
 
-	mu    sync.Mutex
-	given []string
+	mu      sync.Mutex
+	given   []string
+	leases  map[string]string // passwords by lease
+	handled []string          // passwords that this run of the enforcer has had: it revokes their leases
 }
 
 func newWitness(t *testing.T, address string) *witness {
@@ -44,7 +46,7 @@ func newWitness(t *testing.T, address string) *witness {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v := &witness{}
+	v := &witness{leases: map[string]string{}}
 	proxy := httputil.NewSingleHostReverseProxy(to)
 	proxy.ModifyResponse = v.note
 	proxy.ErrorHandler = func(w http.ResponseWriter, _ *http.Request, _ error) {
@@ -59,6 +61,9 @@ func newWitness(t *testing.T, address string) *witness {
 			// and its password ends by itself. That is Vault's; ours is the rest.
 			r = r.WithContext(context.WithoutCancel(r.Context()))
 		}
+		if r.URL.Path == "/v1/sys/leases/revoke" {
+			v.revoked(r)
+		}
 		proxy.ServeHTTP(w, r)
 	}))
 	v.Config.ErrorLog = nil
@@ -72,6 +77,39 @@ func (v *witness) quiet() (release func()) {
 	return v.minting.Unlock
 }
 
+// revoked takes note of a lease that the enforcer does not need any more.
+func (v *witness) revoked(r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return // whoever asked is dead
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	var asked struct {
+		Lease string `json:"lease_id"`
+	}
+	if json.Unmarshal(body, &asked) != nil {
+		return
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if password := v.leases[asked.Lease]; password != "" {
+		v.handled = append(v.handled, password)
+	}
+}
+
+// known are passwords that the enforcer must know; none right after forget.
+func (v *witness) known() []string {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.Clone(v.handled)
+}
+
+func (v *witness) forget() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.handled = nil
+}
+
 // note keeps the secrets of an answer.
 func (v *witness) note(resp *http.Response) error {
 	body, err := io.ReadAll(resp.Body)
@@ -80,8 +118,9 @@ func (v *witness) note(resp *http.Response) error {
 	}
 	resp.Body = io.NopCloser(bytes.NewReader(body))
 	var s struct {
-		Data struct{ Password string }
-		Auth struct {
+		Lease string `json:"lease_id"`
+		Data  struct{ Password string }
+		Auth  struct {
 			ClientToken string `json:"client_token"`
 		}
 	}
@@ -90,6 +129,7 @@ func (v *witness) note(resp *http.Response) error {
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	v.leases[s.Lease] = s.Data.Password
 	for _, value := range []string{s.Data.Password, s.Auth.ClientToken} {
 		if value != "" {
 			v.given = append(v.given, value)
