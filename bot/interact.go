@@ -362,7 +362,7 @@ func words(err error, a approval.Approval) string {
 	case errors.Is(err, approval.ErrSignIn):
 		return "This approver set approves by signing in, not by a button."
 	case errors.Is(err, approval.ErrStale):
-		return "The rules that ask for this approval have changed since. The agent has to ask again; this card cannot be approved any more."
+		return "The rules that ask for this approval, or the server or its credential, have changed since. The agent has to ask again; this card cannot be approved any more."
 	case errors.Is(err, approval.ErrReason):
 		return "A denial needs a reason, which the agent is told. Press Deny again."
 	case errors.Is(err, approval.ErrUnknown), errors.Is(err, errForged):

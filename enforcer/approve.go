@@ -71,7 +71,7 @@ func (x *exchange) approve(ctx context.Context) error {
 	}
 	if again.Effect == rules.Approve && again.RulesDigest != asked {
 		x.decision = again
-		return x.denied("approved, but the rules that ask for approval have changed since: repeat the call to ask again")
+		return x.denied("approved, but the rules that ask for approval, the server or its credential have changed since: repeat the call to ask again")
 	}
 	if again.Credential != x.decision.Credential {
 		x.decision = again

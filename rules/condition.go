@@ -356,7 +356,7 @@ func (l *loader) compile() {
 			p.usesSQL = p.usesSQL || src.rule.cond != nil && src.rule.cond.sql
 		}
 		if src.rule.mayAsk() {
-			src.rule.pins, src.rule.becomes = l.pins(src.rule), l.policy.becomes(src.rule)
+			src.rule.pins = l.pins(src.rule)
 		}
 		p.rules = append(p.rules, src.rule)
 	}

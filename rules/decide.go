@@ -92,11 +92,14 @@ func (p *Policy) Decide(req Request) Decision {
 	case len(approve) > 0:
 		d.Effect, d.Reason = Approve, said.reasons(approve)
 		p.demand(&d, approve, said)
-		p.credential(&d, req, approve)
+		p.credential(&d, req.Server, approve)
 		p.guardArgs(&d, f, approve)
+		if d.Effect == Approve {
+			d.RulesDigest = p.digest(req.Server, d.Credential, approve)
+		}
 	case len(allow) > 0:
 		d.Effect, d.Reason = Allow, said.reasons(allow)
-		p.credential(&d, req, allow)
+		p.credential(&d, req.Server, allow)
 		p.guardArgs(&d, f, allow)
 	default:
 		d.Reason = unmatched(req, d.Trace)
@@ -173,14 +176,13 @@ func (p *Policy) demand(d *Decision, rs []*rule, said words) {
 			d.Expires = r.expires
 		}
 	}
-	d.RulesDigest = p.digest(rs)
 }
 
 // credential picks what the call is made with: what a rule that made the
 // effect names, or else the server's default. Rules that name different ones
 // leave nothing to pick: the call is denied.
-func (p *Policy) credential(d *Decision, req Request, rs []*rule) {
-	server := p.servers[req.Server]
+func (p *Policy) credential(d *Decision, name string, rs []*rule) {
+	server := p.servers[name]
 	d.Credential = server.Credential
 	var from *rule
 	for _, r := range rs {
@@ -197,7 +199,7 @@ func (p *Policy) credential(d *Decision, req Request, rs []*rule) {
 		return
 	}
 	if _, has := server.Credentials[from.credential]; !has {
-		d.refuse(fmt.Sprintf("Rule %s names credential %q, which server %q does not have.", from.id, from.credential, req.Server))
+		d.refuse(fmt.Sprintf("Rule %s names credential %q, which server %q does not have.", from.id, from.credential, name))
 	}
 }
 
@@ -206,10 +208,11 @@ func (d *Decision) refuse(reason string) {
 	d.Asks, d.Expires, d.RulesDigest, d.Credential, d.MaskArgs = nil, 0, "", "", false
 }
 
-// AsksDigest is what Decision.RulesDigest would be under this policy for the
-// rules that asks name; "" if it lacks one of them. It tells whether an
-// approval that another policy asked for still means the same under this one.
-func (p *Policy) AsksDigest(asks []Ask) string {
+// AsksDigest is what Decision.RulesDigest would be under this policy for a call
+// to the server that the rules which asks names ask about; "" if it lacks one of
+// them, or the credential. It tells whether an approval that another policy
+// asked for still means the same under this one.
+func (p *Policy) AsksDigest(server string, asks []Ask) string {
 	named := map[string]bool{}
 	for _, a := range asks {
 		named[a.Rule] = true
@@ -223,15 +226,25 @@ func (p *Policy) AsksDigest(asks []Ask) string {
 	if len(rs) == 0 || len(rs) != len(named) {
 		return ""
 	}
-	return p.digest(rs)
+	if _, known := p.servers[server]; !known {
+		return ""
+	}
+	d := Decision{Effect: Approve}
+	if p.credential(&d, server, rs); d.Effect != Approve {
+		return ""
+	}
+	return p.digest(server, d.Credential, rs)
 }
 
-// digest is "sha256:" and the hex SHA-256 of a JSON array: the rules in the
-// order of their ids, each with the approver sets that it asks, the people in
-// them, the locked fingerprints of the tools that it names, and what its
-// credential makes of arguments. Two policies under which the same approval means the same have the
-// same digest; comments, files and lines are no part of it.
-func (p *Policy) digest(rs []*rule) string {
+// digest is "sha256:" and the hex SHA-256 of a JSON object. Rules are those
+// that ask, in the order of their ids, each with the approver sets that it asks,
+// the people in them, and the locked fingerprints of the tools that it names. At
+// is where the call goes: the server's address, what a spawned one is started
+// with, and what becomes of secrets on the way. With is the definition of the
+// credential that it is made with. Two policies under which the same approval
+// means the same have the same digest; comments, files and lines, and a server's
+// bounds, are no part of it.
+func (p *Policy) digest(server, credential string, rs []*rule) string {
 	type set struct {
 		Name, Channel, Via string
 		Members            []Person
@@ -245,13 +258,29 @@ func (p *Policy) digest(rs []*rule) string {
 		Credential              string
 		Approvers               []set
 		Pins                    []string      `json:",omitempty"` // of the tools it names on locked servers
-		Becomes                 []string      `json:",omitempty"` // what its credential makes of arguments
 		Secrets                 SecretsInArgs `json:",omitempty"`
 	}
-	var list []asking
+	type address struct {
+		URL     string            `json:",omitempty"`
+		Command []string          `json:",omitempty"`
+		Env     map[string]string `json:",omitempty"`
+		Dir     string            `json:",omitempty"`
+		TLS     TLS
+		Proxy   string        `json:",omitempty"`
+		Secrets SecretsInArgs `json:",omitempty"`
+	}
+	s := p.servers[server]
+	all := struct {
+		Rules []asking
+		At    address
+		With  *Credential `json:",omitempty"`
+	}{At: address{s.URL, s.Command, s.Env, s.Dir, s.TLS, s.Proxy, s.SecretsInArgs}}
+	if c, ok := s.Credentials[credential]; ok {
+		all.With = &c
+	}
 	for _, r := range rs {
 		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
-			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Becomes: r.becomes, Secrets: r.secrets}
+			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Secrets: r.secrets}
 		for _, name := range r.approvers {
 			s := p.people.sets[name]
 			one := set{Name: name, Channel: s.Channel, Via: s.Via}
@@ -260,11 +289,11 @@ func (p *Policy) digest(rs []*rule) string {
 			}
 			a.Approvers = append(a.Approvers, one)
 		}
-		list = append(list, a)
+		all.Rules = append(all.Rules, a)
 	}
-	b, err := json.Marshal(list)
+	b, err := json.Marshal(all)
 	if err != nil {
-		// Strings and numbers only: cannot be. Were it so, a digest that no
+		// Strings, numbers and truths only: cannot be. Were it so, a digest that no
 		// approval can have keeps the promise that one approves one thing.
 		return ""
 	}

@@ -229,12 +229,15 @@ func TestRulesDigest(t *testing.T) {
 		return d.RulesDigest
 	}
 	first := digest()
-	rules, people := base()["rules/customers.yaml"], base()["approvers.yaml"]
+	rules, people, server := base()["rules/customers.yaml"], base()["approvers.yaml"], base()["servers/customers.yaml"]
 	for name, c := range map[string][2]string{
-		"comment":    {"rules/customers.yaml", "# comment\n\n" + rules},
-		"other rule": {"rules/other.yaml", short("z", "allow", "tool: z")},
-		"other set":  {"approvers.yaml", strings.Replace(people, "C02", "C09", 1)},
-		"moved":      {"rules/customers.yaml", rules},
+		"comment":          {"rules/customers.yaml", "# comment\n\n" + rules},
+		"other rule":       {"rules/other.yaml", short("z", "allow", "tool: z")},
+		"other set":        {"approvers.yaml", strings.Replace(people, "C02", "C09", 1)},
+		"moved":            {"rules/customers.yaml", rules},
+		"bounds":           {"servers/customers.yaml", strings.Replace(server, "timeout: 20s", "timeout: 25s", 1)},
+		"other credential": {"servers/customers.yaml", strings.Replace(server, "customers-ro, scope: holder, ttl: 60s", "customers-ro, scope: call, ttl: 9s", 1)},
+		"other server":     {"servers/files.yaml", "server: files\ncommand: [node, other.js]\n"},
 	} {
 		if digest(c[0], c[1]) != first {
 			t.Errorf("%s: another digest", name)
@@ -250,9 +253,26 @@ func TestRulesDigest(t *testing.T) {
 		"slack":     {"approvers.yaml", strings.Replace(people, "user: U01", "user: U09", 1)},
 		"channel":   {"approvers.yaml", strings.Replace(people, "C01", "C09", 1)},
 		"another":   {"rules/other.yaml", short("z", "approve", "")},
+		"address":   {"servers/customers.yaml", strings.Replace(server, ":9000/mcp", ":9001/mcp", 1)},
+		"proxy":     {"servers/customers.yaml", server + "proxy: http://127.0.0.1:3128\n"},
+		"path":      {"servers/customers.yaml", strings.Replace(server, "creds/customers-rw", "creds/owner", 1)},
+		"parameter": {"servers/customers.yaml", strings.Replace(server, "vault: database/creds/customers-rw", "vault: database/creds/customers-rw, params: { role: owner }", 1)},
+		"login":     {"servers/customers.yaml", strings.Replace(server, "vault: database/creds/customers-rw", "vault: database/creds/customers-rw, login: { as: caller, role: owner }", 1)},
+		"ttl":       {"servers/customers.yaml", strings.Replace(server, "scope: call, ttl: 60s", "scope: call, ttl: 61s", 1)},
+		"injection": {"servers/customers.yaml", strings.Replace(server, "X-Url", "X-Dsn", 1)},
 	} {
 		if digest(c[0], c[1]) == first {
 			t.Errorf("%s: the same digest", name)
+		}
+	}
+	p := load(t, base())
+	asks := p.Decide(call("query", `{"sql":"UPDATE t"}`)).Asks
+	if got := p.AsksDigest("customers", asks); got != first {
+		t.Errorf("AsksDigest %s, Decide %s", got, first)
+	}
+	for _, server := range []string{"files", "nobody"} { // files has no credential of that name
+		if got := p.AsksDigest(server, asks); got != "" {
+			t.Errorf("%s: %s", server, got)
 		}
 	}
 }

@@ -1,10 +1,7 @@
 package rules
 
 import (
-	"fmt"
-	"maps"
 	"net/url"
-	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -156,30 +153,4 @@ func (d *document) injectedArgs(n *yaml.Node, in *Inject) (fields int) {
 		}
 	}
 	return fields
-}
-
-// becomes lists what the credential of a rule makes of arguments: who approved
-// a call to "prod" approved what "prod" was then.
-func (p *Policy) becomes(r *rule) (all []string) {
-	names := r.servers
-	if slices.Contains(names, "*") {
-		names = slices.Sorted(maps.Keys(p.servers))
-	}
-	for _, server := range names {
-		s := p.servers[server]
-		name := r.credential
-		if name == "" {
-			name = s.Credential
-		}
-		args := s.Credentials[name].Inject.Args
-		for _, arg := range slices.Sorted(maps.Keys(args)) {
-			if args[arg].Words == nil {
-				all = append(all, fmt.Sprintf("%s %s %q: %s", s.Name, name, arg, args[arg].Value))
-			}
-			for _, word := range slices.Sorted(maps.Keys(args[arg].Words)) {
-				all = append(all, fmt.Sprintf("%s %s %q %q: %s", s.Name, name, arg, word, args[arg].Words[word]))
-			}
-		}
-	}
-	return all
 }

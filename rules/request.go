@@ -74,7 +74,7 @@ type Decision struct {
 	Trace       []Match       `json:"trace"`
 	Asks        []Ask         `json:"asks,omitempty"`
 	Expires     time.Duration `json:"expires,omitempty"`      // of the approval; the shortest that a matched rule asks
-	RulesDigest string        `json:"rules_digest,omitempty"` // "sha256:" + hex over the asking rules and their approver sets
+	RulesDigest string        `json:"rules_digest,omitempty"` // "sha256:" + hex over the asking rules, their approver sets, the server's address and the credential
 	Credential  string        `json:"credential,omitempty"`   // name; empty: none
 	MaskArgs    bool          `json:"mask_args,omitempty"`    // the arguments go to the upstream masked
 	Policy      string        `json:"policy"`                 // commit of the policy that decided

@@ -32,7 +32,6 @@ type rule struct {
 	credential string
 	secrets    SecretsInArgs // "": as the server says
 	pins       []string      // of the tools it names on locked servers, if it asks for approval
-	becomes    []string      // what its credential makes of arguments, if it asks for approval
 	order      int           // by id
 }
 

@@ -199,7 +199,7 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 		if err := approve(t, s, card, stage.SlackBob); err != nil {
 			t.Fatal(err)
 		}
-		told(t, s, stage.SlackBob, "The rules that ask for this approval have changed since")
+		told(t, s, stage.SlackBob, "The rules that ask for this approval, or the server or its credential, have changed since")
 		if p.happened("risky", "approved") != 0 {
 			t.Error("the press counted")
 		}

@@ -158,7 +158,7 @@ var (
 	ErrPartial     = errors.New("the request could not be shown in full, so a button cannot approve it")
 	ErrSignIn      = errors.New("this approver set approves by signing in, not by button")
 	ErrDuplicate   = errors.New("this person has approved already; one person counts once")
-	ErrStale       = errors.New("the rules that asked, or their approver sets, have changed since")
+	ErrStale       = errors.New("the rules that asked, their approver sets, the server or its credential have changed since")
 	ErrReason      = errors.New("a denial needs a reason, which the agent is told")
 	ErrVote        = errors.New("the vote does not say who gave it and how")
 	ErrNotApproved = errors.New("the approval was not given")

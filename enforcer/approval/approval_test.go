@@ -368,7 +368,7 @@ func TestDigestUnderAnotherPolicy(t *testing.T) {
 	w := newWorld(t)
 	digest := "sha256:rules"
 	w.book = approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: w.record,
-		Digest: func(*rules.Policy, []rules.Ask) string { return digest }})
+		Digest: func(*rules.Policy, string, []rules.Ask) string { return digest }})
 	a := w.ask("d1", ask("dba", 2))
 	w.policy = policy(t, "b", people())
 	w.vote(a.ID, yes("bob"))

@@ -43,10 +43,11 @@ type Config struct {
 	// the newest state. Record must not call the Book.
 	Record func(ctx context.Context, a Approval, event string) error
 
-	// Digest is the digest, under p, of the rules named in asks and of their
-	// approver sets: what a Decision calls RulesDigest. While it is nil, an
+	// Digest is the digest, under p, of the rules named in asks, of their
+	// approver sets, and of the server and its credential: what a Decision calls
+	// RulesDigest. While it is nil, an
 	// approval takes no approving vote under another policy commit than its own.
-	Digest func(p *rules.Policy, asks []rules.Ask) string
+	Digest func(p *rules.Policy, server string, asks []rules.Ask) string
 
 	ID  func() string // a new, unguessable id of letters, digits and _; nil: random
 	Log *slog.Logger  // nil: silent

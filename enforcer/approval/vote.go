@@ -102,13 +102,13 @@ func (b *Book) admit(a Approval, v *Vote, p *rules.Policy) error {
 	return nil
 }
 
-// fresh tells whether the rules that asked, and their sets, still say under p
-// what they said when they asked.
+// fresh tells whether the rules that asked, their sets, the server and its
+// credential are still under p what they were when they asked.
 func (b *Book) fresh(a Approval, p *rules.Policy) bool {
 	if p.Commit() == a.Policy {
 		return true
 	}
-	return b.Digest != nil && b.Digest(p, a.Asks) == a.RulesDigest
+	return b.Digest != nil && b.Digest(p, a.Server, a.Asks) == a.RulesDigest
 }
 
 // requested tells whether the person is the one who asks: the same subject, or
