@@ -12,6 +12,7 @@ type Login struct {
 	Role    string
 	Token   string // the caller's; verified. It goes to Vault and nowhere else, and is not kept
 	Expires time.Time
+	Says    string // what the token says of the caller, in any form: calls share a lease where it is the same
 }
 
 // asCaller logs in with the caller's own token, for this entry alone. As with a
@@ -39,7 +40,11 @@ func (m *Minter) asCaller(ctx context.Context, e *entry) error {
 		return err
 	}
 	at := m.cfg.Now()
-	secret, err := jwtLogin(ctx, client, login.Mount, login.Role, token)
+	// Cut short, it would leave a token whose accessor nobody knows: a stop
+	// waits for the answer.
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestLimit)
+	defer cancel()
+	secret, err := jwtLogin(asking, client, login.Mount, login.Role, token)
 	if err != nil {
 		return m.problem(doing, err)
 	}
@@ -48,6 +53,7 @@ func (m *Minter) asCaller(ctx context.Context, e *entry) error {
 		return fmt.Errorf("%s: %w", doing, err)
 	}
 	if s.accessor == "" {
+		m.cfg.Mask.Retire(s.maskID)
 		return fmt.Errorf("%s: %w: the token has no accessor, as a batch token; it could not be revoked: the role needs token_type=service", doing, ErrRefused)
 	}
 	e.token = s // from here on, whoever ends the entry ends the login

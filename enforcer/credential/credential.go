@@ -55,6 +55,7 @@ var (
 	ErrNoToken     = errors.New("there is no token to log in with")
 	ErrClosed      = errors.New("credentials are shutting down")
 	ErrEnded       = errors.New("it was ended before it could be used")
+	ErrTooMany     = errors.New("too many of the caller's are in use, or wait to be ended: give one back by ending its call, and repeat this one")
 	ErrElsewhere   = errors.New("tokens of an earlier run are at another Vault than the configured one")
 )
 
@@ -108,6 +109,7 @@ type Spec struct {
 
 const (
 	defaultTTL   = time.Hour
+	mostHeld     = 32 // leases that a holder's calls share: what the request chooses makes more than one
 	mintLimit    = 30 * time.Second
 	requestLimit = 15 * time.Second
 	logoutLimit  = 5 * time.Second
@@ -260,6 +262,9 @@ func (m *Minter) take(holder, call string, s Spec) (*entry, error) {
 			}
 			m.retire(e) // too little time left: calls in flight keep it, new ones get another
 		}
+		if err := m.room(holder); err != nil {
+			return nil, err
+		}
 	}
 	e := &entry{key: "l_" + strings.ToLower(rand.Text()), share: share, holder: holder, call: call, spec: s, ready: make(chan struct{}), uses: 1, used: true, lastUsed: m.cfg.Now()}
 	if s.Login != nil { // the token is for the mint, and no longer
@@ -285,6 +290,33 @@ func (l *Lease) Ended() string {
 	l.m.mu.Lock()
 	defer l.m.mu.Unlock()
 	return l.e.why
+}
+
+// room has a holder give up the lease that it has not used for longest, where
+// it has as many as it may have. Called with mu held.
+func (m *Minter) room(holder string) error {
+	live, all := 0, 0
+	var idle *entry
+	for _, e := range m.all {
+		if e.holder != holder || e.spec.PerCall {
+			continue
+		}
+		all++
+		if e.last {
+			continue
+		}
+		live++
+		if e.uses == 0 && e.minted && !e.ending && (idle == nil || e.lastUsed.Before(idle.lastUsed)) {
+			idle = e
+		}
+	}
+	switch {
+	case all >= 2*mostHeld, live >= mostHeld && idle == nil:
+		return ErrTooMany
+	case live >= mostHeld:
+		m.retire(idle)
+	}
+	return nil
 }
 
 // Release gives a lease back. A lease for one call is revoked now; if Vault

@@ -29,14 +29,15 @@ func (s Spec) check() error {
 }
 
 // shared is the key under which calls of one holder share a lease: all that
-// the secret depends on. Whose token logs in is not in it, since the holder is.
+// the secret depends on. Which token logs in is not in it, but what it says of
+// the holder: Vault may go by any of that.
 func (s Spec) shared(holder string) (string, error) {
 	all := struct {
 		Holder string
 		Spec   Spec
 	}{holder, s}
 	if s.Login != nil {
-		all.Spec.Login = &Login{Mount: s.Login.Mount, Role: s.Login.Role}
+		all.Spec.Login = &Login{Mount: s.Login.Mount, Role: s.Login.Role, Says: s.Login.Says}
 	}
 	if x := s.Exchange; x != nil {
 		all.Spec.Exchange = &Exchange{Issuer: x.Issuer, Audience: x.Audience, Resource: x.Resource, Scope: x.Scope}
@@ -72,17 +73,17 @@ func (s Spec) ask(ctx context.Context, client *api.Client) (*api.Secret, error) 
 // public. Numbers are dropped unless they are named.
 func (m *Minter) hide(e *entry, secret *api.Secret) error {
 	all, numbers := map[string]string{}, map[string]bool{}
-	if err := flatten(all, numbers, "", secret.Data); err != nil {
+	if err := flatten(all, numbers, "", secret.Data, mostLevels); err != nil {
 		return err
 	}
-	s := e.spec
+	s, names := e.spec, slices.Sorted(maps.Keys(all))
 	for _, name := range s.Fields {
-		if !slices.ContainsFunc(slices.Collect(maps.Keys(all)), func(have string) bool { return below(have, name) && all[have] != "" }) {
+		if !slices.ContainsFunc(names, func(have string) bool { return below(have, name) && all[have] != "" }) {
 			return fmt.Errorf("%w: the answer has no text in field %s, which policy names", ErrRefused, name)
 		}
 	}
 	e.fields = map[string]string{}
-	for _, name := range slices.Sorted(maps.Keys(all)) {
+	for _, name := range names {
 		value := all[name]
 		named := slices.ContainsFunc(s.Fields, func(f string) bool { return below(name, f) })
 		public := !named && (name == "username" || slices.ContainsFunc(s.Public, func(f string) bool { return below(name, f) }))
@@ -135,14 +136,27 @@ func below(name, field string) bool {
 	return ok && (rest == "" || rest[0] == '.')
 }
 
+// Bounds of a secret. More is no credential, and the work of masking it would
+// hold up all calls.
+const (
+	mostFields = 1000
+	mostLevels = 32
+)
+
 // flatten lists the texts of a secret by dotted names, and its numbers and
 // truths as they are spelled. An element of a list is named by its place; a list
 // of texts is a text, too, its elements one a line, as a chain of certificates
 // is in a file.
-func flatten(into map[string]string, numbers map[string]bool, prefix string, in any) error {
+func flatten(into map[string]string, numbers map[string]bool, prefix string, in any, levels int) error {
+	if levels == 0 {
+		return fmt.Errorf("%w: the answer has more than %d levels", ErrRefused, mostLevels)
+	}
 	add := func(name, value string) error {
 		if _, twice := into[name]; twice {
 			return fmt.Errorf("%w: the answer has two fields that go by the name %s", ErrRefused, name)
+		}
+		if len(into) == mostFields {
+			return fmt.Errorf("%w: the answer has more than %d fields", ErrRefused, mostFields)
 		}
 		into[name] = value
 		return nil
@@ -161,7 +175,7 @@ func flatten(into map[string]string, numbers map[string]bool, prefix string, in 
 		return add(prefix, fmt.Sprint(in))
 	case map[string]any:
 		for _, name := range slices.Sorted(maps.Keys(in)) {
-			if err := flatten(into, numbers, under(name), in[name]); err != nil {
+			if err := flatten(into, numbers, under(name), in[name], levels-1); err != nil {
 				return err
 			}
 		}
@@ -171,7 +185,7 @@ func flatten(into map[string]string, numbers map[string]bool, prefix string, in 
 			if text, ok := element.(string); ok {
 				texts = append(texts, text)
 			}
-			if err := flatten(into, numbers, under(strconv.Itoa(i)), element); err != nil {
+			if err := flatten(into, numbers, under(strconv.Itoa(i)), element, levels-1); err != nil {
 				return err
 			}
 		}
