@@ -1,6 +1,11 @@
 package enforcer
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+
 	"countersign/enforcer/credential"
 	"countersign/rules"
 )
@@ -24,6 +29,26 @@ func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
 	}
 	if c.Login != nil {
 		s.Login = &credential.Login{Mount: c.Login.Mount, Role: c.Login.Role, Token: bearerToken(x.r), Expires: x.caller.Expires}
+		if s.Login.Says, err = says(x.caller.Subject); err != nil {
+			return credential.Spec{}, refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
+		}
 	}
 	return s, nil
+}
+
+// says is a digest of what a token says of its subject, which a role in Vault
+// may go by: a token that lost a group must not use the lease that was minted
+// for it, nor one of a narrower scope that of a wider. What tells one token from
+// the next, and nothing else, is left out.
+func says(s rules.Subject) (string, error) {
+	s.Claims = maps.Clone(s.Claims)
+	for _, name := range []string{"exp", "iat", "nbf", "jti"} {
+		delete(s.Claims, name)
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return "", err // decoded JSON: it cannot fail
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:]), nil
 }
