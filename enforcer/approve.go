@@ -37,6 +37,10 @@ func (x *exchange) approve(ctx context.Context) error {
 	if x.msg == nil || x.msg.Kind != wire.Request {
 		return x.denied("this needs a person's approval, which only a request can wait for")
 	}
+	var err error
+	if x.binds, err = x.binding(); err != nil {
+		return err
+	}
 	if err := x.deliverLate(); err != nil {
 		return err
 	}
@@ -44,7 +48,7 @@ func (x *exchange) approve(ctx context.Context) error {
 	asked := x.decision.RulesDigest
 	a, _, err := x.e.Approvals.Ask(ctx, approval.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
-		Holder: x.holder(), Digest: x.digest, Args: shown, Partial: partial,
+		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial,
 		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
 	})
@@ -88,11 +92,30 @@ func (x *exchange) approve(ctx context.Context) error {
 	}
 	x.lateKey = x.sameRequest() // as the caller's next identical call will have it
 	x.decision = again
-	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.digest, asked, x.id); err != nil {
+	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.binds, asked, x.id); err != nil {
 		return x.denied("the approval cannot be used: " + err.Error())
 	}
 	x.spent = true
 	return nil
+}
+
+// binding is what an approval is bound to: what is asked, and what Vault is
+// asked for it, where that depends on more than what is asked. The same call by
+// the same caller is another one when its token names another team, say.
+func (x *exchange) binding() (string, error) {
+	c, ok := x.force.credential(x.server, x.decision.Credential)
+	if !ok || !c.UsesCaller() {
+		return x.digest, nil
+	}
+	ask, err := x.asks(c)
+	if err != nil {
+		return "", err
+	}
+	what, err := json.Marshal([]any{x.digest, ask.Path, ask.Params})
+	if err != nil {
+		return "", refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
+	}
+	return x.e.keyed("credential", what), nil
 }
 
 // finish tells the approval what became of the call that ran on it: not run,

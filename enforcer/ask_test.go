@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"net/http"
 	"testing"
 
 	"countersign/rules"
@@ -42,5 +43,49 @@ func TestWhatATokenSays(t *testing.T) {
 	claims := map[string]any{"jti": "a"}
 	if _, err := says(rules.Subject{Claims: claims}); err != nil || claims["jti"] != "a" {
 		t.Error("the token's claims were changed")
+	}
+}
+
+// An approval of a call whose credential depends on the caller's token is for
+// what the token said when it was asked for.
+func TestApprovalsBindWhatVaultIsAsked(t *testing.T) {
+	g := newGate(t, http.NotFoundHandler(), map[string]string{"servers/echo.yaml": `server: echo
+url: ${URL}
+credentials:
+  fixed: { vault: database/creds/reader, ttl: 1m, inject: { headers: { X-Key: "{{password}}" } } }
+  chosen: { vault: "database/creds/{{args.role}}", ttl: 1m, inject: { headers: { X-Key: "{{password}}" } } }
+  path: { vault: "teams/{{subject.claims.team}}/key", lease: none, ttl: 1m, inject: { headers: { X-Key: "{{password}}" } } }
+  param: { vault: ssh/creds/otp, method: post, params: { list: ["{{subject.claims.team}}"] }, ttl: 1m, inject: { headers: { X-Key: "{{key}}" } } }
+`})
+	binds := func(credential, team, digest string) string {
+		x := &exchange{e: g.Enforcer, force: g.force.Load(), server: "echo", digest: digest, decision: rules.Decision{Credential: credential}}
+		x.req.Subject.Claims = map[string]any{"team": team}
+		x.req.Args = []byte(`{"role":"reader"}`)
+		got, err := x.binding()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	for _, c := range []string{"", "fixed", "chosen"} { // all that it depends on is in the digest
+		if got := binds(c, "blue", "d1"); got != "d1" {
+			t.Errorf("%q: %s", c, got)
+		}
+	}
+	for _, c := range []string{"path", "param"} {
+		first := binds(c, "blue", "d1")
+		if binds(c, "blue", "d1") != first {
+			t.Errorf("%s: not the same for the same", c)
+		}
+		if binds(c, "red", "d1") == first {
+			t.Errorf("%s: an approval for one team is good for another", c)
+		}
+		if binds(c, "blue", "d2") == first {
+			t.Errorf("%s: an approval for one call is good for another", c)
+		}
+	}
+	x := &exchange{e: g.Enforcer, force: g.force.Load(), server: "echo", decision: rules.Decision{Credential: "path"}}
+	if got, err := x.binding(); err == nil {
+		t.Errorf("without the claim: %s", got)
 	}
 }

@@ -38,6 +38,7 @@ type exchange struct {
 	req       rules.Request
 	decision  rules.Decision
 	digest    string // keyed digest of what was asked
+	binds     string // what an approval is bound to; see binding
 	canonical []byte // what was asked; see canon
 
 	quota    string            // id of the quota that refused it

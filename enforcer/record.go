@@ -217,10 +217,14 @@ func (e *Enforcer) digest(m *wire.Message, canonical []byte) string {
 	if m == nil {
 		return ""
 	}
+	return e.keyed(m.Method, canonical)
+}
+
+func (e *Enforcer) keyed(what string, text []byte) string {
 	h := hmac.New(sha256.New, e.DigestKey)
-	h.Write([]byte(m.Method))
+	h.Write([]byte(what))
 	h.Write([]byte{0})
-	h.Write(canonical)
+	h.Write(text)
 	return "hmac-sha256:" + hex.EncodeToString(h.Sum(nil))
 }
 

@@ -67,7 +67,7 @@ func (u *undelivered) take(key string, now time.Time) (lateAnswer, bool) {
 
 // sameRequest names what an identical call has in common with this one.
 func (x *exchange) sameRequest() string {
-	return x.holder() + "|" + x.req.Method + "|" + x.digest + "|" + x.decision.RulesDigest
+	return x.holder() + "|" + x.req.Method + "|" + x.binds + "|" + x.decision.RulesDigest
 }
 
 // delivered is called when the answer of an approved call has been written, or

@@ -232,9 +232,18 @@ func (d *document) param(n *yaml.Node, what string, post bool) any {
 
 // UsesArgs tells whether a template reads the arguments of a call.
 func (s Secret) UsesArgs() bool {
+	return s.uses(func(name string) bool { return strings.HasPrefix(name, "args.") })
+}
+
+// UsesCaller tells whether a template reads what the token says.
+func (s Secret) UsesCaller() bool {
+	return s.uses(func(name string) bool { return !strings.HasPrefix(name, "args.") })
+}
+
+func (s Secret) uses(which func(name string) bool) bool {
 	uses := func(text string) bool {
 		return slices.ContainsFunc(inTemplate.FindAllStringSubmatch(text, -1), func(m []string) bool {
-			return strings.HasPrefix(strings.TrimSpace(m[1]), "args.")
+			return which(strings.TrimSpace(m[1]))
 		})
 	}
 	if uses(s.Vault) {
