@@ -120,6 +120,9 @@ func (m *Minter) hideText(e *entry, name, value string) error {
 	if value == "" {
 		return nil
 	}
+	if isWord(value) {
+		return fmt.Errorf("field %s: %w: %w", name, ErrRefused, errWord)
+	}
 	err := m.mask(e, value)
 	if errors.Is(err, mask.ErrTooShort) {
 		return fmt.Errorf("field %s: %w, or say in the policy that it is public", name, err)

@@ -38,6 +38,11 @@ func TestShapesOfSecrets(t *testing.T) {
 		{name: "one name twice", data: map[string]any{"a.b": "first-secret", "a": map[string]any{"b": "second-secret"}}, err: "two fields that go by the name a.b"},
 		{name: "an empty secret", data: map[string]any{"password": ""}, spec: credential.Spec{Fields: []string{"password"}}, err: "no text in field password"},
 		{name: "base64 of no text", data: map[string]any{"file": "/////w=="}, spec: credential.Spec{Base64: []string{"file"}}, err: "it is not text in base64"},
+		{name: "a word of the protocol", data: map[string]any{"a": "first-secret", "b": " jsonrpc\n"}, err: "field b: refused by Vault: it is a word of the protocol"},
+		{name: "a part of one", data: map[string]any{"token": "otifications/c"}, spec: credential.Spec{Fields: []string{"token"}}, err: "it is a word of the protocol"},
+		{name: "one in base64", data: map[string]any{"token": "dG9vbHMvY2FsbA=="}, spec: credential.Spec{Base64: []string{"token"}}, err: "it is a word of the protocol"},
+		{name: "a public one", data: map[string]any{"kind": "object", "token": "first-secret"}, spec: credential.Spec{Public: []string{"kind"}},
+			want: map[string]string{"{{kind}}": "object"}, hidden: []string{"first-secret"}, shown: []string{"object"}},
 		{name: "short", data: map[string]any{"pin": "1234"}, err: "field pin: mask: a value under 6 bytes"},
 		{name: "long", data: map[string]any{"blob": strings.Repeat("x", 65<<10)}, err: "field blob: mask: a value over 64 KiB"},
 	} {
