@@ -19,7 +19,15 @@ func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
 			Issuer: t.Issuer, Audience: t.Audience, Resource: t.Resource, Scope: t.Scope, Token: bearerToken(x.r), Expires: x.caller.Expires,
 		}}, nil
 	}
-	path, params, err := c.Fill(x.req)
+	var path string
+	var params map[string]any
+	var err error
+	fill := func() { path, params, err = c.Fill(x.req) }
+	if c.UsesArgs() { // and decodes them
+		x.e.room.works(len(x.raw), fill)
+	} else {
+		fill()
+	}
 	if err != nil {
 		return credential.Spec{}, refuse(kindDenied, "credential %q cannot be asked for: %w", c.Name, err)
 	}

@@ -75,7 +75,7 @@ func (c config) checkVault(bad func(name, format string, args ...any)) {
 			bad("VAULT_CLIENT_CERT, VAULT_CLIENT_KEY", "both are needed, files in PEM: COUNTERSIGN_VAULT_AUTH is cert")
 		}
 		if !strings.HasPrefix(c.VaultAddr, "https://") {
-			bad("VAULT_ADDR", "%q: want https, since COUNTERSIGN_VAULT_AUTH is cert", c.VaultAddr)
+			bad("VAULT_ADDR", "want https, since COUNTERSIGN_VAULT_AUTH is cert") // not quoted: it may hold a password
 		}
 	}
 }
