@@ -23,6 +23,7 @@ type Exchange struct {
 	Scope    string   // blank-separated; "" leaves it to the issuer
 	Token    string   // the caller's; verified. It goes to the issuer and nowhere else, and is not kept
 	Expires  time.Time
+	Says     string // what the token says of the caller, in any form: calls share a lease where it is the same
 }
 
 // What an issuer says no to, or does not say.
@@ -93,7 +94,9 @@ func (m *Minter) exchange(ctx context.Context, e *entry) error {
 		return m.worded(x.doing(), err)
 	}
 	var answer tokenAnswer
-	if err := by.post(ctx, at.Token, form, &answer); err != nil {
+	// Cut short, it would leave a token that nobody can give back: a stop waits
+	// for the answer, which has a limit of its own.
+	if err := by.post(context.WithoutCancel(ctx), at.Token, form, &answer); err != nil {
 		return m.worded(x.doing(), err)
 	}
 	return m.takeIssued(ctx, e, by, at, answer)

@@ -30,7 +30,7 @@ func (s Spec) check() error {
 
 // shared is the key under which calls of one holder share a lease: all that
 // the secret depends on. Which token logs in is not in it, but what it says of
-// the holder: Vault may go by any of that.
+// the holder: Vault, or the issuer, may go by any of that.
 func (s Spec) shared(holder string) (string, error) {
 	all := struct {
 		Holder string
@@ -40,7 +40,7 @@ func (s Spec) shared(holder string) (string, error) {
 		all.Spec.Login = &Login{Mount: s.Login.Mount, Role: s.Login.Role, Says: s.Login.Says}
 	}
 	if x := s.Exchange; x != nil {
-		all.Spec.Exchange = &Exchange{Issuer: x.Issuer, Audience: x.Audience, Resource: x.Resource, Scope: x.Scope}
+		all.Spec.Exchange = &Exchange{Issuer: x.Issuer, Audience: x.Audience, Resource: x.Resource, Scope: x.Scope, Says: x.Says}
 	}
 	key, err := json.Marshal(all)
 	return string(key), err
