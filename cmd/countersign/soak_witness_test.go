@@ -59,7 +59,10 @@ func newWitness(t *testing.T, address string) *witness {
 			// Vault gives up on a request whose sender has died, and forgets a user
 			// that PostgreSQL has just made for it: nobody has a lease of that one,
 			// and its password ends by itself. That is Vault's; ours is the rest.
-			r = r.WithContext(context.WithoutCancel(r.Context()))
+			// (A context that can end is one that the proxy does not add its own to.)
+			ctx, cancel := context.WithCancel(context.WithoutCancel(r.Context()))
+			defer cancel()
+			r = r.WithContext(ctx)
 		}
 		if r.URL.Path == "/v1/sys/leases/revoke" {
 			v.revoked(r)
