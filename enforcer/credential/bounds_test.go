@@ -241,3 +241,41 @@ func TestExchangedTokensAreSharedByWhatTheTokenSays(t *testing.T) {
 		t.Error("not the one that was minted for it")
 	}
 }
+
+// A stop waits for a token that is under way: nothing of it is on disk, and the
+// next start could not give it back.
+func TestCloseWaitsForAnExchange(t *testing.T) {
+	var s *swap
+	t.Cleanup(func() { // when the issuer has stopped, and all its answers are given
+		if all := s.issuer.Alive(); len(all) != 0 {
+			t.Errorf("left: %d", len(all))
+		}
+	})
+	s = newSwap(t, startIssuer(t), nil).open()
+	asked, hang := make(chan struct{}), make(chan struct{})
+	s.issuer.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path == "/token" {
+			close(asked)
+			<-hang
+		}
+		return false
+	})
+	spec := s.of("alice")
+	var calls sync.WaitGroup
+	calls.Go(func() {
+		// It may come back: Close ends it all the same.
+		_, _ = s.Acquire(t.Context(), "h1", "c_1", spec)
+	})
+	<-asked
+	calls.Go(s.close)
+	for { // until it is closing
+		if _, err := s.Acquire(t.Context(), "h2", "c_2", credential.Spec{Name: "crm", Exchange: &credential.Exchange{Issuer: "https://nobody.example", Audience: []string{"crm"}}}); errors.Is(err, credential.ErrClosed) {
+			break
+		}
+	}
+	close(hang)
+	calls.Wait()
+	if n := s.issuer.Hits("/token"); n != 1 {
+		t.Errorf("%d exchanges", n)
+	}
+}
