@@ -57,7 +57,7 @@ type Request struct {
 	Tool     string        `json:"tool,omitempty"`
 	Resource string        `json:"resource,omitempty"`
 	Holder   string        `json:"holder"`
-	Digest   string        `json:"digest"` // of the canonical arguments
+	Digest   string        `json:"digest"` // of the canonical arguments; and of what Vault is asked, where that depends on the caller's token
 
 	// Args is the request as a person reads it, masked; never empty of meaning:
 	// Partial says that something in it was masked or left out.
