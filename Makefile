@@ -81,9 +81,11 @@ mask-report: ## Measure the mask beside gitleaks, and write the tables of docs/m
 	  $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestReport$$' ./enforcer/mask -args -report-update "$$dir"
 
 .PHONY: lint
-lint: ## gofmt, vet, staticcheck; govulncheck where GOVULNDB names a database
+lint: ## gofmt, no large files, vet, staticcheck; govulncheck where GOVULNDB names a database
 	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r gofmt -l); \
 	  if [ -n "$$unformatted" ]; then echo "gofmt wants to change:" $$unformatted >&2; exit 1; fi
+	@large=$$(git ls-files -z | xargs -0 sh -c 'find "$$@" -maxdepth 0 -size +1024k' sh); \
+	  if [ -n "$$large" ]; then echo "over 1 MB, so hardly source:" $$large >&2; exit 1; fi
 	$(GO) vet ./...
 	cd fixtures/realvault && $(GO) vet ./...
 	$(GO) tool staticcheck ./...
