@@ -44,6 +44,7 @@ const (
 	idKubeSecret      = "kubernetes-secret"
 	idVaultTool       = "secret-tool"
 	idTooMuch         = "too-much"
+	idHomeFolder      = "home-folder"
 )
 
 var sqlCatalogue = []exposure{
@@ -52,14 +53,15 @@ var sqlCatalogue = []exposure{
 	{id: idSQLPassword, kind: "sql", words: "sets a password, which stands in its text", source: postgres + "sql-alterrole.html",
 		phrases: []string{
 			"identified by", "identified with", "set password", "create login", "alter login", "sp_addlogin", "sp_password",
-			"sp_addlinkedsrvlogin", "create credential", "pragma key", "pragma rekey",
+			"sp_addlinkedsrvlogin", "create credential", "create secret", "create persistent secret", "pragma key", "pragma rekey",
 		}},
 	{id: idSQLFile, kind: "sql", words: "reads or writes files, or runs programs, on the database's host", source: postgres + "sql-copy.html"},
 	{id: idSQLSettings, kind: "sql", words: "shows settings of the server that hold passwords", source: postgres + "runtime-config-replication.html",
+		relations: []string{"pg_db_role_setting"},
 		functions: []string{"pg_show_all_settings"}},
 	{id: "pg-shadow", kind: "sql", words: "reads the password hashes of PostgreSQL's roles", source: postgres + "catalog-pg-authid.html",
 		relations: []string{"pg_shadow", "pg_authid"},
-		commands:  []string{"pg_dumpall !--no-role-passwords|--tablespaces-only|-t"}},
+		commands:  []string{"pg_dump -t|--table *pg_authid*|*pg_shadow*", "pg_dumpall !--no-role-passwords|--tablespaces-only|-t"}},
 	{id: "pg-user-mapping", kind: "sql", words: "reads passwords for foreign servers", source: postgres + "catalog-pg-user-mapping.html",
 		relations: []string{
 			"pg_user_mapping", "pg_user_mappings", "information_schema.user_mapping_options", "user_mapping_options", "_pg_user_mappings",
@@ -73,6 +75,7 @@ var sqlCatalogue = []exposure{
 	{id: "pg-file-function", kind: "sql", words: "reads files of the database's host", source: postgres + "functions-admin.html",
 		functions: []string{
 			"pg_read_*", "pg_ls_*", "pg_stat_file", "pg_file_*", "pg_logdir_ls", "pg_current_logfile", "lo_import", "lo_export",
+			"get_raw_page", "pg_get_wal_*",
 		}},
 	{id: "pg-dblink", kind: "sql", words: "runs SQL through a connection that its text describes", source: postgres + "dblink.html",
 		functions: []string{"dblink*"}},
@@ -127,6 +130,9 @@ var sqlCatalogue = []exposure{
 	{id: "clickhouse-users", kind: "sql", words: "reads users, named collections or files of ClickHouse", source: "https://clickhouse.com/docs/operations/system-tables/users",
 		relations: []string{"system.users", "system.named_collections"},
 		phrases:   []string{"show create named collection", "show named collections"}},
+	{id: "duckdb-files", kind: "sql", words: "reads files, variables or secrets through DuckDB", source: "https://duckdb.org/docs/stable/configuration/secrets_manager",
+		functions: []string{"read_text", "read_blob", "getenv", "duckdb_secrets"},
+		phrases:   []string{"duckdb_secrets"}},
 	{id: "snowflake-secret", kind: "sql", words: "reads secrets that Snowflake keeps", source: "https://docs.snowflake.com/en/sql-reference/sql/create-secret",
 		functions: []string{"get_generic_secret_string", "get_username_password", "get_oauth_access_token", "system$get_secret*"},
 		phrases:   []string{"get_generic_secret_string", "get_username_password"}},

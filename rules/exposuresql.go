@@ -25,7 +25,7 @@ func (f *sqlFacts) exposuresOf() []*exposure {
 		if s.password {
 			add(idSQLPassword)
 		}
-		if s.files && (s.kind == "COPY" || s.kind == "LOAD") {
+		if s.files && (s.kind == "COPY" || s.kind == "LOAD" || strings.HasSuffix(s.kind, "FOREIGN TABLE")) {
 			add(idSQLFile)
 		}
 		if slices.ContainsFunc(s.settings, secretSetting) {
@@ -38,8 +38,28 @@ func (f *sqlFacts) exposuresOf() []*exposure {
 			found = append(found, e)
 		}
 	}
+	found = append(found, literals(f.text)...)
 	if !f.portable { // another dialect may see text where PostgreSQL sees a comment or a string
 		found = append(found, scanSQL(f.text, false)...)
+	}
+	return distinctExposures(found)
+}
+
+var sqlLiteral = regexp.MustCompile(`'((?:[a-z][a-z0-9+.-]*://|/|~/)[^'\s]{1,1000})'`)
+
+// maxLiterals bounds the literals of one text that are looked at.
+const maxLiterals = 2000
+
+// literals lists what the addresses and paths among the literals name: SQL
+// fetches URLs in ClickHouse, in DuckDB and with extensions.
+func literals(text string) []*exposure {
+	var found []*exposure
+	for _, m := range sqlLiteral.FindAllStringSubmatch(text, maxLiterals) {
+		if strings.Contains(m[1], "://") {
+			found = append(found, address(m[1])...)
+		} else {
+			found = append(found, file(m[1])...)
+		}
 	}
 	return distinctExposures(found)
 }
@@ -96,8 +116,8 @@ func scanSQL(text string, whole bool) []*exposure {
 	if len(text) > maxSQLBytes {
 		return []*exposure{byID[idSQLUnreadable]}
 	}
-	var found []*exposure
 	low := strings.ToLower(text)
+	found := literals(low)
 	readings := []string{plainWords(sqlComment.ReplaceAllString(low, " ")), plainWords(sqlBang.ReplaceAllString(sqlMarks.Replace(low), " "))}
 	for i := range sqlCatalogue {
 		e := &sqlCatalogue[i]

@@ -18,6 +18,8 @@ func (w *walker) option(n *pg.DefElem) {
 		return
 	}
 	switch strings.ToLower(n.GetDefname()) {
+	case "filename", "program": // of file_fdw
+		w.at.files = true
 	case "password", "encryptedpassword", "unencryptedpassword", "passwd", "sslpassword", "passfile", "conninfo", "connection":
 		w.at.password = w.at.password || n.GetArg() != nil // PASSWORD NULL has none
 	}
