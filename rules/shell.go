@@ -49,10 +49,11 @@ type shellCommand struct {
 	piped   bool     // reads what another writes
 	feeds   bool     // what it writes becomes words of a command: xargs, while read, $(…)
 	nested  bool
-	dynamic bool // runs what is known only when it runs, or a variable spells its name
-	unsure  bool // what it runs is nowhere in the text
-	wraps   bool // runs another command, which has an entry of its own
-	defined bool // a function or an alias of the text bears its name
+	dynamic bool        // runs what is known only when it runs, or a variable spells its name
+	unsure  bool        // what it runs is nowhere in the text
+	wraps   bool        // runs another command, which has an entry of its own
+	script  []shellWord // the file that a shell is given
+	defined bool        // a function or an alias of the text bears its name
 }
 
 // A shellWord is a word as far as it is known before it runs.
@@ -94,12 +95,15 @@ func parseShell(text string) (f *shellFacts) {
 	w := &shellWalker{vars: map[string][]shellWord{}, funcs: map[string]bool{}}
 	// Twice: what a variable may hold is known when all of the text was seen.
 	for range 2 {
+		if w.over {
+			break
+		}
 		w.facts, w.parts, w.budget, w.words = &shellFacts{parsed: true}, map[syntax.WordPart][][]shellWord{}, maxShellNested, 0
 		w.stmts(file.Stmts, shellPlace{})
 	}
 	f = w.facts
 	if w.over {
-		return unreadableShell("runs too many commands to look at")
+		return unreadableShell("holds more commands or words than are looked at")
 	}
 	for _, c := range f.commands {
 		f.names = union(f.names, []string{c.name})

@@ -56,7 +56,7 @@ func TestShellFacts(t *testing.T) {
 		{`bash -c "bash -c 'bash -c \"id\"'"`, `bash -c bash -c 'bash -c "id"'; bash>bash -c bash -c "id"; bash>bash>bash -c id; bash>bash>bash>id +multiple +nested`},
 		{`sudo -u root bash -lc "cat /etc/shadow"`, `sudo -u root bash -lc cat /etc/shadow; sudo>bash -lc cat /etc/shadow; sudo>bash>cat /etc/shadow +multiple +nested`},
 		{`sudo --user=root -- nice -n 5 ionice -c 2 timeout -k 1 5 cat x`, `sudo --user=root -- nice -n 5 ionice -c 2 timeout -k 1 5 cat x; sudo>nice -n 5 ionice -c 2 timeout -k 1 5 cat x; sudo>nice>ionice -c 2 timeout -k 1 5 cat x; sudo>nice>ionice>timeout -k 1 5 cat x; sudo>nice>ionice>timeout>cat x +multiple +nested`},
-		{`echo /etc/shadow | xargs cat`, `echo /etc/shadow; xargs cat; xargs>cat +multiple +pipes +nested`},
+		{`echo /etc/shadow | xargs cat`, `echo /etc/shadow; xargs cat; xargs>cat /etc/shadow +multiple +pipes +nested`},
 		{`xargs -I{} sh -c 'cat {}' < list`, `xargs -I{} sh -c cat {}; xargs>sh -c cat {}; xargs>sh>cat {} +multiple +nested r:list`},
 		{`find / -name id_rsa -exec cat {} \;`, `find / -name id_rsa -exec cat {} ;; find>cat {} +multiple +nested`},
 		{`find . -type f -execdir sh -c 'cat "$1"' _ {} + -o -delete`, `find . -type f -execdir sh -c cat "$1" _ {} + -o -delete; find>sh -c cat "$1" _ {}; find>sh>cat _ {} +multiple +nested`},

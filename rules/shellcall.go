@@ -80,6 +80,16 @@ var shellWrappers = map[string]shellWrapper{
 	"uv run":       {},
 	"bundle exec":  {},
 	"npm exec":     {dashes: true},
+	"npm explore":  {dashes: true},
+	"yarn exec":    {},
+	"pnpm exec":    {},
+	"pdm run":      {},
+	"hatch run":    {},
+	"conda run":    {values: "-n -p --name --prefix --cwd"},
+	"heroku run":   {values: "-a --app -r --remote -s --size", joins: true},
+	"mise exec":    {dashes: true},
+	"rbenv exec":   {},
+	"pyenv exec":   {},
 	"npx":          {values: "-p --package"},
 	"docker exec":  {values: "-e -u -w --env --env-file --user --workdir --detach-keys", operands: 1},
 	"docker run":   {values: "-e -u -w -v -p -h -l -m --env --env-file --user --workdir --volume --publish --name --network --net --mount --entrypoint --hostname --label --memory --cpus --platform --add-host --cap-add --cap-drop --restart --device --dns --log-driver --shm-size --gpus --ipc --pid --userns --tmpfs --security-opt --pull", operands: 1},
@@ -91,7 +101,7 @@ var shellWrappers = map[string]shellWrapper{
 var shellNames = map[string]string{
 	"podman": "docker", "nerdctl": "docker", "lima": "docker", "docker-compose": "compose", "podman-compose": "compose",
 	"ash": "sh", "dash": "sh", "bash": "sh", "csh": "sh", "tcsh": "sh", "zsh": "sh", "ksh": "sh", "mksh": "sh", "rbash": "sh", "hush": "sh", "fish": "sh", "pdksh": "sh", "yash": "sh",
-	"gxargs": "xargs", "genv": "env", "gtimeout": "timeout", "gnice": "nice", "sudoedit": "sudo", "pkexec": "doas",
+	"mamba": "conda", "micromamba": "conda", "gxargs": "xargs", "genv": "env", "gtimeout": "timeout", "gnice": "nice", "sudoedit": "sudo", "pkexec": "doas",
 	"k": "kubectl", "kubecolor": "kubectl", "minikube": "kubectl", "k3s": "kubectl", "microk8s": "kubectl",
 }
 
@@ -134,6 +144,10 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 			} else if i+1 < len(args) {
 				w.set("\x00cd", args[i+1])
 			}
+		default: // -C/folder
+			if folder, ok := strings.CutPrefix(a.text, "-C"); ok && (strings.HasPrefix(folder, "/") || strings.HasPrefix(folder, "~")) {
+				w.set("\x00cd", known(folder))
+			}
 		}
 	}
 	w.aliased(first.text, args, at)
@@ -162,8 +176,8 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 				w.funcs[key] = true
 				w.set("\x00alias "+key, known(value))
 				w.script(c, []shellWord{known(value)}, inner)
-			case name == "trap" && i == 0 && len(args) > 1:
-				w.script(c, args[:1], inner)
+			case name == "trap" && len(args) > i+1 && (i == 0 || i == 1 && args[0].text == "--") && a.text != "--":
+				w.script(c, args[i:i+1], inner)
 			}
 		}
 		return
@@ -191,7 +205,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 		var values []shellWord
 		for _, text := range at.stdin {
 			for _, f := range strings.Fields(text) {
-				values = append(values, known(f))
+				values = append(values, shellWord{text: f, bare: f, unknown: strings.HasPrefix(f, "$")})
 			}
 		}
 		for _, a := range args {
@@ -202,12 +216,14 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	case "find", "fd", "fdfind":
 		w.find(c, at, inner)
 		return
-	case "su", "runuser", "script", "vagrant", "fly", "flyctl", "gcloud", "aws", "az", "heroku", "machinectl", "lxc", "incus":
+	case "su", "runuser", "script", "vagrant", "fly", "flyctl", "gcloud", "aws", "az", "heroku", "machinectl", "lxc", "incus", "ansible", "doctl", "gdb":
 		w.given(c, inner)
 	case "git":
 		w.gitRuns(c, inner)
-	case "vim", "vi", "ed", "ex", "view", "nvim", "emacs", "sed", "gsed", "awk", "gawk", "mawk", "nawk", "python", "python2", "python3", "perl", "ruby", "node", "nodejs",
-		"php", "lua", "deno", "bun", "pwsh", "powershell", "osascript", "tclsh", "expect", "jshell", "ghci", "guile", "Rscript", "julia", "cmd":
+	}
+	switch language(name) {
+	case "vim", "vi", "ed", "ex", "view", "nvim", "emacs", "sed", "awk", "python", "perl", "ruby", "node", "php", "lua", "deno", "bun", "pwsh", "osascript", "tclsh", "expect",
+		"jshell", "ghci", "guile", "rscript", "julia", "groovy", "scala", "kotlin", "elixir", "erl", "jrunscript", "ocaml", "raku", "cmd":
 		c.hide(foreign(name, c, at))
 	}
 	wrap, rest, ok := w.wrapped(name, args)
@@ -217,6 +233,14 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	}
 	c.wraps = len(rest) > 0
 	switch {
+	case name == "xargs" && len(rest) > 0:
+		w.emit(c, at)
+		w.call(w.handed(c, rest, at), inner)
+	case name == "parallel" && len(rest) > 1 && strings.HasPrefix(rest[0].text, ":::"):
+		w.emit(c, at)
+		for _, text := range rest[1:] {
+			w.script(c, []shellWord{text}, inner)
+		}
 	case name == "command" && len(args) > 0 && (args[0].text == "-v" || args[0].text == "-V"):
 		c.wraps = true
 		w.emit(c, at)
@@ -227,7 +251,9 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 		w.emit(c, at)
 		w.call(rest, inner)
 	default:
-		if name == "ssh" {
+		if name == "ssh" || name == "sudo" && slices.ContainsFunc(args, func(a shellWord) bool {
+			return cluster(a.text) && strings.ContainsAny(a.text, "si") || a.text == "--shell" || a.text == "--login"
+		}) {
 			w.reads(c, at, inner)
 		}
 		w.emit(c, at)
@@ -250,11 +276,16 @@ func (w *shellWalker) wrapped(name string, args []shellWord) (wrap shellWrapper,
 		if !ok {
 			return wrap, nil, false
 		}
+		if name == "docker" || name == "compose" {
+			if entry, ok := valueOf(args, "--entrypoint"); ok {
+				defer func() { rest = append([]shellWord{entry}, rest...) }()
+			}
+		}
 	}
 	if wrap.dashes {
 		i := slices.IndexFunc(args, func(a shellWord) bool { return a.text == "--" })
 		if i < 0 {
-			return wrap, nil, true
+			return wrap, execWords(name, args), true
 		}
 		return wrap, args[i+1:], true
 	}

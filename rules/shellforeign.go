@@ -12,10 +12,34 @@ import (
 
 // codeOptions are the options that a text of code follows.
 var codeOptions = map[string]string{
-	"python": "-c", "python2": "-c", "python3": "-c", "perl": "-e -E -ne -pe -i -n -p -lne -lpe -lane -ane", "ruby": "-e -ne -pe", "node": "-e -p --eval --print -pe",
-	"nodejs": "-e -p --eval --print -pe", "php": "-r", "lua": "-e", "deno": "eval", "bun": "-e --eval", "pwsh": "-c -command -encodedcommand -enc -ec",
-	"powershell": "-c -command -encodedcommand -enc -ec", "osascript": "-e", "tclsh": "-c", "expect": "-c", "guile": "-c", "rscript": "-e", "julia": "-e -E",
+	"perl": "-i", "node": "-e -p --eval --print -pe", "php": "-r -b -e", "lua": "-e", "deno": "eval", "bun": "-e -p --eval --print", "pwsh": "-c -command -encodedcommand -enc -ec",
+	"powershell": "-c -command -encodedcommand -enc -ec", "osascript": "-e", "tclsh": "-c", "expect": "-c", "guile": "-c", "rscript": "-e", "julia": "-e --eval --print",
+	"groovy": "-e", "scala": "-e", "kotlin": "-e", "elixir": "-e --eval", "erl": "-eval", "jrunscript": "-e", "ocaml": "-e", "raku": "-e", "ghci": "-e",
 	"vim": "-c +", "vi": "-c +", "nvim": "-c +", "ex": "-c +", "view": "-c +", "emacs": "--eval -e", "cmd": "/c /k",
+}
+
+// codeClusters are options of one letter each of which the last takes code,
+// behind it or in the next word: -lne 'print', -Ic'import os'.
+var codeClusters = map[string]*regexp.Regexp{
+	"python": regexp.MustCompile(`^-[bBdEhiIOqsSuvVxP]*c(?s:(.*))$`),
+	"perl":   regexp.MustCompile(`^-[0-9lnpawWsStTuUcgi]*[eE](?s:(.*))$`),
+	"ruby":   regexp.MustCompile(`^-[0-9lnpawWsSi]*e(?s:(.*))$`),
+}
+
+// languages are interpreters that speak what another one does.
+var languages = map[string]string{
+	"pypy": "python", "ipython": "python", "bpython": "python", "nodejs": "node", "ts-node": "node", "tsx": "node", "irb": "ruby", "pry": "ruby", "jruby": "ruby",
+	"luajit": "lua", "r": "rscript", "iex": "elixir", "powershell": "pwsh", "gawk": "awk", "mawk": "awk", "nawk": "awk", "gsed": "sed", "perl6": "raku",
+}
+
+// language is that of an interpreter, by its name without a version: python
+// for python3.12 and pypy3.
+func language(name string) string {
+	name = strings.TrimRight(strings.TrimRight(name, "0123456789."), "-")
+	if of, ok := languages[name]; ok {
+		return of
+	}
+	return name
 }
 
 // harmless are names that compute and print.
@@ -44,12 +68,22 @@ var (
 // more than compute and print.
 func foreign(name string, c *shellCommand, at shellPlace) bool {
 	var codes []shellWord
-	options := strings.Fields(codeOptions[strings.ToLower(name)])
+	name = language(name)
+	options, clusters := strings.Fields(codeOptions[name]), codeClusters[name]
 	operand := false
 	for i, a := range c.args {
 		switch low := strings.ToLower(a.text); {
 		case slices.Contains(options, low) && i+1 < len(c.args):
 			codes = append(codes, c.args[i+1])
+		case clusters != nil && clusters.MatchString(a.text):
+			if code := clusters.FindStringSubmatch(a.text)[1]; code != "" {
+				codes = append(codes, shellWord{text: code, unknown: a.unknown})
+			} else if i+1 < len(c.args) {
+				codes = append(codes, c.args[i+1])
+			}
+		case strings.HasPrefix(a.text, "--") && slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(low, o+"=") }):
+			_, code, _ := strings.Cut(a.text, "=")
+			codes = append(codes, shellWord{text: code, unknown: a.unknown})
 		case slices.Contains(options, "-c") && len(a.text) > 2 && strings.HasPrefix(a.text, "-c"):
 			codes = append(codes, known(a.text[2:]))
 		case a.text == "-" || streamed(a):
@@ -58,10 +92,15 @@ func foreign(name string, c *shellCommand, at shellPlace) bool {
 		}
 	}
 	switch name {
-	case "sed", "gsed":
+	case "sed":
 		return slices.ContainsFunc(c.args, func(a shellWord) bool { return a.computed || sedRuns.MatchString(a.text) || substitutes(a.text) })
-	case "awk", "gawk", "mawk", "nawk":
-		return slices.ContainsFunc(c.args, func(a shellWord) bool { return a.computed || awkRuns.MatchString(a.text) })
+	case "awk":
+		for i, a := range c.args {
+			if a.computed || awkRuns.MatchString(a.text) || i > 0 && c.args[i-1].text == "-f" && streamed(a) {
+				return true
+			}
+		}
+		return false
 	case "vim", "vi", "nvim", "ex", "view", "ed":
 		return slices.ContainsFunc(codes, func(a shellWord) bool { return fileReads.MatchString(a.text) }) || name == "ed" && (at.piped || len(at.stdin) > 0)
 	}
@@ -78,7 +117,7 @@ func foreign(name string, c *shellCommand, at shellPlace) bool {
 			return a.unknown || !perlEdit.MatchString(a.text) || perlRuns.MatchString(a.text)
 		})
 	}
-	allowed := harmless[strings.TrimRight(strings.TrimSuffix(name, "js"), "23")]
+	allowed := harmless[name]
 	for _, code := range codes {
 		if code.unknown || allowed == nil || !computes(code.text, allowed) {
 			return true

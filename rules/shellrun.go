@@ -49,6 +49,7 @@ func (w *shellWalker) interpreter(c *shellCommand, at, inner shellPlace) {
 			w.script(c, c.args[i:i+1], inner)
 			return
 		default:
+			c.script = c.args[i : i+1]
 			if streamed(c.args[i]) {
 				w.reads(c, at, inner)
 				c.hide(len(at.stdin) == 0)
@@ -72,8 +73,8 @@ func (w *shellWalker) reads(c *shellCommand, at, inner shellPlace) {
 		}
 	}
 	c.hide(at.piped)
-	for _, r := range at.reads {
-		c.hide(streamed(r))
+	for _, r := range slices.Concat(at.reads, at.writes) {
+		c.hide(streamed(r) || strings.HasPrefix(r.text, "/dev/tcp/") || strings.HasPrefix(r.text, "/dev/udp/"))
 	}
 }
 
@@ -104,18 +105,25 @@ func (w *shellWalker) find(c *shellCommand, at, inner shellPlace) {
 // given visits texts that options hold: su -c text, gcloud compute ssh --command=text.
 func (w *shellWalker) given(c *shellCommand, inner shellPlace) {
 	short := c.name == "su" || c.name == "runuser" || c.name == "script" || c.name == "vagrant"
+	behind := c.name == "lxc" || c.name == "incus" || c.name == "runuser" || c.name == "gcloud"
 	for i, a := range c.args {
 		name, value, eq := strings.Cut(a.text, "=")
 		switch {
 		case name == "--command" || name == "--scripts" || name == "--session-command",
-			short && a.text == "-c", a.text == "-C" && strings.HasPrefix(c.name, "fly"):
+			short && cluster(a.text) && strings.HasSuffix(a.text, "c"), c.name == "doctl" && name == "--ssh-command",
+			c.name == "ansible" && (a.text == "-a" || name == "--args"), a.text == "-C" && strings.HasPrefix(c.name, "fly"):
 			word := shellWord{text: value, bare: value, unknown: a.unknown}
 			if !eq && i+1 < len(c.args) {
 				word = c.args[i+1]
 			}
 			w.script(c, []shellWord{word}, inner)
-		case a.text == "--" && (c.name == "lxc" || c.name == "incus"):
+		case a.text == "--" && behind && i+1 < len(c.args) && !strings.HasPrefix(c.args[i+1].text, "-"):
 			w.call(c.args[i+1:], inner)
+			behind = false
+		case c.name == "gdb" && i > 0 && (c.args[i-1].text == "-ex" || c.args[i-1].text == "--ex"):
+			if text, ok := strings.CutPrefix(strings.Replace(a.text, "!", "shell ", 1), "shell "); ok {
+				w.script(c, []shellWord{{text: text, unknown: a.unknown}}, inner)
+			}
 		case strings.HasPrefix(name, "commands") && eq: // aws ssm send-command --parameters commands=…
 			w.script(c, []shellWord{{text: strings.Trim(value, `[]"'`), unknown: a.unknown}}, inner)
 		}
@@ -147,8 +155,8 @@ func (w *shellWalker) runs(c *shellCommand, at shellPlace) {
 	at.stdin, at.reads, at.writes = nil, nil, nil
 	for i, a := range c.args {
 		for _, r := range runners {
-			if text, ok := strings.CutPrefix(a.text, r); ok {
-				w.script(c, []shellWord{{text: text, unknown: a.unknown}}, at)
+			if len(a.text) >= len(r) && strings.EqualFold(a.text[:len(r)], r) {
+				w.script(c, []shellWord{{text: a.text[len(r):], unknown: a.unknown}}, at)
 			}
 		}
 		if c.name == "rsync" && i > 0 && c.args[i-1].text == "-e" {
@@ -159,11 +167,17 @@ func (w *shellWalker) runs(c *shellCommand, at shellPlace) {
 
 // gitRuns visits what Git is told to run: -c core.pager=…, an alias with "!".
 func (w *shellWalker) gitRuns(c *shellCommand, inner shellPlace) {
+	sets := slices.ContainsFunc(c.args, func(a shellWord) bool { return a.text == "config" })
 	for i, a := range c.args {
-		if a.text != "-c" || i+1 == len(c.args) {
+		if i+1 == len(c.args) {
+			break
+		}
+		key, value := a.text, c.args[i+1].text
+		if a.text == "-c" {
+			key, value, _ = strings.Cut(c.args[i+1].text, "=")
+		} else if !sets {
 			continue
 		}
-		key, value, _ := strings.Cut(c.args[i+1].text, "=")
 		key = strings.ToLower(key)
 		switch {
 		case strings.HasPrefix(key, "alias.") && strings.HasPrefix(value, "!"), strings.HasPrefix(key, "credential.") && strings.HasPrefix(value, "!"):
@@ -172,4 +186,87 @@ func (w *shellWalker) gitRuns(c *shellCommand, inner shellPlace) {
 			w.script(c, []shellWord{{text: value, unknown: c.args[i+1].unknown}}, inner)
 		}
 	}
+}
+
+// handed is the command that xargs runs, with the words that it reads if they
+// stand in the text. What it puts into a text of shell at its beginning is a
+// command that is not known.
+func (w *shellWalker) handed(c *shellCommand, rest []shellWord, at shellPlace) []shellWord {
+	var items []shellWord
+	for _, text := range at.stdin {
+		for f := range strings.FieldsSeq(text) {
+			items = append(items, shellWord{text: f, bare: f, unknown: strings.HasPrefix(f, "$")})
+		}
+	}
+	mark := ""
+	if v, ok := valueOf(c.args, "-I"); ok {
+		mark = v.text
+	} else if slices.ContainsFunc(c.args, func(a shellWord) bool { return a.text == "-i" || a.text == "--replace" }) {
+		mark = "{}"
+	}
+	if mark == "" {
+		return append(slices.Clone(rest), items...)
+	}
+	var out []shellWord
+	for _, r := range rest {
+		if !strings.Contains(r.text, mark) {
+			out = append(out, r)
+			continue
+		}
+		for _, item := range items[:min(len(items), maxShellReadings)] {
+			text := strings.ReplaceAll(r.text, mark, item.text)
+			if len(text) > maxShellBytes {
+				c.hide(true)
+				break
+			}
+			out = append(out, shellWord{text: text, bare: text, unknown: item.unknown || r.unknown})
+		}
+		if len(items) == 0 {
+			c.hide(strings.HasPrefix(strings.TrimSpace(r.text), mark) && len(rest) > 1 && shellNames[shellName(rest[0].text)] == "sh" || r.text == mark && shellName(rest[0].text) == "sh")
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// execWords is the command behind kubectl exec pod, or dotenv run, without "--".
+func execWords(program string, args []shellWord) []shellWord {
+	for i := 0; i < len(args); i++ {
+		if program == "dotenv" && args[i].text == "run" {
+			return args[i+1:]
+		}
+		if args[i].text != "exec" || program != "kubectl" && program != "oc" {
+			continue
+		}
+		pod := false
+		for i++; i < len(args); i++ {
+			switch a := args[i].text; {
+			case a == "-c" || a == "-n" || a == "--container" || a == "--namespace" || a == "--context":
+				i++
+			case strings.HasPrefix(a, "-"):
+			case pod:
+				return args[i:]
+			default:
+				pod = true
+			}
+		}
+	}
+	return nil
+}
+
+// valueOf is what an option is given: in the next word, behind "=", or behind
+// the letter itself.
+func valueOf(args []shellWord, option string) (shellWord, bool) {
+	for i, a := range args {
+		switch rest, ok := strings.CutPrefix(a.text, option); {
+		case !ok:
+		case rest == "" && i+1 < len(args):
+			return args[i+1], true
+		case strings.HasPrefix(rest, "="):
+			return shellWord{text: rest[1:], bare: rest[1:], unknown: a.unknown}, true
+		case rest != "" && len(option) == 2:
+			return shellWord{text: rest, bare: rest, unknown: a.unknown}, true
+		}
+	}
+	return shellWord{}, false
 }

@@ -73,6 +73,9 @@ func (w *shellWalker) stmt(s *syntax.Stmt, at shellPlace) {
 		var words []shellWord
 		for _, word := range c.Args {
 			words = append(words, w.word(word)...)
+			if w.over = w.over || len(words) > maxShellWords; w.over {
+				return
+			}
 		}
 		w.call(words, at)
 	case *syntax.BinaryCmd:
@@ -240,8 +243,15 @@ func (w *shellWalker) inside(n syntax.Node, at shellPlace) {
 
 func (w *shellWalker) declare(c *syntax.DeclClause, at shellPlace) {
 	var words []shellWord
+	named := false // declare -n: a name of a variable
 	for _, a := range c.Args {
 		w.assign(a)
+		if a.Name == nil {
+			option := a.Value.Lit()
+			named = named || cluster(option) && strings.Contains(option, "n")
+		} else if named && a.Value != nil {
+			w.set(a.Name.Value, shellWord{text: "$" + a.Value.Lit(), unknown: true, variable: true})
+		}
 		switch {
 		case a.Name == nil:
 			words = append(words, w.word(a.Value)...)
@@ -256,6 +266,9 @@ func (w *shellWalker) declare(c *syntax.DeclClause, at shellPlace) {
 }
 
 func (w *shellWalker) assign(a *syntax.Assign) {
+	if a.Index != nil {
+		w.inside(a.Index, shellPlace{})
+	}
 	if a.Name == nil || a.Naked {
 		return
 	}

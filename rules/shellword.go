@@ -19,6 +19,9 @@ func joined(a, b shellWord) shellWord {
 // several values, and the words that its braces make.
 const maxShellReadings = 16
 
+// maxShellParts bounds the parts of one word: each is put behind all before it.
+const maxShellParts = 1000
+
 // word reads a word: as the fields that it is split into, for each of the
 // values that its variables may have.
 func (w *shellWalker) word(word *syntax.Word) []shellWord {
@@ -53,6 +56,10 @@ func (w *shellWalker) assigned(word *syntax.Word) []shellWord {
 // readings puts the parts of a word together in each of the ways that their
 // values allow. Quoted text is one field; what is not quoted may be several.
 func (w *shellWalker) readings(parts []syntax.WordPart, quoted bool) [][]shellWord {
+	if len(parts) > maxShellParts {
+		w.over = true
+		return nil
+	}
 	all := [][]shellWord{{}}
 	for _, p := range parts {
 		values := w.part(p, quoted)
@@ -171,7 +178,7 @@ func (w *shellWalker) read(p syntax.WordPart, quoted bool) [][]shellWord {
 		w.inside(p, shellPlace{})
 		return one(shellWord{text: "$((…))", unknown: true, variable: true})
 	case *syntax.ExtGlob:
-		return one(shellWord{text: "*", bare: "*", glob: true})
+		return alternatives(p)
 	case *syntax.BraceExp: // {a..z}
 		return one(shellWord{text: "{…}", unknown: true, computed: true, variable: true})
 	}
@@ -327,4 +334,20 @@ func (w *shellWalker) document(r *syntax.Redirect) string {
 		}
 	}
 	return b.String()
+}
+
+// alternatives are the readings of an extended glob: .@(env|x) is .env or .x.
+func alternatives(p *syntax.ExtGlob) [][]shellWord {
+	list := strings.Split(p.Pattern.Value, "|")
+	if p.Op == syntax.GlobExcept || strings.Contains(p.Pattern.Value, "(") || len(list) > maxShellReadings-1 {
+		return [][]shellWord{{{text: "*", bare: "*", glob: true}}}
+	}
+	var out [][]shellWord
+	if p.Op == syntax.GlobZeroOrOne || p.Op == syntax.GlobZeroOrMore {
+		out = append(out, []shellWord{{glob: true}})
+	}
+	for _, one := range list {
+		out = append(out, []shellWord{{text: one, bare: one, glob: true}})
+	}
+	return out
 }
