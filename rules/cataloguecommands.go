@@ -7,7 +7,11 @@ const kubeSecrets = "secret|secrets|secret/*|secrets/*|secret.*|secrets.*|secret
 // What is known only when it runs, and commands that read secrets from
 // elsewhere.
 var commandCatalogue = []exposure{
-	{id: idShellDynamic, kind: "shell", words: "runs what is known only when it runs", source: bashDocs + "#index-eval"},
+	{id: idShellDynamic, kind: "shell", words: "runs what is known only when it runs", source: bashDocs + "#index-eval",
+		commands: []string{
+			"nc|netcat|nc.traditional|ncat -e|--exec|--sh-exec|--lua-exec", "ncat -c", "rails runner|console", "php artisan tinker|tinker:*",
+			"python*|manage.py shell|shell_plus -c|--command", "flask shell",
+		}},
 	{id: idShellUnreadable, kind: "shell", words: "is a shell text that cannot be read", source: bashDocs + "#Shell-Grammar"},
 	{id: idSecretVariable, kind: "shell", words: "shows a variable that is named like a credential", source: "https://12factor.net/config"},
 	{id: "environment", kind: "shell", words: "shows the whole environment, which holds credentials", source: "https://pubs.opengroup.org/onlinepubs/9799919799/utilities/env.html",
@@ -15,8 +19,9 @@ var commandCatalogue = []exposure{
 			"env %", "printenv $", "printenv *secret*|*token*|*passw*|*key*|*credential*|*_url|*dsn*", "set .",
 			"export|declare|typeset|local|readonly .", "export|declare|typeset|readonly -p|-x|-px|-xp $",
 			"declare|typeset -p *secret*|*token*|*passw*|*key*|*credential*", "ps e|eww|auxe|auxeww|axe|axeww|axew|auxew",
-			"systemctl show-environment", "launchctl getenv|export", "jq env|*$env*", "compgen -v -e", "gcore", "gdb -p|--pid", "procdump*",
-			"get-childitem|gci|dir|ls env:*", "pm2 env", "tmux show-environment|showenv", "dump-env*",
+			"systemctl show-environment", "launchctl getenv|export", "compgen -v -e", "gcore", "gdb -p|--pid", "procdump*",
+			"get-childitem|gci|dir|ls env:*", "pm2 env", "php -i|--info", "make|gmake -p|-pn|-np|-pq|-qp|-prq|-prrq|-npr|-pnr|-qprr|--print-data-base",
+			"npm|yarn|pnpm run|run-script env", "systemctl show environment*|*property=environment*", "tmux show-environment|showenv", "dump-env*",
 		},
 		urls: []string{
 			"*/actuator/env/**", "*/actuator/heapdump", "*/actuator/configprops", "*/env/heapdump", "*/debug/vars", "*/phpinfo.php",
@@ -30,7 +35,8 @@ var commandCatalogue = []exposure{
 			"vault|bao operator init|generate-root|rekey|raft", "vault|bao ssh", "consul kv get|export", "nomad var get",
 			"boundary *get-token*",
 		},
-		urls: []string{"*/v1/secret/**", "*/v1/kv/**", "*/v1/**/creds/**", "*/v1/**/static-creds/**", "*/v1/auth/**", "*/v1/sys/wrapping/**", "*/v1/transit/export/**", "*/v1/transit/decrypt/**", "*/v1/cubbyhole/**", "*/v1/**/issue/**", "*/v1/sys/raw/**", "*/v1/sys/init", "*/v1/sys/generate-root/**", "*vault*/v1/**/data/**", "*:8200/v1/**"}},
+		files: []string{"/vault/secrets/**"},
+		urls:  []string{"*/v1/secret/**", "*/v1/kv/**", "*/v1/**/creds/**", "*/v1/**/static-creds/**", "*/v1/auth/**", "*/v1/sys/wrapping/**", "*/v1/transit/export/**", "*/v1/transit/decrypt/**", "*/v1/cubbyhole/**", "*/v1/**/issue/**", "*/v1/sys/raw/**", "*/v1/sys/init", "*/v1/sys/generate-root/**", "*vault*/v1/**/data/**", "*:8200/v1/**"}},
 	{id: "aws-secrets", kind: "cloud", words: "reads secrets or credentials of AWS", source: awsDocs + "secretsmanager/latest/apireference/API_GetSecretValue.html",
 		commands: []string{
 			"aws secretsmanager *get-secret-value", "aws ssm get-parameter*|get-parameters-by-path --with-decryption",
@@ -75,7 +81,8 @@ var commandCatalogue = []exposure{
 			"op read|inject", "op item|document get", "op item list|get --reveal", "op run --no-masking", "op connect token",
 			"op user get --reveal", "bw get|list|export|unlock|serve", "bws secret get|list", "rbw get|list|code", "lpass show|export",
 			"dashlane-cli|dcli password|read|note|p", "keepassxc-cli show|clip|export", "kpcli", "pass show|otp|grep|edit|*/*",
-			"gopass show|cat|find|otp", "passage show", "doppler secrets $", "doppler secrets get|download|substitute",
+			"gopass show|cat|find|otp", "passage show", "rails credentials:show|credentials:edit|secrets:show",
+			"pass * !init|ls|list|find|search|insert|add|generate|rm|remove|delete|mv|cp|git|version|help|--version|--help|-h", "doppler secrets $", "doppler secrets get|download|substitute",
 			"doppler configure get token", "infisical secrets $", "infisical secrets get", "infisical export",
 			"akeyless get-secret-value|get-dynamic-secret-value", "conjur variable get", "summon", "teller show|export|env|yaml",
 			"berglas access|exec", "sops -d|--decrypt|decrypt|exec-env|exec-file|edit", "ansible-vault view|decrypt|edit",

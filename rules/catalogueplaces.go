@@ -30,7 +30,8 @@ var placeCatalogue = []exposure{
 			".config/hcloud/cli.toml", ".linode-cli", ".config/linode-cli", ".fly/config.yml", ".config/scw/config.yaml",
 			".vercel/auth.json", "com.vercel.cli/auth.json", ".netlify/config.json", ".wrangler/config/**", "service-account*.json",
 			"service_account*.json", "serviceaccount*.json", "gcp-key*.json", ".config/rclone/rclone.conf", "rclone.conf", ".mc/config.json",
-		}},
+		},
+		commands: []string{"rclone config show|dump"}},
 	{id: "kubeconfig", kind: "kubernetes", words: "reads a kubeconfig, which holds keys and tokens of a cluster", source: kubeDocs + "concepts/configuration/organize-cluster-access-kubeconfig/",
 		files: []string{".kube/", ".kube/config", ".kube/config.*", ".kube/*.yaml", ".kube/*.conf", "kubeconfig", "kubeconfig.yaml", "kubeconfig.yml", "*.kubeconfig", "/etc/kubernetes/*.conf", "/etc/rancher/k3s/k3s.yaml", "/etc/kubernetes/pki/**", "/var/lib/kubelet/pki/**"},
 		commands: []string{
@@ -51,6 +52,8 @@ var placeCatalogue = []exposure{
 			"kubectl|oc set env --list --resolve", "helm get values|manifest|all|hooks", "kubectl-view-secret|kubectl-view_secret",
 			"kubectl view-secret|view_secret|modify-secret", "kubeseal --recovery-unseal", "velero backup download",
 			"etcdctl get /registry*|--prefix", "kubectl cluster-info dump", "kubectl|oc get --raw */secrets*",
+			"kubectl|oc patch|label|annotate|apply|replace|create|set " + kubeSecrets + " -o|--output|-oyaml|-ojson",
+			"kubectl|oc apply view-last-applied|edit-last-applied " + kubeSecrets, "etcdctl get --from-key", "etcdctl snapshot save",
 		},
 		urls: []string{
 			"*/api/v1/secrets/**", "*/api/v1/namespaces/*/secrets/**", "*/api/v1/watch/secrets/**", "*/api/v1/watch/namespaces/*/secrets/**",
@@ -91,7 +94,9 @@ var placeCatalogue = []exposure{
 		files: []string{
 			".env", ".env.*", "*.env", ".envrc", ".flaskenv", ".dev.vars", ".secrets", ".secrets.*", "/etc/environment.d/**",
 			"/etc/default/countersign",
-		}},
+		},
+		commands: []string{"dotenv list|get"}},
+	{id: idHomeFolder, kind: "file", words: "reads a whole home folder or file system, with the credentials in it", source: "https://attack.mitre.org/techniques/T1552/001/"},
 	{id: "client-passwords", kind: "file", words: "reads passwords that clients keep", source: "https://www.postgresql.org/docs/current/libpq-pgpass.html",
 		files: []string{
 			".netrc", "_netrc", ".pgpass", "pgpass.conf", ".pg_service.conf", ".my.cnf", ".mylogin.cnf", ".mongorc.js", ".rediscli_auth",
@@ -109,7 +114,7 @@ var placeCatalogue = []exposure{
 		files: []string{"logins.json", "key4.db", "key3.db", "signons.sqlite", "cookies.sqlite", "*/login data", "*/cookies", "*/login data for account", "chrome/user data/local state", "google-chrome/local state", "*.keychain", "*.keychain-db", "library/keychains/**", ".local/share/keyrings/**", ".mozilla/**", "kwalletd/**"},
 		commands: []string{
 			"security find-generic-password|find-internet-password|dump-keychain|export|find-key", "secret-tool lookup|search",
-			"keyring get", "kwallet-query", "cmdkey /list", "lazagne*", "vaultcmd /listcreds*",
+			"keyring get", "keyctl print|read|pipe", "kwallet-query", "cmdkey /list", "lazagne*", "vaultcmd /listcreds*",
 		}},
 	{id: "history-file", kind: "file", words: "reads what was typed, passwords included", source: bashDocs + "#Bash-History-Facilities",
 		files:    []string{".bash_history", ".zsh_history", ".sh_history", ".ash_history", ".history", ".python_history", ".psql_history", ".mysql_history", ".sqlite_history", ".rediscli_history", ".node_repl_history", ".lesshst", ".viminfo", "fish/fish_history", "consolehost_history.txt", ".zhistory"},

@@ -14,10 +14,16 @@ import (
 // 0xA9FEA9FE, 0251.0376.169.254 and ::ffff:a9fe:a9fe are all 169.254.169.254
 // to a resolver.
 
+// maxAddress is how much of an URL is looked at.
+const maxAddress = 8192
+
 // address lists what an URL, or a host by itself, names.
 func address(text string) []*exposure {
 	text = strings.TrimSpace(text)
-	if text == "" || len(text) > 8192 || strings.ContainsAny(text, " \t\n") {
+	if len(text) > maxAddress { // padding behind it changes no host
+		text = strings.ToValidUTF8(text[:maxAddress], "")
+	}
+	if text == "" || strings.ContainsAny(text, " \t\n") {
 		return nil
 	}
 	host, p := text, ""
@@ -34,6 +40,16 @@ func address(text string) []*exposure {
 	} else if i := strings.IndexAny(text, "/?"); i > 0 {
 		host, p = text[:i], text[i:]
 		host = host[strings.LastIndexByte(host, '@')+1:]
+	}
+	if cut := strings.IndexAny(host, "{$*"); cut > 0 || strings.LastIndexByte(host, '[') > 0 { // as curl and the shell expand it
+		if cut < 0 {
+			cut = strings.LastIndexByte(host, '[')
+		}
+		for _, h := range hostEntries {
+			if h.numeric && cut >= 6 && strings.HasPrefix(h.host, strings.ToLower(host[:cut])) {
+				return []*exposure{h.of}
+			}
+		}
 	}
 	host = hostName(host)
 	if host == "" {

@@ -49,7 +49,7 @@ var sqlClients = map[string][]string{
 }
 
 var (
-	secretName   = regexp.MustCompile(`(?i)\$\{?!?([a-z0-9_]*(?:secret|token|passw|api_?key|access_?key|private_?key|credential|connection_string|database_url|_dsn|_auth\b|_pat\b|_pwd\b)[a-z0-9_]*)`)
+	secretName   = regexp.MustCompile(`(?i)\$\{?!?([a-z0-9_]*(?:secret|token|passw|api_?key|access_?key|private_?key|(?:ssh|encryption|signing|signature|master|secret|deploy|session|stripe|jwt|hmac|storage|account)_?key|stripe_sk|redis_url|mongo(?:db)?_ur[il]|postgres(?:ql)?_url|amqp_url|broker_url|credential|connection_string|database_url|_dsn|_auth\b|_pat\b|_pwd\b)[a-z0-9_]*)`)
 	psqlMeta     = regexp.MustCompile(`^\s*\\(?:d[a-zA-Z+]*|l\+?|z|x|timing|conninfo|q|h|\?|encoding|dt|dn|du|df|dv|pset|echo|a|t|sf\+?|sv\+?)(?:\s[^|` + "`" + `\\]*)?$`)
 	userAtHost   = regexp.MustCompile(`^(?:[^/:@\s]+@)?[^/:\s]+:(.+)$`)
 	attachedPath = regexp.MustCompile(`^-{1,2}[A-Za-z][A-Za-z-]*?([~/.].*)$`)
@@ -59,7 +59,7 @@ var (
 // catalogue, a glob against all of them one by one.
 const (
 	maxComparedWords = 8000
-	maxComparedGlobs = 100
+	maxComparedGlobs = 6 << 10 // bytes of them, in each folder
 	maxFolders       = 8
 )
 
@@ -77,7 +77,10 @@ func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
 		words += 1 + len(c.args) + len(c.reads)
 		for _, a := range c.args {
 			if strings.ContainsAny(a.text, "*?[") {
-				globs++
+				globs += 16
+				if len(a.text) <= 4096 { // no longer path is compared
+					globs += len(a.text)
+				}
 			}
 		}
 	}
@@ -120,7 +123,13 @@ func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts)
 			try([]commandPattern{p.commandPattern})
 		}
 	}
+	if c.environmentShown(name) {
+		found = append(found, byID["environment"])
+	}
 	found = append(found, c.filesShown(name, dirs)...)
+	if c.homeShown(name) {
+		found = append(found, byID[idHomeFolder])
+	}
 	found = append(found, c.variablesShown(name)...)
 	for _, text := range c.sqlTexts(name) {
 		if !psqlMeta.MatchString(text) {
@@ -136,8 +145,8 @@ func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts)
 			if host, ok := strings.CutPrefix(text, "/dev/tcp/"); ok {
 				found = append(found, address(host)...)
 			}
-			if name == "curl" && !strings.Contains(text, "://") { // --resolve host:port:address
-				for part := range strings.SplitSeq(text, ":") {
+			if connecting[name] && !strings.Contains(text, "://") { // --resolve host:port:address, -L port:address:port
+				for part := range strings.FieldsFuncSeq(text, func(r rune) bool { return r == ':' || r == ',' }) {
 					found = append(found, address(part)...)
 				}
 			}
@@ -176,9 +185,19 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 		if c.wraps {
 			return found
 		}
+	case name == "sh": // of a file that is no script it complains line by line
+		for _, a := range c.script {
+			found = append(found, files(a, dirs)...)
+		}
+		return found
 	case c.wraps && name != "xargs":
 		return found
-	case silent[name] && !c.feeds && !c.defined:
+	case name == "source" || name == ".":
+		for _, a := range args[:min(len(args), 1)] {
+			found = append(found, slices.DeleteFunc(files(a, dirs), func(e *exposure) bool { return e.id == "dotenv" })...)
+		}
+		return found
+	case silent[name] && !c.feeds && !c.defined && !slices.ContainsFunc(args, func(a shellWord) bool { return listing(name, a.text) }):
 		return found
 	case name == "git" && len(args) > 0 && silentGit[args[0].text]:
 		return found
@@ -193,6 +212,25 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 		return strings.HasPrefix(a.text, "-t") || strings.HasPrefix(a.text, "--target")
 	}):
 		args = args[:len(args)-1]
+	}
+	if language(name) == "sed" {
+		for _, a := range args {
+			for _, m := range sedFiles.FindAllStringSubmatch(a.text, -1) {
+				found = append(found, files(known(m[1]), dirs)...)
+			}
+		}
+	}
+	if sends[name] {
+		for _, text := range c.stdin {
+			for f := range strings.FieldsSeq(text) {
+				found = append(found, files(known(f), dirs)...)
+			}
+		}
+	}
+	if reader[name] {
+		for _, a := range args {
+			found = append(found, namedFiles(a)...)
+		}
 	}
 	if programmed[name] {
 		args = withoutProgram(args)
@@ -237,6 +275,135 @@ func withoutProgram(args []shellWord) []shellWord {
 // cluster tells whether a word is options of one letter each: -rf.
 func cluster(w string) bool {
 	return len(w) > 1 && w[0] == '-' && strings.Trim(w[1:], "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ") == ""
+}
+
+var (
+	wholeFolder = regexp.MustCompile(`^(?:/|(?:~[a-z0-9_.-]*|/root|/home|/home/[^/*]+|/users|/users/[^/*]+)/?(?:\.|\*)?)$`)
+	tarReads    = regexp.MustCompile(`^-?[a-zA-Z]*[cru][a-zA-Z]*$|^--(?:create|append|update)$`)
+)
+
+// homeShown tells whether a command takes a whole home folder, or all of a
+// file system, along.
+func (c *shellCommand) homeShown(name string) bool {
+	args := c.args
+	has := func(letters string, words ...string) bool {
+		return slices.ContainsFunc(args, func(a shellWord) bool {
+			return cluster(a.text) && strings.ContainsAny(a.text, letters) || slices.Contains(words, a.text)
+		})
+	}
+	switch name {
+	case "tar", "bsdtar", "gtar":
+		if len(args) == 0 || !tarReads.MatchString(args[0].text) && !has("c", "--create") {
+			return false
+		}
+	case "zip", "scp", "grep", "egrep", "fgrep":
+		if !has("rR", "--recursive", "--recurse-paths") {
+			return false
+		}
+	case "cp":
+		if !has("rRa", "--recursive", "--archive") {
+			return false
+		}
+	case "rg":
+		if !has(".u", "--hidden") {
+			return false
+		}
+	case "rsync", "rclone", "gsutil", "restic", "borg":
+	case "aws":
+		if !has("", "sync", "--recursive") {
+			return false
+		}
+	default:
+		return false
+	}
+	if copying[name] || name == "rclone" || name == "gsutil" || name == "aws" {
+		args = args[:max(len(args)-1, 0)]
+	}
+	for i, a := range args {
+		if i > 0 && (args[i-1].text == "-C" || args[i-1].text == "--directory" || strings.HasPrefix(args[i-1].text, "--exclude")) {
+			continue
+		}
+		if wholeFolder.MatchString(strings.ToLower(a.text)) {
+			return true
+		}
+	}
+	return false
+}
+
+// sends are programs that are told on standard input which files to send.
+var sends = setOf("sftp ftp lftp cpio")
+
+// connecting are programs that take an address among other things in a word.
+var connecting = setOf("curl ssh autossh socat nc ncat")
+
+// listing tells whether a silent program is told to take names from a file:
+// those that it does not find it shows.
+func listing(name, option string) bool {
+	option, _, _ = strings.Cut(option, "=")
+	switch option {
+	case "--files0-from", "-files0-from":
+		return true
+	case "-f", "--files-from":
+		return name == "file"
+	case "-c", "--check":
+		return strings.HasSuffix(name, "sum")
+	}
+	return false
+}
+
+var sedFiles = regexp.MustCompile(`(?:^|[;{}\n0-9$/!])\s*[rRwW]\s*([^\s;}]+)`)
+
+// fileVariables are variables that name a file of credentials.
+var fileVariables = map[string]string{
+	"KUBECONFIG": "kubeconfig", "GOOGLE_APPLICATION_CREDENTIALS": "cloud-credentials", "AWS_SHARED_CREDENTIALS_FILE": "cloud-credentials",
+	"AWS_CONFIG_FILE": "cloud-credentials", "AWS_WEB_IDENTITY_TOKEN_FILE": "service-account-token", "AZURE_FEDERATED_TOKEN_FILE": "service-account-token",
+	"NETRC": "client-passwords", "PGPASSFILE": "client-passwords", "VAULT_TOKEN_FILE": "client-passwords", "NPM_CONFIG_USERCONFIG": "client-passwords",
+	"KRB5CCNAME": "kerberos-tickets", "HISTFILE": "history-file", "CLOUDSDK_CONFIG": "cloud-credentials", "DOCKER_CONFIG": "docker-auth",
+}
+
+var variableName = regexp.MustCompile(`\$([A-Za-z_][A-Za-z0-9_]*)`)
+
+// namedFiles lists the files of variables that are not set in the text.
+func namedFiles(w shellWord) []*exposure {
+	if !w.unknown {
+		return nil
+	}
+	var found []*exposure
+	for _, m := range variableName.FindAllStringSubmatch(w.text, 8) {
+		if id, ok := fileVariables[m[1]]; ok {
+			found = append(found, byID[id])
+		}
+	}
+	return found
+}
+
+var (
+	jqEnvironment = regexp.MustCompile(`(?:^|[\s|(\[,;:])env\s*(?:$|[|.\[\]),;}]|as\s)|\$ENV\b|\$__prog_env\b`)
+	yqEnvironment = regexp.MustCompile(`(?:^|[\s|(\[,;:=])(?:str)?env\(|\benvsubst\b`)
+	psLetters     = regexp.MustCompile(`^[aAcefghjklmnNopqrsStTuUvwxXZ]*e[aAcefghjklmnNopqrsStTuUvwxXZ]*$`)
+)
+
+// environmentShown tells what the patterns of the catalogue cannot: whether a
+// filter asks for the environment, and what the letters are that ps has.
+func (c *shellCommand) environmentShown(name string) bool {
+	switch name {
+	case "jq", "gojq", "jaq":
+		for i, a := range c.args { // --arg env x names a variable
+			if jqEnvironment.MatchString(a.text) && !strings.HasPrefix(a.text, "-") && !slices.ContainsFunc(c.args[max(i-2, 0):i], func(a shellWord) bool { return strings.HasPrefix(a.text, "--arg") }) {
+				return true
+			}
+		}
+	case "yq":
+		return slices.ContainsFunc(c.args, func(a shellWord) bool { return yqEnvironment.MatchString(a.text) })
+	case "ps":
+		for i, a := range c.args {
+			takes := i > 0 && cluster(c.args[i-1].text) && strings.ContainsAny(c.args[i-1].text[len(c.args[i-1].text)-1:], "CGgNoOpqstuUk")
+			if a.text == "-E" || !takes && psLetters.MatchString(a.text) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // reader are programs that show what a word names: one that the shell makes of
@@ -291,11 +458,11 @@ func (c *shellCommand) variablesShown(name string) []*exposure {
 		return w.unknown && (w.indirect || secretName.MatchString(w.text))
 	}
 	switch name {
-	case "echo", "printf", "print", "write", "wall", "logger", "say":
+	case "echo", "printf", "print", "write", "wall", "logger", "say", "dig", "nslookup", "host", "ping", "ping6", "drill", "getent":
 		if slices.ContainsFunc(c.args, shown) {
 			return []*exposure{byID[idSecretVariable]}
 		}
-	case "cat", "tee", "base64", "xxd", "od", "rev", "head", "tail", "curl", "wget", "nc", "ncat", "mail", "sendmail", "sort", "tr":
+	case "cat", "tee", "base64", "xxd", "od", "rev", "head", "tail", "curl", "wget", "nc", "ncat", "mail", "sendmail", "sort", "tr", "envsubst":
 		if slices.ContainsFunc(c.stdin, secretName.MatchString) {
 			return []*exposure{byID[idSecretVariable]}
 		}
@@ -308,6 +475,12 @@ func (c *shellCommand) sqlTexts(name string) []string {
 	options, ok := sqlClients[name]
 	if !ok {
 		return nil
+	}
+	use := ""
+	if (name == "mysql" || name == "mariadb") && slices.ContainsFunc(c.args, func(a shellWord) bool {
+		return a.text == "mysql" || a.text == "--database=mysql" || a.text == "-Dmysql"
+	}) {
+		use = "USE mysql; "
 	}
 	texts := slices.Clone(c.stdin)
 	if slices.ContainsFunc(c.args, streamed) {
@@ -325,6 +498,9 @@ func (c *shellCommand) sqlTexts(name string) []string {
 		case !strings.HasPrefix(a.text, "-") && sqlVerbs.MatchString(a.text) && strings.ContainsAny(a.text, " \n\t/("):
 			texts = append(texts, a.text)
 		}
+	}
+	for i := range texts {
+		texts[i] = use + texts[i]
 	}
 	return texts
 }

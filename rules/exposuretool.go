@@ -22,7 +22,11 @@ func (x *exposer) writes() bool {
 // place looks at a text that may be a path, an address, or an operation of an
 // API, as a whole.
 func (x *exposer) place(s, at string) {
-	if len(s) > 4096 || strings.ContainsAny(s, "\n\r") {
+	if strings.ContainsAny(s, "\n\r") {
+		return
+	}
+	if len(s) > 4096 { // no path, but an URL may go on
+		x.add(at, address(s)...)
 		return
 	}
 	spaced := strings.ContainsAny(s, " \t")
