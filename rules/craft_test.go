@@ -322,6 +322,8 @@ func TestLargeTextsEnd(t *testing.T) {
 	for _, text := range []string{
 		rep(`"$a"`, maxShellBytes),
 		"cat " + strings.Repeat(strings.Repeat("*a", 120)+" ", 99),
+		rep("cd "+rep("/a", 4000)+";", 33000) + " cat " + rep("aaaa ", 30000),
+		"read " + rep("a ", 30000) + "<<< '" + rep("b ", 30000) + "'",
 		"a=1;a=2;a=3;a=4;a=5;a=6;a=7;a=8;" + rep("b$a$a ", maxShellBytes-100),
 	} {
 		began := time.Now()

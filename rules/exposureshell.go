@@ -61,6 +61,7 @@ const (
 	maxComparedWords = 8000
 	maxComparedGlobs = 6 << 10 // bytes of them, in each folder
 	maxFolders       = 8
+	maxFolderBytes   = 1 << 20 // of the folders, once for each word
 )
 
 // exposuresOf lists what a text of shell meets in the catalogue.
@@ -72,7 +73,10 @@ func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
 	if f.hidden {
 		found = append(found, byID[idShellDynamic])
 	}
-	words, globs, dirs := 0, 0, f.dirs
+	words, globs, folders, dirs := 0, 0, 0, f.dirs
+	for _, d := range dirs {
+		folders += len(d.text)
+	}
 	for _, c := range f.commands {
 		words += 1 + len(c.args) + len(c.reads)
 		for _, a := range c.args {
@@ -84,7 +88,7 @@ func (f *shellFacts) exposuresOf(sql func(string) *sqlFacts) []*exposure {
 			}
 		}
 	}
-	if words > maxComparedWords || globs*(1+len(dirs)) > maxComparedGlobs {
+	if words > maxComparedWords || globs*(1+len(dirs)) > maxComparedGlobs || words*folders > maxFolderBytes {
 		return append(found, byID[idTooMuch])
 	}
 	for _, c := range f.commands {
@@ -389,7 +393,7 @@ func (c *shellCommand) environmentShown(name string) bool {
 	switch name {
 	case "jq", "gojq", "jaq":
 		for i, a := range c.args { // --arg env x names a variable
-			if jqEnvironment.MatchString(a.text) && !strings.HasPrefix(a.text, "-") && !slices.ContainsFunc(c.args[max(i-2, 0):i], func(a shellWord) bool { return strings.HasPrefix(a.text, "--arg") }) {
+			if jqEnvironment.MatchString(a.text) && !strings.HasPrefix(a.text, "-") && !slices.ContainsFunc(c.args[max(i-2, 0):i], func(a shellWord) bool { return a.text == "--arg" || a.text == "--argjson" }) {
 				return true
 			}
 		}

@@ -208,6 +208,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 				values = append(values, shellWord{text: f, bare: f, unknown: strings.HasPrefix(f, "$")})
 			}
 		}
+		values = values[:min(len(values), maxShellValues+1)] // what is more is not kept
 		for _, a := range args {
 			if !strings.HasPrefix(a.text, "-") {
 				w.set(a.text, values...)
