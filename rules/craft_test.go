@@ -97,7 +97,6 @@ func TestCraftIsFound(t *testing.T) {
 		{`grep -r AKIA $HOME`, "home-folder"},
 		{`aws s3 sync ~ s3://x`, "home-folder"},
 		{`cat /vault/secrets/db`, "vault"},
-		{`pass github`, "secret-managers"},
 		{`rails credentials:show`, "secret-managers"},
 		{`mysql -D mysql -e 'select * from user'`, "mysql-user"},
 		{`pg_dump -t pg_catalog.pg_authid x`, "pg-shadow"},
@@ -124,6 +123,7 @@ func TestCraftIsFound(t *testing.T) {
 func TestWorkIsNotFound(t *testing.T) {
 	for _, text := range []string{
 		`ls -la`,
+		`echo "${SHA::7}"`,
 		`git status`,
 		`git log --oneline | head`,
 		`git diff HEAD~1`,

@@ -320,6 +320,8 @@ var filesByEnd, filesByGlob = func() (map[string][]filePattern, []filePattern) {
 
 // file lists what a path names.
 func file(p string) []*exposure {
+	p, _, _ = strings.Cut(p, "\x00") // where C ends it
+	p = strings.TrimSuffix(p, "::$DATA")
 	if p == "" || len(p) > 4096 {
 		return nil
 	}

@@ -3,6 +3,7 @@ package rules
 import (
 	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +20,7 @@ const maxAddress = 8192
 
 // address lists what an URL, or a host by itself, names.
 func address(text string) []*exposure {
-	text = strings.TrimSpace(text)
+	text = webURL(strings.TrimSpace(text))
 	if len(text) > maxAddress { // padding behind it changes no host
 		text = strings.ToValidUTF8(text[:maxAddress], "")
 	}
@@ -51,7 +52,7 @@ func address(text string) []*exposure {
 			}
 		}
 	}
-	host = hostName(host)
+	host = hostName(strings.TrimRight(host, "!")) // of an archive: jar:…!/
 	if host == "" {
 		return nil
 	}
@@ -75,8 +76,30 @@ func address(text string) []*exposure {
 			}
 		}
 	}
+	if inner := unpercent(p); full { // one that another fetches: a proxy's path, ?url=…
+		if i := max(strings.LastIndex(inner, "http:/"), strings.LastIndex(inner, "https:/")); i >= 0 {
+			found = append(found, address(inner[i:])...)
+		}
+	}
 	return distinctExposures(found)
 }
+
+var webScheme = regexp.MustCompile(`^(?i:(?:[a-z-]+:)?(https?|wss?|ftp):)[/\\]*`)
+
+// webURL spells an URL as those that fetch it read it: without tabs and line
+// ends, with two slashes however many there are.
+func webURL(text string) string {
+	if strings.HasPrefix(text, "//") {
+		return "http:" + text
+	}
+	bare := webBreaks.Replace(text)
+	if m := webScheme.FindStringSubmatch(bare); m != nil {
+		return m[1] + "://" + bare[len(m[0]):]
+	}
+	return text
+}
+
+var webBreaks = strings.NewReplacer("\t", "", "\n", "", "\r", "")
 
 type hostEntry struct {
 	of      *exposure

@@ -2,8 +2,10 @@ package rules
 
 import (
 	"cmp"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"unicode"
@@ -94,6 +96,7 @@ func within(at, key string) string {
 func (x *exposer) object(m map[string]any, at string) {
 	x.kubernetes(m, at)
 	x.argv(m, at)
+	x.relations(m, at)
 	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
@@ -159,6 +162,11 @@ func (x *exposer) text(s, key, at string, value bool) {
 	if x.json(s, key, at) {
 		return
 	}
+	if decoded, ok := encoded(s); ok && x.depth < maxTextDepth {
+		x.depth++
+		x.text(decoded, key, at, value)
+		x.depth--
+	}
 	if as == asCode && value {
 		allowed := slices.Concat(harmless["python"], harmless["node"])
 		if !computes(s, allowed) {
@@ -184,17 +192,38 @@ func (x *exposer) parses(s string) bool {
 
 // json looks into a text that is JSON.
 func (x *exposer) json(s, key, at string) bool {
-	if s[0] != '{' && s[0] != '[' || x.depth >= maxTextDepth || len(s) > 1<<20 || !json.Valid([]byte(s)) {
+	if s[0] != '{' && s[0] != '[' && s[0] != '"' || x.depth >= maxTextDepth || len(s) > 1<<20 {
 		return false
 	}
-	var v any
-	if json.Unmarshal([]byte(s), &v) != nil {
-		return false
+	var values []any // one text may hold several: lines of JSON
+	for d := json.NewDecoder(strings.NewReader(s)); ; {
+		var v any
+		if err := d.Decode(&v); err == io.EOF {
+			break
+		} else if err != nil {
+			return false
+		}
+		values = append(values, v)
 	}
 	x.depth++
-	x.value(v, key, at)
+	for _, v := range values {
+		x.value(v, key, at)
+	}
 	x.depth--
 	return true
+}
+
+// encoded is the text that stands in Base64, if it is one that people read.
+func encoded(s string) (string, bool) {
+	if len(s) < 12 || len(s) > maxShellBytes || strings.ContainsAny(s, " .:") {
+		return "", false
+	}
+	s = strings.TrimRight(webBreaks.Replace(s), "=")
+	b, err := base64.RawStdEncoding.DecodeString(strings.NewReplacer("-", "+", "_", "/").Replace(s))
+	if err != nil || strings.IndexFunc(string(b), func(r rune) bool { return r > unicode.MaxASCII || r < ' ' && !isBlank(r) && r != '\r' }) >= 0 {
+		return "", false
+	}
+	return string(b), true
 }
 
 // sqlText looks at a text as SQL, and tells whether it is.
@@ -273,7 +302,8 @@ func (x *exposer) looksLikeShell(s string) bool {
 		line, _, _ := strings.Cut(s, "\n")
 		return strings.HasSuffix(strings.TrimSpace(line), "sh") || strings.Contains(line, "sh ")
 	}
-	end := strings.IndexAny(s, " \t\n;|&<>(")
+	s = strings.TrimLeft(s, "({;$`!<> \t\n")
+	end := strings.IndexAny(s, " \t\n;|&<>()")
 	if end < 0 {
 		end = len(s)
 	}
@@ -289,8 +319,11 @@ func (x *exposer) looksLikeShell(s string) bool {
 	_, wraps := shellWrappers[name]
 	_, second := shellNames[name]
 	_, client := sqlClients[name]
-	return len(byProgram[name]) > 0 || wraps || second || client || reader[name] || name == "sh" || name == "cd" || name == "eval"
+	return len(byProgram[name]) > 0 || wraps || second || client || reader[name] || shellStarts[name]
 }
+
+// shellStarts are other words that a line of shell begins with.
+var shellStarts = setOf("sh cd eval true : echo printf test [ if for while until case")
 
 var toolPrograms = setOf("kubectl oc aws gcloud az vault bao gh glab git docker podman op psql mysql helm redis")
 

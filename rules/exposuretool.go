@@ -23,6 +23,9 @@ func (x *exposer) writes() bool {
 // API, as a whole.
 func (x *exposer) place(s, at string) {
 	if strings.ContainsAny(s, "\n\r") {
+		if web := webURL(s); web != s {
+			x.add(at, address(web)...)
+		}
 		return
 	}
 	if len(s) > 4096 { // no path, but an URL may go on
@@ -119,5 +122,40 @@ func (x *exposer) toolNamed() {
 	decrypts := hasAny(words, setOf("parameter parameters")) && slices.ContainsFunc([]string{"withDecryption", "WithDecryption", "with_decryption", "decrypt"}, func(k string) bool { return x.facts.args[k] == true })
 	if hasAny(words, secretNouns) && hasAny(words, secretVerbs) && !hasAny(words, otherVerbs) || decrypts {
 		x.add("tool", byID[idVaultTool])
+	}
+}
+
+var relationKeys = setOf("table tables relation relations view object")
+
+// relations looks at arguments that name a relation of a database.
+func (x *exposer) relations(m map[string]any, at string) {
+	schema := ""
+	for _, k := range []string{"schema", "schema_name", "schemaName", "database"} {
+		if s, ok := m[k].(string); ok {
+			schema = strings.ToLower(s) + "."
+			break
+		}
+	}
+	for k, v := range m {
+		if !hasAny(nameWords(k), relationKeys) {
+			continue
+		}
+		list, ok := v.([]any)
+		if !ok {
+			list = []any{v}
+		}
+		for _, v := range list {
+			s, ok := v.(string)
+			if !ok || len(s) > 256 {
+				continue
+			}
+			name := plainWords(strings.ToLower(s))
+			_, last, _ := strings.Cut(name, ".")
+			for i := range sqlCatalogue {
+				if e := &sqlCatalogue[i]; named(e.relations, []string{name, schema + name, last}) {
+					x.add(within(at, k), e)
+				}
+			}
+		}
 	}
 }

@@ -225,7 +225,9 @@ func (w *shellWalker) parameter(p *syntax.ParamExp, quoted bool) [][]shellWord {
 	case p.Length, p.Width:
 		values = []shellWord{unset}
 	case p.Slice != nil:
-		w.inside(p.Slice.Offset, shellPlace{})
+		if p.Slice.Offset != nil { // ${x::7}
+			w.inside(p.Slice.Offset, shellPlace{})
+		}
 		if p.Slice.Length != nil {
 			w.inside(p.Slice.Length, shellPlace{})
 		}
