@@ -144,6 +144,10 @@ func (x *exposer) relations(m map[string]any, at string) {
 		if !ok {
 			list = []any{v}
 		}
+		if len(list) > 1000 {
+			x.add(within(at, k), byID[idTooMuch])
+			continue
+		}
 		for _, v := range list {
 			s, ok := v.(string)
 			if !ok || len(s) > 256 {
