@@ -146,7 +146,7 @@ func (x *exchange) endFrozen(events int, why *freeze.Stopped) error {
 
 // cancelLimit is how long an upstream may take to hear that a call is
 // cancelled.
-const cancelLimit = 5 * time.Second
+const cancelLimit = 10 * time.Second
 
 // cancelUpstream tells the upstream that a call is cancelled. In the legacy era
 // a connection that closes does not say so (2025-11-25, streamable HTTP,
@@ -173,11 +173,15 @@ func (x *exchange) cancelUpstream() {
 	if v := x.r.Header.Get("Mcp-Protocol-Version"); v != "" {
 		header.Set("Mcp-Protocol-Version", v)
 	}
+	inject := x.inject
+	if at, _ := x.force.policy.Server(x.server); at.URL != "" && inject.Cert == "" {
+		inject.Key = "" // the same freeze ends the lease, and what is under way with it: this still goes out
+	}
 	x.cleanup = append(x.cleanup, func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(x.r.Context()), cancelLimit)
 		defer cancel()
 		reply, err := up.Send(ctx, &upstream.Request{
-			Verb: http.MethodPost, Header: header, Body: note, Message: m, Session: x.session, Holder: x.ownerKey(), Inject: x.inject,
+			Verb: http.MethodPost, Header: header, Body: note, Message: m, Session: x.session, Holder: x.ownerKey(), Inject: inject,
 		})
 		if err == nil {
 			err = reply.Close()

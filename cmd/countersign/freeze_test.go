@@ -139,7 +139,14 @@ func TestFreezeEverything(t *testing.T) {
 	for range 2 {
 		<-cancelled
 	}
-	<-told // the legacy era's way to cancel
+	p.await("the legacy era's way to cancel", func() bool {
+		select {
+		case <-told:
+			return true
+		default:
+			return false
+		}
+	})
 	if got := <-streamed; !strings.Contains(got, ": frozen by operator uid ") || !strings.Contains(got, "incident 42") {
 		t.Errorf("the stream ended with %q", got)
 	}
