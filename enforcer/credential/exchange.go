@@ -13,9 +13,9 @@ import (
 // Exchange has an issuer give a token for the caller's own (RFC 8693): what an
 // upstream takes that knows no Vault, but the same people.
 //
-// Nothing of it is on disk. Should this process die, or an answer be lost, its
-// tokens live on until the issuer's time is up, which Spec.TTL bounds: a token that lives longer is
-// taken only from an issuer that revokes.
+// Nothing of it is on disk. Should this process die, its tokens live on until
+// the issuer's time is up: a token is taken only if that is within Spec.TTL. So
+// does one whose answer is lost, for as long as the issuer gave it.
 type Exchange struct {
 	Issuer   string   // must be among Config.Issuers
 	Audience []string // at least one of audience and resource
@@ -96,30 +96,41 @@ func (m *Minter) exchange(ctx context.Context, e *entry) error {
 	var answer tokenAnswer
 	// Cut short, it would leave a token that nobody can give back: a stop waits
 	// for the answer, which has a limit of its own.
-	if err := by.post(context.WithoutCancel(ctx), at.Token, form, &answer); err != nil {
+	err = by.post(context.WithoutCancel(ctx), at.Token, form, &answer)
+	// An answer of the wrong shape may hold a token all the same.
+	if herr := m.hold(e, &issued{by: by, revoke: at.Revocation}, answer.AccessToken, answer.RefreshToken); err == nil {
+		err = herr
+	}
+	if err != nil {
 		return m.worded(x.doing(), err)
 	}
-	return m.takeIssued(ctx, e, by, at, answer)
+	return m.takeIssued(ctx, e, answer)
 }
 
-// takeIssued makes an answer the entry's secret. From here on there is
-// something to give back, whatever is wrong with it.
-func (m *Minter) takeIssued(ctx context.Context, e *entry, by *issuer, at metadata, answer tokenAnswer) error {
-	x := e.spec.Exchange
-	e.issued = &issued{by: by, revoke: at.Revocation}
-	for _, token := range []string{answer.AccessToken, answer.RefreshToken} {
-		if token == "" {
-			continue
-		}
-		e.issued.tokens = append(e.issued.tokens, token)
+// hold masks what an issuer gave. From here on there is something to give back,
+// whatever is wrong with it.
+func (m *Minter) hold(e *entry, given *issued, tokens ...string) error {
+	given.tokens = slices.DeleteFunc(tokens, func(t string) bool { return t == "" })
+	if len(given.tokens) > 0 {
+		e.issued = given
+	}
+	for _, token := range given.tokens {
 		if err := m.mask(e, token); err != nil {
-			return fmt.Errorf("%s: %w", x.doing(), err)
+			return &oauthError{ErrDeclined, err.Error()}
 		}
 	}
+	return nil
+}
+
+// takeIssued makes an answer the entry's secret.
+func (m *Minter) takeIssued(ctx context.Context, e *entry, answer tokenAnswer) error {
+	x := e.spec.Exchange
 	e.expires = e.end
 	if answer.ExpiresIn > 0 { // in seconds; more than a century is as good as one
 		e.expires = e.made.Add(time.Duration(min(answer.ExpiresIn, 100*365*86400)) * time.Second)
-		e.issued.expires = e.expires
+		if e.issued != nil && answer.RefreshToken == "" { // whose end nobody tells
+			e.issued.expires = e.expires
+		}
 	}
 	problem := ""
 	switch {
@@ -131,8 +142,13 @@ func (m *Minter) takeIssued(ctx context.Context, e *entry, by *issuer, at metada
 		problem = "its answer is not said to be an access token (issued_token_type)"
 	case x.Scope != "" && !within(answer.Scope, x.Scope):
 		problem = "its token may do more than was asked for (scope)"
-	case at.Revocation == "" && (answer.ExpiresIn <= 0 || e.expires.After(e.end.Add(time.Second))):
-		problem = fmt.Sprintf("its token would outlive the credential's ttl of %s, and it revokes none: give tokens for this client a shorter life", e.spec.TTL)
+	case answer.RefreshToken != "":
+		problem = "its answer holds a refresh token, which would outlive the credential: have it give this client none"
+	case answer.ExpiresIn <= 0:
+		problem = "its answer does not say for how many seconds the token lives (expires_in), which may be no longer than the credential's ttl"
+	case e.expires.After(e.end.Add(time.Second)):
+		problem = fmt.Sprintf("its token lives for %s, and would outlive the credential's ttl of %s: give tokens for this client a shorter life, or the credential a longer ttl",
+			e.expires.Sub(e.made), e.spec.TTL)
 	}
 	if problem != "" {
 		return fmt.Errorf("%s: %w: %s", x.doing(), ErrDeclined, problem)

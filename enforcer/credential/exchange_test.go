@@ -27,6 +27,7 @@ type swap struct {
 	issuer *issuer.Issuer
 	client issuer.Client
 	us     credential.IssuerClient
+	now    func() time.Time // nil: time.Now
 }
 
 func startIssuer(t *testing.T) *issuer.Issuer {
@@ -60,7 +61,7 @@ func (s *swap) open() *swap {
 	s.t.Helper()
 	s.issuer.Register(s.client)
 	cfg := s.config(nil, nil)
-	cfg.Issuers = []credential.IssuerClient{s.us}
+	cfg.Issuers, cfg.Now = []credential.IssuerClient{s.us}, s.now
 	m, err := credential.Open(s.t.Context(), cfg)
 	if err != nil {
 		s.t.Fatal(err)
@@ -203,9 +204,13 @@ func TestExchangeRefused(t *testing.T) {
 		"an empty answer":   {issuer: answers("access_token", ""), want: credential.ErrDeclined, says: "holds no access_token"},
 		"a short token":     {issuer: answers("access_token", "x7"), says: "under 6 bytes cannot be masked"},
 		"too wide a scope":  {issuer: answers("scope", "read write"), want: credential.ErrDeclined, says: "may do more than was asked for"},
-		"a strange expiry":  {issuer: answers("expires_in", []int{1}), want: credential.ErrDeclined, says: "right shape"},
-		"a token for ever":  {issuer: answers("expires_in", nil), us: func(s *swap) { s.issuer.Revokes(false) }, want: credential.ErrDeclined, says: "would outlive the credential's ttl of 1h0m0s"},
-		"a token for a day": {issuer: func(x *issuer.Exchange) { x.Lifetime = 24 * time.Hour }, us: func(s *swap) { s.issuer.Revokes(false) }, want: credential.ErrDeclined, says: "would outlive"},
+		"a strange expiry":  {issuer: answers("expires_in", []int{1}), want: credential.ErrDeclined, says: "does not say for how many seconds"},
+		"a strange scope":   {issuer: answers("scope", []string{"read"}), want: credential.ErrDeclined, says: "right shape"},
+		"a token for ever":  {issuer: answers("expires_in", nil), want: credential.ErrDeclined, says: "does not say for how many seconds"},
+		"a token of before": {issuer: answers("expires_in", -60), want: credential.ErrDeclined, says: "does not say for how many seconds"},
+		"a token for a day": {issuer: func(x *issuer.Exchange) { x.Lifetime = 24 * time.Hour }, want: credential.ErrDeclined, says: "lives for 24h0m0s, and would outlive the credential's ttl of 1h0m0s"},
+		"and a refresh one": {issuer: answers("refresh_token", "refresh-0123456789"), want: credential.ErrDeclined, says: "holds a refresh token"},
+		"for good":          {issuer: func(x *issuer.Exchange) { x.Lifetime = 24 * time.Hour }, us: func(s *swap) { s.issuer.Revokes(false) }, want: credential.ErrDeclined, says: "would outlive"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newSwap(t, i, tt.issuer)
@@ -225,13 +230,53 @@ func TestExchangeRefused(t *testing.T) {
 			}
 			s.close()
 			s.want()
-			if name != "an empty answer" && name != "a short token" && name != "a token for ever" && name != "a token for a day" && name != "a strange expiry" {
+			if name != "an empty answer" && name != "a short token" && name != "for good" {
 				if n := len(s.issuer.Alive()) - alive; n != 0 {
 					t.Errorf("%d live", n)
 				}
 			}
 		})
 	}
+}
+
+// A refresh token that nobody asked for is given back, however long the way
+// there is closed: that the access token has expired says nothing of it.
+func TestExchangeGivesARefreshTokenBack(t *testing.T) {
+	s := newSwap(t, startIssuer(t), answers("refresh_token", "refresh-0123456789"))
+	now, mu := time.Now(), sync.Mutex{}
+	s.now = func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	}
+	s.open()
+	closed, back := make(chan struct{}, 1), make(chan string, 8)
+	open := false
+	s.issuer.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/revoke" {
+			return false
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		if !open {
+			open, now = true, now.Add(30*time.Minute)
+			w.WriteHeader(http.StatusServiceUnavailable)
+			closed <- struct{}{}
+			return true
+		}
+		back <- r.PostFormValue("token")
+		return true
+	})
+	if _, err := s.Acquire(t.Context(), "h1", "c_1", s.of("alice")); !errors.Is(err, credential.ErrDeclined) {
+		t.Errorf("got %v", err)
+	}
+	<-closed
+	for token := range back {
+		if token == "refresh-0123456789" {
+			break
+		}
+	}
+	s.close()
 }
 
 // answers has one member of the answer be another.

@@ -65,22 +65,19 @@ type tokenAnswer struct {
 	RefreshToken string  `json:"refresh_token"`
 }
 
-// seconds is a number, or a text that holds one, as some issuers have it.
+// seconds is a number, or a text that holds one, as some issuers have it; 0
+// for anything else: an answer that cannot be read whole holds a token all the
+// same, which has to be given back.
 type seconds int64
 
 func (s *seconds) UnmarshalJSON(b []byte) error {
-	if string(b) == "null" {
+	var f json.Number
+	if json.Unmarshal([]byte(strings.Trim(string(b), `"`)), &f) != nil {
 		return nil
 	}
-	var f json.Number
-	if err := json.Unmarshal([]byte(strings.Trim(string(b), `"`)), &f); err != nil {
-		return errors.New("expires_in is not a number")
+	if n, err := f.Float64(); err == nil && n > -1e12 && n < 1e12 {
+		*s = seconds(n)
 	}
-	n, err := f.Float64()
-	if err != nil || n != n || n > 1e12 || n < -1e12 {
-		return errors.New("expires_in is not a number of seconds")
-	}
-	*s = seconds(n)
 	return nil
 }
 
@@ -175,7 +172,7 @@ func (i *issuer) discover(ctx context.Context) (metadata, error) {
 	path := strings.TrimSuffix(u.Path, "/")
 	var m metadata
 	for _, at := range []string{"/.well-known/oauth-authorization-server" + path, path + "/.well-known/openid-configuration"} {
-		u.Path = at
+		u.Path, m = at, metadata{}
 		req, rerr := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 		if rerr != nil {
 			return metadata{}, rerr
