@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func withPrivate(dir string) func(*StdioConfig) {
@@ -85,6 +86,40 @@ func TestStdioPrivateFiles(t *testing.T) {
 	closeUpstream(t, u)
 	if rest, err := os.ReadDir(dir); err != nil || len(rest) != 0 {
 		t.Errorf("after the end: %v %v", rest, err)
+	}
+}
+
+// A lease may end while a message that needs it waits for room for its process:
+// none is started with it then, since nobody would end it again.
+func TestStdioStartsNothingWithALeaseThatEnded(t *testing.T) {
+	dir := t.TempDir()
+	u := open(t, "stubborn", withPrivate(dir), func(cfg *StdioConfig) { cfg.MaxProcesses, cfg.Grace = 1, time.Hour })
+	first := withFile(1, "one")
+	first.Message, first.Body = modern(1, "ping").Message, modern(1, "ping").Body
+	if _, err := answer(t, u, first); err != nil {
+		t.Fatal(err)
+	}
+	var one *process
+	u.mu.Lock()
+	for p := range u.procs {
+		one = p
+	}
+	u.mu.Unlock()
+	u.EndKey("one")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := u.Send(t.Context(), withFile(2, "two"))
+		ended <- err
+	}()
+	waitFor(t, u, func() bool { return u.leases["two"] != nil })
+	u.EndKey("two")
+	one.kill(ErrDead)
+	if err := <-ended; !errors.Is(err, errKeyEnded) || !errors.Is(err, ErrNotSent) {
+		t.Errorf("got %v", err)
+	}
+	waitFor(t, u, func() bool { return len(u.procs) == 0 })
+	if rest, err := os.ReadDir(dir); err != nil || len(rest) != 0 || len(u.leases) != 0 {
+		t.Errorf("left: %v %v %v", rest, u.leases, err)
 	}
 }
 

@@ -272,6 +272,9 @@ func (u *stdio) EndKey(key string) {
 		return
 	}
 	u.mu.Lock()
+	if l := u.leases[key]; l != nil {
+		l.ended = true
+	}
 	var ending []*process
 	for p := range u.procs {
 		if p.slot.key == key {
@@ -340,6 +343,10 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 			u.mu.Unlock()
 			return nil, ErrClosed
 		}
+		if l := u.leases[at.key]; l != nil && l.ended {
+			u.mu.Unlock()
+			return nil, fmt.Errorf("%w: %w", ErrDead, errKeyEnded)
+		}
 		if err := u.restarts.allow(holder, u.cfg.Now()); err != nil {
 			u.mu.Unlock()
 			return nil, err
@@ -379,15 +386,21 @@ func (u *stdio) spawn(ctx context.Context, s *session, at slot, inject Injection
 		return nil, err
 	}
 	u.mu.Lock()
-	over := u.traffic.closed
+	var over error
+	if l := u.leases[at.key]; u.traffic.closed {
+		over = ErrClosed
+	} else if l != nil && l.ended { // while it was started: EndKey did not see it
+		over = fmt.Errorf("%w: %w", ErrDead, errKeyEnded)
+	}
 	if !p.ended {
 		u.procs[p] = struct{}{}
 	}
-	p.ours = p.ours || over
+	p.ours = p.ours || over != nil
 	u.mu.Unlock()
-	if over {
-		p.end(ErrClosed)
-		return nil, ErrClosed
+	if over != nil {
+		p.end(over)
+		u.forget(p.private)
+		return nil, over
 	}
 	return p, nil
 }

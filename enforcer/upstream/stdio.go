@@ -64,12 +64,20 @@ type stdio struct {
 	restarts restarts
 	procs    map[*process]struct{}
 	sessions map[string]*session
+	leases   map[string]*lent // of the messages that are being delivered, by key
 	wait     sync.WaitGroup
 	freed    chan struct{} // closed and replaced when a process has ended
 }
 
 // slot is what a modern process belongs to; of a legacy one only the key counts.
 type slot struct{ holder, key string }
+
+// lent is a lease that messages need which are being delivered: should it end,
+// no process is started with it any more.
+type lent struct {
+	needed int
+	ended  bool
+}
 
 // call is one request in flight.
 type call struct {
@@ -105,7 +113,7 @@ func Stdio(cfg StdioConfig) Upstream {
 	}
 	u := &stdio{
 		cfg: cfg, chatter: &chatter{say: cfg.Stderr, now: cfg.Now}, traffic: traffic{calm: calm}, restarts: restarts{},
-		procs: map[*process]struct{}{}, sessions: map[string]*session{}, freed: make(chan struct{}),
+		procs: map[*process]struct{}{}, sessions: map[string]*session{}, leases: map[string]*lent{}, freed: make(chan struct{}),
 		after: func(d time.Duration, f func()) { time.AfterFunc(d, f) },
 	}
 	u.SetLimits(cfg.MaxMessage, cfg.MaxDepth)
@@ -116,6 +124,9 @@ func Stdio(cfg StdioConfig) Upstream {
 func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 	u.mu.Lock()
 	leave, err := u.traffic.enter(&u.mu, r)
+	if err == nil {
+		defer u.need(r.Inject.Key)()
+	}
 	u.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -146,6 +157,23 @@ func (u *stdio) Send(ctx context.Context, r *Request) (*Reply, error) {
 		return nil, late
 	}
 	return reply, err
+}
+
+// need notes that a message needs a lease. Called with u.mu held, done without.
+func (u *stdio) need(key string) (done func()) {
+	l := u.leases[key]
+	if l == nil {
+		l = &lent{}
+		u.leases[key] = l
+	}
+	l.needed++
+	return func() {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		if l.needed--; l.needed == 0 {
+			delete(u.leases, key)
+		}
+	}
 }
 
 // deliver sends a message. All that comes before the first message of its
