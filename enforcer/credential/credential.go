@@ -416,13 +416,14 @@ func (m *Minter) Revoke(ctx context.Context, why string, cut func(key string), m
 	return infos
 }
 
-// Leases lists the live leases, sorted by Key.
+// Leases lists the live leases, sorted by Key, those included that nobody will
+// use: they ended while they were being minted, and are not revoked yet.
 func (m *Minter) Leases() []LeaseInfo {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var out []LeaseInfo
 	for _, e := range m.all {
-		if e.minted {
+		if e.minted || e.doomed || e.failed {
 			out = append(out, e.info())
 		}
 	}

@@ -62,7 +62,7 @@ func (e *entry) until() time.Time {
 
 // info describes the entry. Called with mu held.
 func (e *entry) info() LeaseInfo {
-	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Call: e.call, PerCall: e.spec.PerCall, Uses: e.uses, LastUsed: e.lastUsed, Ending: e.ending || e.last, Failed: e.failed}
+	l := LeaseInfo{Key: e.key, Name: e.spec.Name, Holder: e.holder, Call: e.call, PerCall: e.spec.PerCall, Uses: e.uses, LastUsed: e.lastUsed, Ending: e.ending || e.last || e.doomed, Failed: e.failed}
 	if e.minted {
 		l.Username, l.Expires = e.username, e.until()
 	}

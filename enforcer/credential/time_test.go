@@ -508,6 +508,38 @@ func TestPowerCut(t *testing.T) {
 	})
 }
 
+// What ends while it is being minted is listed until it is gone: whoever ended
+// it must not take it for revoked before.
+func TestEndedWhileMintedIsListed(t *testing.T) {
+	simulate(t, nil, func(t *testing.T, s *sim) {
+		s.db.broken(errors.New("role owns objects"))
+		s.bench.mu.Lock()
+		s.refuse = func(e credential.Event) error {
+			if e.Action != "mint" {
+				return nil
+			}
+			s.EndNow(t.Context(), func(credential.LeaseInfo) bool { return true })
+			if l := s.Leases(); len(l) != 1 || !l[0].Ending || l[0].Failed {
+				t.Errorf("while it is minted: %+v", l)
+			}
+			return nil
+		}
+		s.bench.mu.Unlock()
+		if _, err := s.Acquire(t.Context(), "h1", "c_1", s.perCall); !errors.Is(err, credential.ErrEnded) {
+			t.Errorf("got %v", err)
+		}
+		synctest.Wait()
+		if l := s.Leases(); len(l) != 1 || !l[0].Failed {
+			t.Errorf("when to revoke it failed: %+v", l)
+		}
+		s.db.broken(nil)
+		pass(time.Minute)
+		if l := s.Leases(); len(l) != 0 {
+			t.Errorf("in the end: %+v", l)
+		}
+	})
+}
+
 // The database refuses to drop the user, so Vault cannot end the lease.
 func TestRevocationIsRepeated(t *testing.T) {
 	simulate(t, nil, func(t *testing.T, s *sim) {
