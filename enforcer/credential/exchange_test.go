@@ -373,6 +373,7 @@ func TestExchangeMetadata(t *testing.T) {
 	for name, c := range map[string]struct{ body, says string }{
 		"another issuer":         {`{"issuer":"https://evil.example","token_endpoint":"https://evil.example/token"}`, "another issuer's"},
 		"no endpoint":            {`{"issuer":"ISSUER"}`, "names no https token_endpoint"},
+		"in the clear":           {`{"issuer":"ISSUER","token_endpoint":"http://id.example/token"}`, "names no https token_endpoint"},
 		"a file":                 {`{"issuer":"ISSUER","token_endpoint":"file:///etc/passwd"}`, "names no https token_endpoint"},
 		"with a user":            {`{"issuer":"ISSUER","token_endpoint":"https://a:b@evil.example/"}`, "names no https token_endpoint"},
 		"a strange revocation":   {`{"issuer":"ISSUER","token_endpoint":"ISSUER/token","revocation_endpoint":"ftp://x"}`, "no https revocation_endpoint"},
@@ -404,6 +405,7 @@ func TestExchangeMetadata(t *testing.T) {
 
 func TestExchangeClientsAreChecked(t *testing.T) {
 	for want, us := range map[string]credential.IssuerClient{
+		"http://id.example\": want an https":  {Issuer: "http://id.example", ClientID: "a", Secret: "b"},
 		"want an https URL":                   {Issuer: "id.example", ClientID: "a", Secret: "b"},
 		"client_id is missing":                {Issuer: "https://id.example", Secret: "b"},
 		"either client_secret or private_key": {Issuer: "https://id.example", ClientID: "a", Secret: "b", PrivateKey: "c"},

@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -98,8 +99,8 @@ const (
 func newIssuer(us IssuerClient, now func() time.Time) (*issuer, error) {
 	u, err := url.Parse(us.Issuer)
 	switch {
-	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
-		return nil, fmt.Errorf("issuer %q: want an https URL", us.Issuer)
+	case err != nil || u.Host == "" || !private(u) || u.RawQuery != "" || u.Fragment != "" || u.User != nil:
+		return nil, fmt.Errorf("issuer %q: want an https URL (or an http one on loopback)", us.Issuer)
 	case us.ClientID == "":
 		return nil, fmt.Errorf("issuer %s: client_id is missing", us.Issuer)
 	case (us.Secret == "") == (us.PrivateKey == ""):
@@ -199,12 +200,19 @@ func (i *issuer) discover(ctx context.Context) (metadata, error) {
 	return m, nil
 }
 
+// private tells whether nobody reads along on the way: https, or http on
+// loopback.
+func private(u *url.URL) bool {
+	ip := net.ParseIP(u.Hostname())
+	return u.Scheme == "https" || u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())
+}
+
 // leads tells whether an endpoint may have our secret and callers' tokens: by
-// https, or as the operator's own URL of the issuer has it.
+// https, or on loopback where the operator's own URL of the issuer is there.
 func (i *issuer) leads(endpoint string) bool {
 	u, err := url.Parse(endpoint)
-	return err == nil && u.Host != "" && u.User == nil && u.Fragment == "" &&
-		(u.Scheme == "https" || u.Scheme == "http" && strings.HasPrefix(i.name, "http://"))
+	return err == nil && u.Host != "" && u.User == nil && u.Fragment == "" && private(u) &&
+		(u.Scheme == "https" || strings.HasPrefix(i.name, "http:"))
 }
 
 // post asks an endpoint as our client. It is sent once. out may be nil: then
