@@ -2,6 +2,7 @@ package rules
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -51,8 +52,13 @@ func (d *document) inject(n *yaml.Node, s Server) (in Inject) {
 	}
 	in.Headers, in.Query = d.textMap(f["headers"], "headers"), d.textMap(f["query"], "query")
 	in.Env, in.Files = d.env(f["env"], "env"), d.env(f["files"], "files")
+	d.alike(f["headers"], "headers", "header")
+	d.alike(f["args"], "args", "argument")
 	for _, h := range d.mapping(f["headers"], "headers") {
 		d.header(h.key)
+		if strings.ContainsAny(h.val.Value, "\r\n\x00") {
+			d.report(h.val, "%s: a header is one line of text", h.key.Value)
+		}
 	}
 	d.parameters(f["query"], s)
 	for _, file := range d.mapping(f["files"], "files") {
@@ -71,6 +77,21 @@ func (d *document) inject(n *yaml.Node, s Server) (in Inject) {
 		d.report(n, "inject names no field of the credential: write {{field}} somewhere")
 	}
 	return in
+}
+
+// alike refuses names that differ only in case: which of the two counts would be
+// chance, or the server's guess.
+func (d *document) alike(n *yaml.Node, part, what string) {
+	if n == nil || n.Kind != yaml.MappingNode {
+		return // reported where it is read
+	}
+	var names []string
+	for _, f := range d.mapping(n, part) {
+		if i := slices.IndexFunc(names, func(had string) bool { return strings.EqualFold(had, f.key.Value) }); i >= 0 {
+			d.report(f.key, "%s %s is there as %s, too", what, f.key.Value, names[i])
+		}
+		names = append(names, f.key.Value)
+	}
 }
 
 // template counts the fields that a template uses. A mistake counts, too: one
