@@ -13,6 +13,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/http/httpguts"
+
 	"countersign/enforcer/budget"
 	"countersign/enforcer/wire"
 )
@@ -243,6 +245,11 @@ func (u *httpUpstream) request(ctx context.Context, r *Request) (*http.Request, 
 		req.Header.Set("Last-Event-Id", r.LastEventID)
 	}
 	for name, values := range r.Inject.Header {
+		for _, v := range values {
+			if !httpguts.ValidHeaderFieldValue(v) { // no transport of ours would send it, nor say why
+				return nil, fmt.Errorf("what was minted for the header %s is not one line of text, which a header cannot carry: see inject in the policy", name)
+			}
+		}
 		req.Header[http.CanonicalHeaderKey(name)] = values
 	}
 	return req, nil

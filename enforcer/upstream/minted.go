@@ -16,6 +16,7 @@ import (
 type minted struct {
 	*http.Transport
 	base    *http.Transport // that it was made after
+	former  *minted         // of the same lease, after another base; nil once it is quiet
 	expires time.Time
 	used    time.Time
 
@@ -37,15 +38,21 @@ func (c *connections) mintedTransport(inject Injection) (*http.Transport, error)
 	}
 	m := c.minted[inject.Key]
 	if m == nil || m.base != c.good {
-		for key, old := range c.minted {
-			if key == inject.Key || now.Sub(old.used) > mintedIdle {
-				delete(c.minted, key)
-				old.CloseIdleConnections() // calls in flight finish
-			}
-		}
 		made, err := c.show(inject)
 		if err != nil {
 			return nil, err
+		}
+		for key, old := range c.minted {
+			if key != inject.Key && now.Sub(old.used) <= mintedIdle {
+				continue
+			}
+			// Calls in flight finish, and must be found if the lease ends first.
+			switch busy := old.busy(); {
+			case busy && key == inject.Key:
+				made.former = old
+			case !busy:
+				delete(c.minted, key)
+			}
 		}
 		m = made
 		if c.minted == nil {
@@ -103,11 +110,25 @@ func (c *mintedConn) Close() error {
 	return c.Conn.Close()
 }
 
+// busy closes the connections that nobody uses, and tells whether any are left.
+func (m *minted) busy() bool {
+	m.CloseIdleConnections()
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.former != nil && !m.former.busy() {
+		m.former = nil
+	}
+	return len(m.open) > 0 || m.former != nil
+}
+
 // end closes all connections, busy ones too, and lets no other begin.
 func (m *minted) end() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.ended = true
+	if m.former != nil {
+		m.former.end()
+	}
 	for conn := range m.open {
 		_ = conn.Close() // whoever used it is told by its own exchange
 	}

@@ -92,6 +92,77 @@ func TestHTTPMintedCertificates(t *testing.T) {
 	}
 }
 
+// A stream that lasts is found when its lease ends, however long ago it began,
+// and though its files have changed meanwhile.
+func TestHTTPMintedConnectionsThatLast(t *testing.T) {
+	ca, clients := newAuthority(t), newAuthority(t)
+	srv := secure(t, ca, "crm.internal", clients, true, nil)
+	now := time.Now()
+	u := remote(t, HTTPConfig{URL: srv.URL, TLS: TLSConfig{CA: []string{ca.pem}, Name: "crm.internal"}, Now: func() time.Time { return now }})
+	get := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		<-r.Context().Done()
+	})
+	srv.get.Store(&get)
+	lease := func(key string) Injection {
+		cert, private := clients.issue(key, nil)
+		return Injection{Key: key, Cert: cert, PrivateKey: private}
+	}
+	one := lease("one")
+	listen := func() *Reply {
+		t.Helper()
+		reply, err := u.Send(t.Context(), &Request{Verb: http.MethodGet, Inject: one})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return reply
+	}
+	first := listen()
+	now = now.Add(2 * mintedIdle)
+	r := request(ping)
+	r.Inject = lease("two")
+	if _, err := answer(t, u, r); err != nil {
+		t.Fatal(err)
+	}
+	conns := u.(*httpUpstream).conns
+	conns.mu.Lock()
+	old := conns.minted["one"]
+	conns.good = conns.cfg.transport(conns.good.TLSClientConfig.Clone()) // as if a file had changed
+	conns.mu.Unlock()
+	if old == nil {
+		t.Fatal("the connection of a stream that lasts is forgotten")
+	}
+	second := listen()
+	u.EndKey("one")
+	for _, reply := range []*Reply{first, second} {
+		if _, err := reply.Next(); !errors.Is(err, errKeyEnded) {
+			t.Errorf("the stream ended with %v", err)
+		}
+		if err := reply.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	old.mu.Lock()
+	defer old.mu.Unlock()
+	if !old.ended || len(old.open) != 0 {
+		t.Errorf("%d connections of an ended lease", len(old.open))
+	}
+}
+
+// A secret of several lines is no header's, and nothing of it is said.
+func TestHTTPInjectsNoHeaderOfTwoLines(t *testing.T) {
+	u := against(t, HTTPConfig{}, func(http.ResponseWriter, *http.Request) { t.Error("it was sent") })
+	for _, secret := range []string{"hunter2\r\nX-Admin: yes", "hunter2\n", "hunter2\x00"} {
+		r := request(ping)
+		r.Inject.Header = http.Header{"X-Key": {secret}}
+		if _, err := answer(t, u, r); !errors.Is(err, ErrNotSent) || !strings.Contains(err.Error(), "header X-Key is not one line") || strings.Contains(err.Error(), "hunter") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
 // What is wrong with what was minted is said without it, and nothing was sent.
 func TestHTTPMintedCertificatesAreWrong(t *testing.T) {
 	ca, clients := newAuthority(t), newAuthority(t)
