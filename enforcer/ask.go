@@ -21,8 +21,14 @@ func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
 			return credential.Spec{}, refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
 		}
 	}
+	// A process keeps what it was started with as long as its lease lives: a
+	// policy that puts a secret elsewhere needs another of both.
+	into, err := json.Marshal(c.Inject)
+	if err != nil { // texts: it cannot fail
+		return credential.Spec{}, refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
+	}
 	if t := c.Exchange; t != nil {
-		return credential.Spec{Name: c.Name, PerCall: c.PerCall, TTL: c.TTL, Exchange: &credential.Exchange{
+		return credential.Spec{Name: c.Name, Into: string(into), PerCall: c.PerCall, TTL: c.TTL, Exchange: &credential.Exchange{
 			Issuer: t.Issuer, Audience: t.Audience, Resource: t.Resource, Scope: t.Scope, Token: bearerToken(x.r), Expires: x.caller.Expires, Says: same,
 		}}, nil
 	}
@@ -39,7 +45,7 @@ func (x *exchange) asks(c rules.Credential) (credential.Spec, error) {
 	}
 	s := credential.Spec{
 		Name: c.Name, Path: path, Post: c.Post, Params: params, Fields: c.Fields, Public: c.Public, Base64: c.Base64,
-		NoLease: c.NoLease, PerCall: c.PerCall, TTL: c.TTL,
+		Into: string(into), NoLease: c.NoLease, PerCall: c.PerCall, TTL: c.TTL,
 	}
 	if c.Login != nil {
 		s.Login = &credential.Login{Mount: c.Login.Mount, Role: c.Login.Role, Token: bearerToken(x.r), Expires: x.caller.Expires, Says: same}

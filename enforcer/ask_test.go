@@ -46,6 +46,27 @@ func TestWhatATokenSays(t *testing.T) {
 	}
 }
 
+// A spawned server keeps what it was started with while its lease lives: where a
+// policy puts the secret elsewhere, calls ask for another lease.
+func TestASecretThatGoesElsewhereIsAnother(t *testing.T) {
+	x := &exchange{r: &http.Request{Header: http.Header{}}}
+	ask := func(in rules.Inject) string {
+		t.Helper()
+		s, err := x.asks(rules.Credential{Name: "c", Exchange: &rules.Exchange{Issuer: "https://id.example"}, Inject: in})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s.Into
+	}
+	env := rules.Inject{Env: map[string]string{"A": "{{a}}", "B": "{{b}}"}}
+	if ask(env) != ask(rules.Inject{Env: map[string]string{"B": "{{b}}", "A": "{{a}}"}}) {
+		t.Error("the same is another")
+	}
+	if ask(env) == ask(rules.Inject{Files: env.Env}) || ask(env) == ask(rules.Inject{Env: map[string]string{"A": "{{a}}", "B": "{{a}}"}}) {
+		t.Error("another is the same")
+	}
+}
+
 // An approval of a call whose credential depends on the caller's token is for
 // what the token said when it was asked for.
 func TestApprovalsBindWhatVaultIsAsked(t *testing.T) {

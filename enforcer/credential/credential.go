@@ -103,6 +103,7 @@ type Spec struct {
 	Login   *Login         // nil: the enforcer's own
 	// Exchange asks an issuer, not Vault: then nothing above but Name counts.
 	Exchange *Exchange
+	Into     string        // where it goes, in any form: calls share a lease where it is the same
 	PerCall  bool          // for one call; otherwise the holder's calls share it
 	TTL      time.Duration // the longest that it may live; one hour if 0
 }

@@ -122,6 +122,14 @@ func TestExchange(t *testing.T) {
 		t.Errorf("it expires in %s", left)
 	}
 	other, _ := s.get("h2", s.of("bob"))
+	elsewhere := s.of("alice")
+	elsewhere.Into = "the environment"
+	moved, _ := s.get("h1", elsewhere)
+	if moved.Key == l.Key {
+		t.Error("a lease is shared by calls that put it into different places")
+	}
+	s.release(moved)
+	s.EndWhere(t.Context(), func(i credential.LeaseInfo) bool { return i.Key == moved.Key })
 	one := s.of("alice")
 	one.PerCall = true
 	single, _ := s.get("h1", one)
@@ -144,7 +152,7 @@ func TestExchange(t *testing.T) {
 	if n := len(s.issuer.Alive()); n != 0 {
 		t.Errorf("%d live after the end", n)
 	}
-	s.want("mint", "mint", "mint", "revoke", "revoke", "revoke")
+	s.want("mint", "mint", "mint", "revoke", "mint", "revoke", "revoke", "revoke")
 	if ev := s.events[0]; ev.Path != "token exchange at "+s.issuer.URL || strings.Join(ev.Params, ", ") != "audience crm, resource https://crm.example/api, scope read" {
 		t.Errorf("recorded as %+v", ev)
 	}
