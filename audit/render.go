@@ -185,6 +185,9 @@ func (e Entry) Line() string {
 	if target := e.target(); target != "" {
 		part("→ %s", target)
 	}
+	if e.Kind == KindCredential && e.Credential != "" {
+		part("%s %s", e.Status, e.Credential)
+	}
 	if e.Reason != "" {
 		part("“%s”", clip(e.Reason, 100))
 	}

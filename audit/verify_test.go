@@ -500,6 +500,9 @@ func TestLineAndShow(t *testing.T) {
 	if got := f.Line(); !strings.Contains(got, "still frozen") {
 		t.Error(got)
 	}
+	if got := (Entry{Kind: KindCredential, Status: "mint", Credential: "customers-ro l_1", Call: "c_1", Time: noon}).Line(); !strings.HasSuffix(got, "  credential    mint customers-ro l_1  c_1") {
+		t.Errorf("got  %s", got)
+	}
 	if got := (Entry{Kind: KindRefused, Effect: "allow", Status: StatusFrozen, Time: noon}).Line(); !strings.Contains(got, "  frozen") {
 		t.Error(got)
 	}

@@ -3,8 +3,8 @@ package rules
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
@@ -122,7 +122,7 @@ func misnamed(a *ast.AST) []issue {
 			switch field.AsSelect().FieldName() {
 			case "id":
 				if byID[s] == nil {
-					found = append(found, issue{at.Line(), at.Column(), fmt.Sprintf("there is no exposure with the id %q%s", s, nearest(s))})
+					found = append(found, issue{at.Line(), at.Column(), fmt.Sprintf("there is no exposure with the id %q%s", s, nearest(s, slices.Sorted(maps.Keys(byID))))})
 				}
 			case "kind":
 				if !slices.ContainsFunc(catalogue, func(e *exposure) bool { return e.kind == s }) {
@@ -146,15 +146,16 @@ func misnamed(a *ast.AST) []issue {
 	return found
 }
 
-func nearest(id string) string {
-	best, at := 4, ""
-	for _, e := range catalogue {
-		if d := distance(id, e.id); d < best {
-			best, at = d, e.id
+// nearest asks whether one of the words was meant, if one is spelled much like it.
+func nearest(word string, words []string) string {
+	best, at := min(4, len(word)), ""
+	for _, w := range words {
+		if d := distance(word, w); d < best {
+			best, at = d, w
 		}
 	}
 	if at == "" {
 		return ""
 	}
-	return ": did you mean " + strings.Trim(at, " ") + "?"
+	return ": did you mean " + at + "?"
 }

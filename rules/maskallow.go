@@ -76,6 +76,8 @@ func (l *loader) maskAllow(d *document, n *yaml.Node) {
 	if at := f["path"]; at != nil {
 		if a.Path = d.text(at, "path"); len(a.Path) > 256 || strings.ContainsFunc(a.Path, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
 			d.report(at, "path must be a place as countersign audit masks shows it, such as result.content[*].text")
+		} else if strings.HasPrefix(a.Path, "$") {
+			d.report(at, "path begins with the message's own member, such as result.content[*].text, not with $")
 		}
 	}
 	if at := f["expires"]; at != nil {
@@ -111,9 +113,14 @@ func (p *Policy) unknownAllowed(known []string) (ps Problems) {
 	for _, at := range p.allowed {
 		own := slices.ContainsFunc(p.own, func(o Problem) bool { return o.Msg == at.Msg })
 		if at.Msg != "key" && !own && !slices.Contains(known, at.Msg) {
-			at.Msg = fmt.Sprintf("there is no detector %q; there are key, %s", at.Msg, strings.Join(known, ", "))
+			at.Msg = noDetector(at.Msg, known)
 			ps = append(ps, at)
 		}
 	}
 	return ps
+}
+
+// noDetector does not list them all: they are hundreds.
+func noDetector(name string, known []string) string {
+	return fmt.Sprintf("there is no detector %q%s; docs/masking.md lists all", name, nearest(name, known))
 }

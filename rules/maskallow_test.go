@@ -22,6 +22,7 @@ func TestAllowProblems(t *testing.T) {
 		{"server", allow(`{ server: flies, reason: r }`), `masks/x.yaml:2:13: server "flies" is not in servers/`},
 		{"tool", allow(`{ tool: "*x", reason: r }`), "* may only stand alone or at the end"},
 		{"path", allow(`{ path: "a\u0007b", reason: r }`), "path must be a place"},
+		{"path from a dollar", allow(`{ detector: github, path: "$.content", reason: r }`), "masks/x.yaml:2:29: path begins with the message's own member"},
 		{"expires", allow(`{ detector: github, expires: soon, reason: r }`), "masks/x.yaml:2:32: expires must be a day"},
 		{"expires, a number", allow(`{ detector: github, expires: 2027, reason: r }`), "expires must be a day"},
 	} {
@@ -44,7 +45,7 @@ func TestAllow(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 	ps := p.UnknownDetectors([]string{"e-mail", "github"})
-	if err := error(ps); !errors.As(err, &ps) || len(ps) != 1 || !strings.Contains(ps[0].String(), `masks/x.yaml:3:15: there is no detector "gitbub"`) {
+	if err := error(ps); !errors.As(err, &ps) || len(ps) != 1 || !strings.Contains(ps[0].String(), `masks/x.yaml:3:15: there is no detector "gitbub": did you mean github?`) {
 		t.Errorf("%v", ps)
 	}
 }

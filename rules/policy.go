@@ -113,7 +113,7 @@ func (p *Policy) UnknownDetectors(known []string) Problems {
 	var ps Problems
 	for _, at := range p.disabled {
 		if !slices.Contains(known, at.Msg) {
-			at.Msg = fmt.Sprintf("there is no detector %q; there are %s", at.Msg, strings.Join(known, ", "))
+			at.Msg = noDetector(at.Msg, known)
 			ps = append(ps, at)
 		}
 	}
