@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	"maps"
@@ -191,14 +192,15 @@ func TestTheEnginesOfTheCredentialsPageThatWereNotRun(t *testing.T) {
 	answer := func(path string, post, static bool, data map[string]any) {
 		v.Mint(path, vault.Role{Post: post, Static: static, Data: func() map[string]any { return data }})
 	}
-	answer("aws/sts/reader", true, false, map[string]any{"access_key": "ASIAJYYYY2AA5K4WIXXX", "secret_key": "HSs0DYYYYYY9W81DXtI0K7X84H+OVZXK5BXXXX", "security_token": "AQoDYXdzEEwasAKwQyZUtZaCjVNDiXXXXXXXXgUgBBVUUbSyujLjsw6jYzboOQ89vUVIehUw", "arn": "arn:aws:sts::123456789012:assumed-role/reader/ann", "ttl": 899})
-	answer("azure/creds/reader", false, false, map[string]any{"client_id": "408bf248-dd4e-4be5-919a-7f6207a307ab", "client_secret": "ad06228a-2db9-4e0a-8a5d-e047c7f32594"})
-	answer("gcp/roleset/reader/token", false, true, map[string]any{"token": "ya29.c.ElodBmNPwHUNY5gcBpnXcE4ywG4w1k", "token_ttl": 3599, "expires_at_seconds": 1537402548})
+	secret := func(n int) string { return (rand.Text() + rand.Text() + rand.Text())[:n] } // no literal token stands in the repository
+	answer("aws/sts/reader", true, false, map[string]any{"access_key": "ASIA" + secret(16), "secret_key": secret(40), "security_token": "AQoDYXdz" + secret(64), "arn": "arn:aws:sts::123456789012:assumed-role/reader/ann", "ttl": 899})
+	answer("azure/creds/reader", false, false, map[string]any{"client_id": "408bf248-dd4e-4be5-919a-7f6207a307ab", "client_secret": secret(36)})
+	answer("gcp/roleset/reader/token", false, true, map[string]any{"token": "ya29.c." + secret(31), "token_ttl": 3599, "expires_at_seconds": 1537402548})
 	answer("gcp/roleset/reader/key", false, false, map[string]any{"private_key_data": base64.StdEncoding.EncodeToString([]byte(`{"type":"service_account","private_key_id":"0f1e2d3c4b5a69788796a5b4c3d2e1f0"}`)), "key_algorithm": "KEY_ALG_RSA_2048", "key_type": "TYPE_GOOGLE_CREDENTIALS_FILE"})
-	answer("kubernetes/creds/prod", true, false, map[string]any{"service_account_name": "test-service-account-with-generated-token", "service_account_namespace": "billing", "service_account_token": "eyJHbGci0iJSUzI1NiIsImtpZCI6ImlrUEE.eyJhdWQiOlsiaHR0cHM6.lrTmNTmzQjY"})
-	answer("ldap/creds/reader", false, false, map[string]any{"distinguished_names": []string{"cn=v_token_reader_FfH1i1c4dO_1634952600,ou=users,dc=learn,dc=example"}, "username": "v_token_reader_FfH1i1c4dO_1634952600", "password": "xWMjkIFMerYttEbzfnBVZvhRQGmhpAA0yeTya8fdmDB3LXDzGrjNEPV2bCPE9CW6"})
-	answer("ldap/static-cred/reports", false, true, map[string]any{"dn": "uid=reports,ou=Users,dc=example,dc=com", "last_password": "?@09QWzmOAYpWeuP7mxPbPo", "last_vault_rotation": "2020-02-19T11:31:53.7812-05:00", "password": "?@09FmV7P2sfXjkQ2DWl7dE", "rotation_period": 86400, "ttl": 86299, "username": "reports"})
-	answer("rabbitmq/creds/reader", false, false, map[string]any{"username": "root-4b95bf47-281d-dcb5-8a60-9594f8056092", "password": "e1b6c159-ca63-4c6a-3886-6639eae06c30"})
+	answer("kubernetes/creds/prod", true, false, map[string]any{"service_account_name": "test-service-account-with-generated-token", "service_account_namespace": "billing", "service_account_token": "eyJ" + secret(32) + ".eyJ" + secret(22) + "." + secret(11)})
+	answer("ldap/creds/reader", false, false, map[string]any{"distinguished_names": []string{"cn=v_token_reader_FfH1i1c4dO_1634952600,ou=users,dc=learn,dc=example"}, "username": "v_token_reader_FfH1i1c4dO_1634952600", "password": secret(64)})
+	answer("ldap/static-cred/reports", false, true, map[string]any{"dn": "uid=reports,ou=Users,dc=example,dc=com", "last_password": "?@09" + secret(19), "last_vault_rotation": "2020-02-19T11:31:53.7812-05:00", "password": "?@09" + secret(19), "rotation_period": 86400, "ttl": 86299, "username": "reports"})
+	answer("rabbitmq/creds/reader", false, false, map[string]any{"username": "root-4b95bf47-281d-dcb5-8a60-9594f8056092", "password": secret(36)})
 	config := api.DefaultConfig()
 	url, stop, err := v.Listen("127.0.0.1:0")
 	if err != nil {
