@@ -79,3 +79,32 @@ func TestExplainNamesTheExposures(t *testing.T) {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 }
+
+func TestExplainNamesWhatACredentialIsRefusedFor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"countersign.yaml": "version: 1\n",
+		"servers/s.yaml": `server: s
+url: https://s.example.com
+credentials:
+  c: { vault: "db/creds/{{args.cluster}}", ttl: 10m, inject: { args: { to: { prod: "postgres://{{password|url}}@db" } } } }
+`,
+		"rules/r.yaml": "- { id: r, server: s, effect: allow, credential: c }\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for args, want := range map[string]string{
+		`{"cluster":"eu","to":"prod"}`:    "  Vault is asked at db/creds/eu\n",
+		`{"cluster":"../eu","to":"prod"}`: "  refused all the same: {{args.cluster}} cannot be put into a path in Vault",
+		`{"cluster":"eu","to":"dev"}`:     `  refused all the same: argument "to" must be one of prod`,
+		`{"cluster":"eu"}`:                `  refused all the same: argument "to" must be one of prod`,
+	} {
+		out, errs, code := command(t, nil, "policy", "explain", dir, "--server", "s", "--tool", "echo", "--sub", "alice", "--args", args)
+		if code != 0 || !strings.Contains(out, want) || strings.Contains(want, "asked at") && strings.Contains(out, "refused") {
+			t.Errorf("%s: exit %d: %s%s", args, code, out, errs)
+		}
+	}
+}

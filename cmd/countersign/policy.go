@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,6 +100,9 @@ func policyExplainCommand() *cobra.Command {
 			d := p.Decide(req)
 			explain(cmd.OutOrStdout(), d)
 			if d.Effect != rules.Deny {
+				if s, ok := p.Server(req.Server); ok && d.Credential != "" {
+					explainCredential(cmd.OutOrStdout(), req, s.Credentials[d.Credential])
+				}
 				explainQuotas(cmd.OutOrStdout(), p.QuotasOf(req.Server, req.Method, req.Tool))
 			}
 			return nil
@@ -152,6 +157,28 @@ func explain(w io.Writer, d rules.Decision) {
 	}
 	if len(d.Trace) == 0 && !d.Baseline {
 		fmt.Fprintln(w, "  no rule names this server, method and tool")
+	}
+}
+
+// explainCredential prints what the request makes of its credential's templates
+// and words, or that the call is refused for it.
+func explainCredential(w io.Writer, req rules.Request, c rules.Credential) {
+	switch path, _, err := c.Fill(req); {
+	case err != nil:
+		fmt.Fprintf(w, "  refused all the same: %v\n", err)
+	case c.Exchange == nil:
+		fmt.Fprintf(w, "  Vault is asked at %s\n", path)
+	}
+	var args map[string]any
+	if err := json.Unmarshal(req.Args, &args); err != nil {
+		args = nil // absent, or no object: then there is no word in it
+	}
+	for _, name := range slices.Sorted(maps.Keys(c.Inject.Args)) {
+		words := c.Inject.Args[name].Words
+		word, text := args[name].(string)
+		if _, ok := words[word]; words != nil && (!ok || !text) {
+			fmt.Fprintf(w, "  refused all the same: argument %q must be one of %s\n", name, strings.Join(slices.Sorted(maps.Keys(words)), ", "))
+		}
 	}
 }
 
