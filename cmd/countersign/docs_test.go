@@ -261,7 +261,7 @@ func TestTheReadmesCommands(t *testing.T) {
 	atTheGate := func(s *shell, c string) string { return "COUNTERSIGN_STATE_DIR='" + st.Path("state") + "' " + c }
 	help := shown{says: "COUNTERSIGN_PUBLIC_URL (required)"}
 	s.page("README.md", map[string]shown{
-		"make demo": target("demo"), "make test": target("test"), "make build": target("build"), "make conformance": target("conformance"),
+		"make demo": target("demo"), "make test": target("test"), "make build": target("build"), "make conformance": target("conformance"), "make mask-report": target("mask-report"),
 		"make demo ARGS=--interactive":                       target("demo ARGS=--interactive"),
 		"make demo ARGS=--keep":                              target("demo ARGS=--keep"),
 		"docker build --target countersign -t countersign .": imageTarget("countersign"),
@@ -274,12 +274,14 @@ func TestTheReadmesCommands(t *testing.T) {
 			return atTheGate(s, c)
 		}},
 		"countersign unfreeze --all":                     {says: "unfrozen: everything", run: atTheGate},
+		"countersign credentials list":                   {says: "no credential lives", run: atTheGate},
 		"countersign audit log --repo ./audit --last 20": {says: "customers execute"},
 		"countersign audit show --repo ./audit c_…": {says: "UPDATE customers", run: func(_ *shell, c string) string {
 			return strings.Replace(c, "c_…", id, 1)
 		}},
 		"countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint_key.pub": {says: "all links hold"},
 		"countersign audit replay --repo ./audit ./policy":                                                           {says: " 0 different, 0 skipped"},
+		"countersign audit masks --repo ./audit":                                                                     {says: "stripe"},
 		"git -c gpg.ssh.allowedSignersFile=audit_signers verify-commit <commit>": {says: "Good \"git\" signature", run: func(s *shell, c string) string {
 			commit := strings.TrimSpace(s.must("git -C audit for-each-ref --count=1 --format='%(objectname)' refs/remotes/origin/audit"))
 			return "cp audit_signers audit/ && cd audit && " + strings.Replace(c, "<commit>", commit, 1)
