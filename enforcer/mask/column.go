@@ -5,14 +5,14 @@ import (
 	"strings"
 )
 
-// Servers show the result of a query in three shapes of JSON: an array of
-// objects, where a column is a member of each; an object with the columns'
-// names in one member and the rows, arrays, in another; and an object whose
-// rows are objects, which is the first again.
+// Servers show the result of a query in four shapes of JSON: an array of
+// objects, where a column is a member of each; one object a row, a document
+// each; an object with the columns' names in one member and the rows, arrays,
+// in another; and an object whose rows are objects, which is the first again.
 
 // Names of the members that hold them, in lower case.
 var (
-	headerNames = []string{"columns", "fields", "headers", "header", "columnnames", "column_names", "names", "schema"}
+	headerNames = []string{"columns", "fields", "headers", "header", "columnnames", "column_names", "names", "schema", "columnmetadata", "column_metadata"}
 	bodyNames   = []string{"rows", "data", "values", "records", "results", "result"}
 	columnNames = []string{"name", "column", "column_name", "columnname", "field"}
 )
@@ -29,47 +29,70 @@ func (w *fielder) column(name string) []int32 {
 	return found
 }
 
-// table tells whether an object holds columns and rows apart, where, and which
-// rules concern each column; cells is nil if it does not or none does.
-func (w *fielder) table(t *tree, at int32) (header, body int32, cells [][]int32) {
+// apart is an object that holds columns and rows apart.
+type apart struct {
+	names, bodies []int32   // its members that do
+	cells         [][]int32 // the rules that concern each column
+}
+
+// table finds what an object holds apart; nil if it does not, or no rule
+// concerns it. Where several members may be the names, or the rows, all count: a
+// column has the rules of every name that may be its own.
+func (w *fielder) table(t *tree, at int32) *apart {
+	var b apart
+	some := false
 	for c := t.items[at].first; c != 0; c = t.items[c].next {
 		if t.items[c].kind != '[' {
 			continue
 		}
-		switch name := strings.ToLower(t.items[c].name); {
-		case header == 0 && slices.Contains(headerNames, name):
-			header = c
-		case body == 0 && slices.Contains(bodyNames, name) && t.arrays(c):
-			body = c
+		name := strings.ToLower(t.items[c].name)
+		if slices.Contains(bodyNames, name) && t.arrays(c) {
+			b.bodies = append(b.bodies, c)
+			continue
 		}
-	}
-	if header == 0 || body == 0 {
-		return 0, 0, nil
-	}
-	some := false
-	for c := t.items[header].first; c != 0; c = t.items[c].next {
-		name, ok := t.columnName(c)
+		if !slices.Contains(headerNames, name) {
+			continue
+		}
+		names, ok := t.columnNames(c)
 		if !ok {
-			return 0, 0, nil
+			continue
 		}
-		rules := w.column(name)
-		some = some || len(rules) > 0
-		cells = append(cells, rules)
+		b.names = append(b.names, c)
+		for n, name := range names {
+			rules := w.column(name)
+			some = some || len(rules) > 0
+			if n == len(b.cells) {
+				b.cells = append(b.cells, nil)
+			}
+			b.cells[n] = include(b.cells[n], rules...)
+		}
 	}
-	if !some {
-		return 0, 0, nil
+	if !some || len(b.bodies) == 0 {
+		return nil
 	}
-	return header, body, cells
+	return &b
 }
 
-// arrays tells whether all elements are arrays.
+// arrays tells whether an element is an array.
 func (t *tree) arrays(at int32) bool {
 	for c := t.items[at].first; c != 0; c = t.items[c].next {
-		if t.items[c].kind != '[' {
-			return false
+		if t.items[c].kind == '[' {
+			return true
 		}
 	}
-	return t.items[at].first != 0
+	return false
+}
+
+// columnNames are the names in a header, if each entry has one.
+func (t *tree) columnNames(at int32) (names []string, ok bool) {
+	for c := t.items[at].first; c != 0; c = t.items[c].next {
+		name, ok := t.columnName(c)
+		if !ok {
+			return nil, false
+		}
+		names = append(names, name)
+	}
+	return names, len(names) > 0
 }
 
 // columnName is the name that an entry of the header gives its column: a text,

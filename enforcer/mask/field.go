@@ -186,7 +186,7 @@ func ofProtocol(name string) bool {
 }
 
 // document applies the rules to one JSON document, active ones among them to all
-// of it.
+// of it. An object may be the only row of a result, or one of a document each.
 func (w *fielder) document(t *tree, root int32, nested int, edits *[]edit, active ...int32) {
 	states := make([]uint64, len(w.paths))
 	active = slices.Clip(active)
@@ -196,7 +196,7 @@ func (w *fielder) document(t *tree, root int32, nested int, edits *[]edit, activ
 			active = include(active, p.rule)
 		}
 	}
-	w.visit(t, root, visit{states: states, active: active, nested: nested}, edits)
+	w.visit(t, root, visit{states: states, active: active, nested: nested, row: true}, edits)
 }
 
 // visit is what is known on the way to a value.
@@ -205,7 +205,7 @@ type visit struct {
 	active []int32   // rules that hold for the value, in order
 	rows   int       // what an array's children are, see below
 	cells  [][]int32 // rules of the columns
-	row    bool      // the value is an element of an array
+	row    bool      // the value is an element of an array, or a document
 	nested int       // texts around it
 }
 
@@ -279,10 +279,9 @@ func (w *fielder) visit(t *tree, at int32, v visit, edits *[]edit) {
 func (w *fielder) children(t *tree, at int32, v visit, edits *[]edit) {
 	it := &t.items[at]
 	object := it.kind == '{'
-	var header, body int32
-	var cells [][]int32
+	var rows *apart
 	if object {
-		header, body, cells = w.table(t, at)
+		rows = w.table(t, at)
 	}
 	var dropped []bool
 	n := 0
@@ -303,11 +302,11 @@ func (w *fielder) children(t *tree, at int32, v visit, edits *[]edit) {
 			w.place = append(w.place, "[*]")
 		}
 		switch {
-		case cells != nil && c == header:
-			child.rows, child.cells = namesBelow, cells
-		case cells != nil && c == body:
-			child.rows, child.cells = rowsBelow, cells
-		case v.rows == rowsBelow:
+		case rows != nil && slices.Contains(rows.names, c):
+			child.rows, child.cells = namesBelow, rows.cells
+		case rows != nil && slices.Contains(rows.bodies, c):
+			child.rows, child.cells = rowsBelow, rows.cells
+		case v.rows == rowsBelow && t.items[c].kind == '[':
 			child.rows, child.cells = cellsBelow, v.cells
 		case v.rows == cellsBelow && n < len(v.cells):
 			child.active = include(child.active, v.cells[n]...)
@@ -432,7 +431,7 @@ func (w *fielder) text(t *tree, at int32, nested int, edits *[]edit) {
 
 // promising spares most texts a closer look.
 func (w *fielder) promising(raw []byte) bool {
-	return bytes.ContainsAny(raw, "{[:|,\\")
+	return bytes.ContainsAny(raw, "{[:|,;\t\n\\")
 }
 
 // within finds the JSON documents in a text, and applies the rules to each.
@@ -501,16 +500,27 @@ func settle(edits []edit) []edit {
 // blob looks into what base64 stands for, if that is text.
 func (w *fielder) blob(t *tree, at int32, edits *[]edit) {
 	it := &t.items[at]
-	text, err := base64.StdEncoding.DecodeString(string(t.text(at)))
-	if err != nil || !utf8.Valid(text) || !w.promising(text) {
+	encoding, text := decodeBlob(string(t.text(at)))
+	if encoding == nil || !utf8.Valid(text) || !w.promising(text) {
 		return
 	}
 	w.place = append(w.place, "|")
 	inner := w.within(text, 0)
 	w.place = w.place[:len(w.place)-1]
 	if len(inner) > 0 {
-		*edits = append(*edits, edit{it.start + 1, it.end - 1, base64.StdEncoding.EncodeToString(apply(text, inner))})
+		*edits = append(*edits, edit{it.start + 1, it.end - 1, encoding.EncodeToString(apply(text, inner))})
 	}
+}
+
+// decodeBlob reads base64 as lenient clients do, and says which it is; nil if
+// it is none.
+func decodeBlob(blob string) (*base64.Encoding, []byte) {
+	for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+		if text, err := e.DecodeString(blob); err == nil {
+			return e, text
+		}
+	}
+	return nil, nil
 }
 
 // lift brings edits of a string's decoded text to its raw spelling, which

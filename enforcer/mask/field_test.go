@@ -227,7 +227,11 @@ func TestColumns(t *testing.T) {
 	for name, c := range map[string]struct{ in, want string }{
 		"objects":      {`[{"id":1,"Email":"a@example.com","x":{"email":"z@example.com"}},{"id":2,"email":null}]`, `[{"id":1,"Email":"[masked: c]","x":{"email":"z@example.com"}},{"id":2,"email":null}]`},
 		"rows":         {`{"rows":[{"email":"a@example.com"}],"rowCount":1}`, `{"rows":[{"email":"[masked: c]"}],"rowCount":1}`},
-		"one object":   {`{"email":"a@example.com"}`, `{"email":"a@example.com"}`},
+		"one row":      {`{"email":"a@example.com","x":{"email":"z@example.com"}}`, `{"email":"[masked: c]","x":{"email":"z@example.com"}}`},
+		"not names":    {`{"schema":["public"],"fields":[1],"columns":["id","email"],"rows":[[1,"a@example.com"]]}`, `{"schema":["public"],"fields":[1],"columns":["id","email"],"rows":[[1,"[masked: c]"]]}`},
+		"two results":  {`{"columns":["id","email"],"rows":[[1,"a@example.com"]],"data":[[1,"b@example.com"]]}`, `{"columns":["id","email"],"rows":[[1,"[masked: c]"]],"data":[[1,"[masked: c]"]]}`},
+		"no row":       {`{"columns":["email"],"rows":[null,{"x":1},["a@example.com"]]}`, `{"columns":["email"],"rows":[null,{"x":1},["[masked: c]"]]}`},
+		"data API":     {`{"columnMetadata":[{"name":"email"}],"records":[[{"stringValue":"a@example.com"}]]}`, `{"columnMetadata":[{"name":"email"}],"records":[[{"stringValue":"[masked: c]"}]]}`},
 		"apart":        {`{"columns":["id","email"],"rows":[[1,"a@example.com"],[2,"b@example.com"],[3]]}`, `{"columns":["id","email"],"rows":[[1,"[masked: c]"],[2,"[masked: c]"],[3]]}`},
 		"apart, names": {`{"rows":[["a@example.com",1]],"fields":[{"name":"u.\"email\"","type":25},{"name":"id"}]}`, `{"rows":[["[masked: c]",1]],"fields":[{"name":"u.\"email\"","type":25},{"name":"id"}]}`},
 		"no rows":      {`{"columns":["email"],"rows":["email"]}`, `{"columns":["email"],"rows":["email"]}`},
@@ -241,6 +245,25 @@ func TestColumns(t *testing.T) {
 		result(`{"columns":["id","email","n"],"rows":[[1,"a@example.com",3],[2,"b@example.com",4]]}`, ""))
 	if !strings.Contains(out, `{"columns":["id","n"],"rows":[[1,3],[2,4]]}`) {
 		t.Error(out)
+	}
+	out, _ = answer(t, fieldMask(t, FieldRule{ID: "c", Columns: []string{"email"}, Action: Drop}),
+		result(`{"names":["id","email","n"],"columns":["id","email","n"],"rows":[[1,"a@example.com",3]],"data":[[2,"b@example.com",4]]}`, ""))
+	if !strings.Contains(out, `{"names":["id","n"],"columns":["id","n"],"rows":[[1,3]],"data":[[2,4]]}`) {
+		t.Error(out)
+	}
+}
+
+// TestBlobs: base64 in any spelling that a client reads, of a table without
+// commas.
+func TestBlobs(t *testing.T) {
+	m := fieldMask(t, FieldRule{ID: "c", Columns: []string{"email"}, Action: Redact})
+	for _, e := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding, base64.URLEncoding, base64.RawURLEncoding} {
+		blob := func(text string) string {
+			return `{"jsonrpc":"2.0","id":1,"result":{"contents":[{"uri":"a:b","blob":"` + e.EncodeToString([]byte(text)) + `"}]}}`
+		}
+		if out, _ := answer(t, m, blob("id\temail\n?>\ta@example.com\n")); out != blob("id\temail\n?>\t[masked: c]\n") {
+			t.Error(out)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"io"
+	"slices"
 	"strings"
 )
 
@@ -13,10 +14,15 @@ import (
 
 // tables applies the rules for columns to the tables in text.
 func (w *fielder) tables(text []byte, edits *[]edit) {
-	if len(text) < 8 || !w.columnRules() || w.ruled(text, edits) || w.csv(text, ',', edits) {
+	if len(text) < 4 || !w.columnRules() || w.ruled(text, edits) {
 		return
 	}
-	w.csv(text, '\t', edits)
+	for _, comma := range []rune{',', '\t', ';', '|'} {
+		if w.csv(text, comma, edits) {
+			return
+		}
+	}
+	w.single(text, edits)
 }
 
 func (w *fielder) columnRules() bool {
@@ -44,7 +50,13 @@ func lines(text []byte) (out []textLine) {
 	return out
 }
 
-// isRule tells a line of dashes, bars, colons and crosses, with three dashes.
+// isDashes tells a line of dashes, which rules off the name of a single column.
+func isDashes(line []byte) bool {
+	line = bytes.TrimSpace(line)
+	return len(line) >= 2 && len(bytes.Trim(line, "-")) == 0
+}
+
+// isRule tells a line of dashes, bars, colons and crosses, with two dashes.
 func isRule(line []byte) bool {
 	return bytes.Contains(line, []byte("--")) && len(bytes.Trim(line, "-+|: \t\r")) == 0 && bytes.ContainsAny(line, "|+")
 }
@@ -92,34 +104,96 @@ func (w *fielder) ruled(text []byte, edits *[]edit) (any bool) {
 		if w.clock.work(all[i].end - all[i].start) {
 			return any
 		}
-		head := all[i-1]
-		if !isRule(text[all[i].start:all[i].end]) || !bytes.Contains(text[head.start:head.end], []byte("|")) || isRule(text[head.start:head.end]) {
+		head, line := all[i-1].of(text), all[i].of(text)
+		switch {
+		case isDashes(line) && !bytes.Contains(head, []byte("|")):
+			if rule := w.strongest(w.column(nameIn(head))); rule != nil {
+				any = true
+				i = w.column1(text, all, i+1, rule, edits)
+			}
+			continue
+		case !isRule(line) || !bytes.Contains(head, []byte("|")) || isRule(head):
 			continue
 		}
 		var rules []*fieldRule
-		for _, c := range head.split(text) {
-			rules = append(rules, w.strongest(w.column(strings.Trim(string(text[c.start:c.end]), "*_` "))))
+		for _, c := range all[i-1].split(text) {
+			rules = append(rules, w.strongest(w.column(nameIn(c.of(text)))))
 		}
 		any = true
-		for i++; i < len(all); i++ {
-			row := text[all[i].start:all[i].end]
-			if isRule(row) {
-				continue
+		last := i // the last line with a bar before a blank one
+		for n := i + 1; n < len(all) && !isEnd(all[n].of(text)); n++ {
+			if bytes.Contains(all[n].of(text), []byte("|")) {
+				last = n
 			}
-			if !bytes.Contains(row, []byte("|")) {
-				break
+		}
+		for ; i < last; i++ {
+			if !isRule(all[i+1].of(text)) {
+				w.row(text, all[i+1].split(text), rules, edits)
 			}
-			w.row(text, all[i].split(text), rules, edits)
 		}
 	}
 	return any
 }
 
+func (l textLine) of(text []byte) []byte { return text[l.start:l.end] }
+
+// nameIn is the name of a column without what is around it in a text.
+func nameIn(cell []byte) string { return strings.Trim(string(cell), "*_` \t\r") }
+
+// isEnd tells a line behind a table: a blank one, or psql's count of rows.
+func isEnd(line []byte) bool {
+	line = bytes.TrimSpace(line)
+	return len(line) == 0 || line[0] == '(' && (bytes.HasSuffix(line, []byte(" row)")) || bytes.HasSuffix(line, []byte(" rows)")))
+}
+
+// column1 applies a rule to the lines from the one numbered from on, up to the
+// table's end, and returns the number of the last.
+func (w *fielder) column1(text []byte, all []textLine, from int, rule *fieldRule, edits *[]edit) int {
+	for ; from < len(all) && !isEnd(all[from].of(text)); from++ {
+		w.row(text, []textLine{trimmed(text, all[from])}, []*fieldRule{rule}, edits)
+	}
+	return from - 1
+}
+
+func trimmed(text []byte, l textLine) textLine {
+	l.start += len(l.of(text)) - len(bytes.TrimLeft(l.of(text), " \t\r"))
+	l.end -= len(l.of(text)) - len(bytes.TrimRight(l.of(text), " \t\r"))
+	return l
+}
+
+// single takes a text for a column with its name above it if its first line is
+// such a name and no line is blank.
+func (w *fielder) single(text []byte, edits *[]edit) {
+	all := lines(text)
+	if len(all) < 2 || w.clock.work(len(text)) {
+		return
+	}
+	rule := w.strongest(w.column(nameIn(bytes.Trim(withoutMark(all[0].of(text)), "\"\r"))))
+	if rule == nil {
+		return
+	}
+	for _, l := range all {
+		if len(bytes.TrimSpace(l.of(text))) == 0 {
+			return
+		}
+	}
+	w.column1(text, all, 1, rule, edits)
+}
+
+// withoutMark cuts off the byte order mark that spreadsheets write.
+func withoutMark(text []byte) []byte { return bytes.TrimPrefix(text, []byte("\ufeff")) }
+
 // row applies the rules of the columns to cells. Where there are more cells than
 // columns a value held a bar: nobody knows which, so all from the first column
-// with a rule on are masked by it.
+// with a rule on are masked by it. Where there are fewer, a value held the end of
+// a line, and all are.
 func (w *fielder) row(text []byte, cells []textLine, rules []*fieldRule, edits *[]edit) {
 	var first *fieldRule
+	if len(cells) < len(rules) {
+		if n := slices.IndexFunc(rules, func(r *fieldRule) bool { return r != nil }); n >= 0 {
+			first = rules[n]
+		}
+	}
 	for n, c := range cells {
 		var rule *fieldRule
 		if n < len(rules) {
@@ -128,7 +202,7 @@ func (w *fielder) row(text []byte, cells []textLine, rules []*fieldRule, edits *
 		if first == nil {
 			first = rule
 		}
-		if rule == nil && len(cells) > len(rules) {
+		if rule == nil && len(cells) != len(rules) {
 			rule = first
 		}
 		if rule == nil || c.start == c.end || w.refused != nil {
@@ -142,12 +216,14 @@ func (w *fielder) row(text []byte, cells []textLine, rules []*fieldRule, edits *
 
 // csv takes a text for CSV if each of its lines has as many fields, at least
 // two, and the first names a column with a rule.
-func (w *fielder) csv(text []byte, comma rune, edits *[]edit) bool {
+func (w *fielder) csv(whole []byte, comma rune, edits *[]edit) bool {
+	text := withoutMark(whole)
+	base := len(whole) - len(text)
 	if !bytes.ContainsRune(text, comma) {
 		return false
 	}
 	in := csv.NewReader(bytes.NewReader(text))
-	in.Comma = comma
+	in.Comma, in.LazyQuotes = comma, true
 	head, err := in.Read()
 	if err != nil || len(head) < 2 {
 		return false
@@ -162,9 +238,8 @@ func (w *fielder) csv(text []byte, comma rune, edits *[]edit) bool {
 		return false
 	}
 	type field struct {
-		start int
-		value string
-		rule  *fieldRule
+		start, end int
+		rule       *fieldRule
 	}
 	var found []field
 	starts := lineStarts(text)
@@ -180,10 +255,25 @@ func (w *fielder) csv(text []byte, comma rune, edits *[]edit) bool {
 		if w.clock.work(len(record)) {
 			return false
 		}
-		for n, value := range record {
-			if rules[n] != nil && value != "" {
-				line, column := in.FieldPos(n)
-				found = append(found, field{starts[line-1] + column - 1, value, rules[n]})
+		at := func(n int) int {
+			line, column := in.FieldPos(n)
+			return starts[line-1] + column - 1
+		}
+		for n := range record {
+			if rules[n] == nil {
+				continue
+			}
+			start, end := at(n), int(in.InputOffset())
+			if n+1 < len(record) {
+				end = at(n+1) - 1 // the comma
+			} else {
+				end = start + len(bytes.TrimRight(text[start:end], "\r\n"))
+			}
+			if end-start >= 2 && text[start] == '"' && text[end-1] == '"' {
+				start, end = start+1, end-1
+			}
+			if start < end {
+				found = append(found, field{start, end, rules[n]})
 			}
 		}
 	}
@@ -191,17 +281,8 @@ func (w *fielder) csv(text []byte, comma rune, edits *[]edit) bool {
 		if w.refused != nil {
 			return true
 		}
-		start, end := f.start, f.start+len(f.value)
-		if text[start] == '"' {
-			start++
-			for end = start; end < len(text) && (text[end] != '"' || end+1 < len(text) && text[end+1] == '"'); end++ {
-				if text[end] == '"' {
-					end++
-				}
-			}
-		}
 		w.place = append(w.place, "[*]", "[*]")
-		w.cell(f.rule, text, start, min(end, len(text)), edits)
+		w.cell(f.rule, whole, base+f.start, base+f.end, edits)
 		w.place = w.place[:len(w.place)-2]
 	}
 	return true
