@@ -100,7 +100,11 @@ func (s *search) allows(c *cause, value []byte, place func() string) bool {
 
 // placeOf names a token's place from the root of the message.
 func (s *search) placeOf(d *document, tok int) string {
-	return s.within + d.path(span{token: tok}, nil)
+	place := d.path(span{token: tok}, nil)
+	if s.batch {
+		_, place, _ = strings.Cut(place, "].")
+	}
+	return s.within + place
 }
 
 // maxLet bounds what is remembered of one message; what goes beyond is masked
@@ -120,8 +124,8 @@ func (s *search) allow(d *document, b *buffer, found []finding) []finding {
 		tok, from := b.owner(f.start)
 		at := span{token: tok, start: from, end: from + f.end - f.start, cause: f.cause}
 		place := func() string {
-			if tok < 0 {
-				return ""
+			if last, _ := b.owner(f.end - 1); tok < 0 || last != tok {
+				return "" // a part of it stands elsewhere
 			}
 			return s.placeOf(d, tok)
 		}

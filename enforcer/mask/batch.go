@@ -14,6 +14,7 @@ func (m *Mask) Messages(msgs [][]byte, at Site) ([][]byte, Report, error) {
 		return msgs, Report{}, nil
 	}
 	all := append(append([]byte{'['}, bytes.Join(msgs, []byte{','})...), ']')
+	at.batch = true
 	out, r, err := m.MessageAt(all, at)
 	if err != nil || !r.Masked() {
 		return msgs, Report{}, err

@@ -40,3 +40,44 @@ func TestMessages(t *testing.T) {
 		t.Error("what is no JSON was masked")
 	}
 }
+
+// What policy lets through in a message is let through among several, at the
+// same place and at no other.
+func TestMessagesAllowed(t *testing.T) {
+	m := New(Options{})
+	m.ConfigureAllowed([]Allowance{{Path: "params.message"}, {Path: "params.x[0].text|a.b[0].c"}})
+	in := [][]byte{
+		[]byte(`{"params":{"message":"` + gitlabToken('a') + `"}}`),
+		[]byte(`{"params":{"x":[{"text":"{\"a\":{\"b\":[{\"c\":\"` + gitlabToken('b') + `\"}]}}"}]}}`),
+		[]byte(`{"params":{"data":"` + gitlabToken('c') + `"}}`),
+	}
+	for i, msg := range in[:2] {
+		if out, _, err := m.Message(msg); err != nil || string(out) != string(msg) {
+			t.Fatalf("%d by itself: %s %v", i, out, err)
+		}
+	}
+	out, _, err := m.Messages(in, Site{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, msg := range out[:2] {
+		if string(msg) != string(in[i]) {
+			t.Errorf("%d: %s", i, msg)
+		}
+	}
+	if strings.Contains(string(out[2]), gitlabToken('c')) {
+		t.Errorf("%s", out[2])
+	}
+}
+
+// A finding that begins where policy lets it through and ends elsewhere is not
+// let through.
+func TestAllowedPlaceEnds(t *testing.T) {
+	m := New(Options{})
+	m.ConfigureAllowed([]Allowance{{Path: "a"}})
+	token := gitlabToken('a')
+	out, r, err := m.Message([]byte(`{"a":"` + token[:12] + `","b":"` + token[12:] + `"}`))
+	if err != nil || !r.Masked() || strings.Contains(string(out), token[12:]) {
+		t.Errorf("%s %v", out, err)
+	}
+}

@@ -54,6 +54,7 @@ type Site struct {
 	Tool   string // "": of none, such as a resource
 	Any    bool   // nobody knows of which tool: what concerns any of them counts
 	Root   string // what places begin with, where the JSON is a part of the message: "params."
+	batch  bool   // the JSON is an array of messages: places are within each
 }
 
 // Refused is the error of Answer where a field rule blocks.

@@ -19,7 +19,7 @@ func (m *Mask) search() *search { return m.searchAt(Site{}) }
 func (m *Mask) searchAt(at Site) *search {
 	m.sweep()
 	now := m.now()
-	return &search{index: m.index.Load(), rules: m.rules.Load(), allowed: m.allowedAt(at, now), within: at.Root,
+	return &search{index: m.index.Load(), rules: m.rules.Load(), allowed: m.allowedAt(at, now), within: at.Root, batch: at.batch,
 		clock: clock{now: m.now, deadline: now.Add(m.budget)}}
 }
 

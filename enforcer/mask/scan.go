@@ -31,6 +31,7 @@ type search struct {
 	clock     clock
 	allowed   []*allowance
 	within    string // the place of the document in the message
+	batch     bool   // the document is an array of messages, places are within each
 	knownOnly bool   // no detectors: for the last look at what goes out
 	matches   []match
 	detected  map[uint64]bool // the layers that detectors have looked through, by hash
@@ -201,12 +202,12 @@ func (s *search) token(d *document, i, nested int, spans []span) []span {
 		return spans
 	}
 	inner := new(document)
-	outer := s.within
+	outer, batch := s.within, s.batch
 	if len(s.allowed) > 0 {
-		s.within = s.placeOf(d, i) + "|"
+		s.within, s.batch = s.placeOf(d, i)+"|", false
 	}
 	found, _ := s.document(inner, text, nested+1)
-	s.within = outer
+	s.within, s.batch = outer, batch
 	for _, p := range inner.let {
 		p.start, p.end = inner.rawSpan(p)
 		p.token = i
