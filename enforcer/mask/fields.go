@@ -86,7 +86,7 @@ func (d *document) secretBy(t *token, marks []mark) int {
 		return dockerAuth
 	}
 	n := keyOf(name)
-	if n >= 0 && isLiteral(detectors[n].keyed, text) && !bytes.EqualFold(name, text) {
+	if n >= 0 && isLiteral(detectors[n].keyed, text) && !bytes.EqualFold(name, text) && !isOther(name, text) {
 		return n
 	}
 	return -1

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"slices"
+	"strings"
 )
 
 // class says what stands under a key.
@@ -60,7 +61,7 @@ const maxKey = 64
 
 // notSecret are what the word in front makes of a token: places in lists, and
 // the protocol's own.
-var notSecret = []string{"page", "next", "previous", "prev", "pagination", "continuation", "continue", "progress", "cancellation", "cancel", "sync", "resume", "cursor", "start", "end", "stop", "eos", "bos", "pad", "unk", "mask", "csrf", "xsrf", "authenticity", "public", "publishable"}
+var notSecret = []string{"page", "next", "previous", "prev", "pagination", "continuation", "continue", "progress", "cancellation", "cancel", "sync", "delta", "skip", "scroll", "resume", "resumption", "idempotency", "clientrequest", "client_request", "cursor", "start", "end", "stop", "eos", "bos", "pad", "unk", "mask", "csrf", "xsrf", "authenticity", "public", "publishable"}
 
 // compounds are words that make one word with token.
 var compounds = []string{"access", "auth", "refresh", "id", "api", "bearer", "session", "security", "bot", "app", "user", "private", "deploy", "webhook", "secret", "login", "identity", "registry", "oauth", "client", "server", "root", "admin", "device", "push", "join", "github", "gitlab", "slack", "vault"}
@@ -100,6 +101,49 @@ func keyOf(name []byte) int {
 		}
 	}
 	return -1
+}
+
+// isOther tells a value of a name's other meaning: the directory that PWD and
+// OLDPWD are in a shell, and how many tests pass.
+func isOther(name, s []byte) bool {
+	switch strings.ToLower(string(name)) {
+	case "pwd", "oldpwd":
+		return isDirectory(s)
+	case "pass":
+		return isCount(s)
+	}
+	return false
+}
+
+// isDirectory tells an absolute path of plain names.
+func isDirectory(s []byte) bool {
+	if len(s) > 2 && s[1] == ':' && s[0]|0x20-'a' < 26 {
+		s = s[2:]
+	}
+	first := bytes.TrimLeft(s, `/\`)
+	if len(first) == 0 || len(first) == len(s) || !isName(first[0]) {
+		return false
+	}
+	for _, c := range s {
+		if !isName(c) && c != '/' && c != '\\' && c != ' ' && c < 0x80 {
+			return false
+		}
+	}
+	return true
+}
+
+// isCount tells 12/15, 3 of 4, 98.5%.
+func isCount(s []byte) bool {
+	const digits = "0123456789."
+	rest := bytes.TrimLeft(s, digits)
+	if len(rest) == 0 || len(rest) == len(s) {
+		return false
+	}
+	switch sign := bytes.TrimSpace(bytes.TrimRight(rest, digits)); string(sign) {
+	case "/", "of", "%":
+		return true
+	}
+	return false
 }
 
 func isName(c byte) bool { return isAlnum(c) || c == '_' || c == '-' || c == '.' || c == '$' }

@@ -112,6 +112,9 @@ func (v *assigned) literal(text []byte) bool {
 	if !isLiteral(v.class, s) || bytes.EqualFold(s, v.key) {
 		return false
 	}
+	if isOther(v.key, s) && strings.IndexByte("?&;", v.before) < 0 { // nor in a connection string
+		return false
+	}
 	if !v.quoted {
 		if next == '(' || next == '[' || next == '{' || isPath(s) || isCall(s) {
 			return false // code

@@ -85,6 +85,8 @@ func TestSecretMembers(t *testing.T) {
 	for _, c := range []struct{ by, msg string }{
 		{"password-value", `{"user":"bob","db_password":"§"}`},
 		{"token-value", `{"a":[{"accessToken":"§"}]}`},
+		{"token-value", `{"exchangeToken":"§"}`},
+		{"password-value", `{"pass":"§"}`},
 		{"sensitive-field", `{"outputs":{"x":{"sensitive":true,"type":"string","value":"§"}}}`},
 		{"sensitive-field", `{"outputs":{"x":{"value":{"a":["§"]},"sensitive":true}}}`},
 		{"kubernetes-secret", `{"kind":"Secret","metadata":{"name":"x"},"data":{"a":"§"}}`},
@@ -130,6 +132,8 @@ var ordinaryTexts = []string{
 	"https://example.com/a?b=c&page=2&sort=token", "git@github.com:a/b.git", "ssh://git@host.example/a", "http://user:${PASS}@host.example",
 	"SELECT password_hash FROM users WHERE token = ?", "GRANT ALL ON t TO bob", "see pass-through, bypass: yes, minipass@7.1.3",
 	`{"name":"minipass","version":"^7.1.3"}`, `{"type":"object","properties":{"password":{"type":"string","description":"The password"}},"required":["password"]}`,
+	"PWD=/app\nOLDPWD=/workspace/app1\nLANG=C.UTF-8", `{"pwd":"/Users/jane/My project2"}`, `{"pwd":"C:\\Users\\jane1"}`, `{"pass":"12/15","fail":"3 of 15"}`, "pass: 98.5%\n",
+	`{"deltaToken":"aZ8kQ2LmN4pR7sT1vW3x"}`, `{"$skiptoken":"aZ8kQ2LmN4pR7sT1vW3x"}`, `{"resumptionToken":"aZ8kQ2LmN4pR7sT1vW3x"}`, `{"ClientRequestToken":"aZ8kQ2LmN4pR7sT1vW3x"}`,
 	`{"Action":"pass","Package":"x"}`, `"sensitive": true, "value": "x"`,
 }
 
@@ -160,6 +164,16 @@ func TestCredentialFiles(t *testing.T) {
 		out, rep := m.Text(text)
 		if strings.Contains(out, a[8:24]) || strings.Contains(out, b[8:24]) || strings.Contains(out, key[60:90]) || !rep.Masked() {
 			t.Errorf("%s: %s", name, out)
+		}
+	}
+}
+
+// A password may look like a directory where it cannot be one.
+func TestPasswordsLikePaths(t *testing.T) {
+	m := New(Options{})
+	for _, text := range []string{"Server=db;Uid=bob;Pwd=/s3cr3t/x;", "password=/s3cr3t/x", `{"pwd":"/s3cr3t=!"}`, `{"password":"/s3cr3t/x"}`} {
+		if out, _ := m.Text(text); strings.Contains(out, "s3cr3t") {
+			t.Error(out)
 		}
 	}
 }
