@@ -246,7 +246,8 @@ func (x *exchange) shown() (text string, partial bool) {
 		text = showParams(masked)
 		partial = slices.ContainsFunc(report.Hits, func(h mask.Hit) bool {
 			// What is sent on masked is shown as it is sent.
-			return !x.decision.MaskArgs || !strings.HasPrefix(h.Place, argumentsRoot)
+			rest, in := strings.CutPrefix(h.Place, argumentsRoot)
+			return !x.decision.MaskArgs || !in || rest == "" || rest[0] != '.' && rest[0] != '['
 		})
 	})
 	return text, partial

@@ -87,6 +87,6 @@ func allowances(list []rules.MaskAllowance) []mask.Allowance {
 // askedSite is the site of what the client asks: places begin at its parameters.
 func (x *exchange) askedSite() mask.Site {
 	at := x.site()
-	at.Root = "params."
+	at.Root = "params"
 	return at
 }

@@ -50,6 +50,7 @@ type exchange struct {
 	body     []byte            // what is forwarded: raw, and the listed splices
 	sent     *wire.Message     // what body was before a credential went into it: msg, or msg without secrets
 	spliced  map[string][]byte // arguments of it whose headers must follow
+	hidden   map[string][]byte // what arguments were, and what was sent instead: for headers
 	reply    *upstream.Reply
 	held     held          // of its stream, where policy buffers
 	asked    *budget.Share // what the request's bytes are counted in

@@ -34,7 +34,7 @@ func finder(of func() *mask.Mask) rules.Finder {
 }
 
 // argumentsRoot is what places in the arguments begin with.
-const argumentsRoot = "params.arguments."
+const argumentsRoot = "params.arguments"
 
 // hideSecrets takes the secrets out of the arguments that are forwarded, where
 // policy says so; what was asked, and its digest, stay as they came. It makes
@@ -63,8 +63,39 @@ func (x *exchange) hideSecrets() error {
 	}
 	if x.msg.Modern() {
 		x.spliced = changedTexts(x.msg, x.sent)
+		x.hidden = map[string][]byte{}
+		collectHidden(x.msg, x.sent, x.msg.Arguments, x.sent.Arguments, x.hidden)
 	}
 	return nil
+}
+
+// collectHidden collects what single arguments became, however deep they stand, by how
+// a header would spell what they were.
+func collectHidden(came, sent *wire.Message, was, is wire.Span, out map[string][]byte) {
+	before, after := came.Bytes(was), sent.Bytes(is)
+	if bytes.Equal(before, after) || len(before) == 0 || len(after) == 0 {
+		return
+	}
+	switch before[0] {
+	case '{':
+		var values []wire.Span // a mask changes names, not the order
+		sent.Members(is, func(_ []byte, value wire.Span) bool { values = append(values, value); return true })
+		n := 0
+		came.Members(was, func(_ []byte, value wire.Span) bool {
+			if n < len(values) {
+				collectHidden(came, sent, value, values[n], out)
+			}
+			n++
+			return true
+		})
+	case '[': // what is in one has no header
+	case '"':
+		if text, ok := came.Text(was); ok {
+			out[text] = after
+		}
+	default:
+		out[string(before)] = after
+	}
 }
 
 // changedTexts are the arguments whose value is another in the message that is
@@ -82,8 +113,8 @@ func changedTexts(came, sent *wire.Message) map[string][]byte {
 }
 
 // hideInHeaders masks the headers that mirror arguments. Which ones do is known
-// from lists only; so all of them are looked at. A value whose argument was
-// masked as a whole becomes the same text.
+// from lists only; so all of them are looked at. A value that an argument has
+// becomes what the argument becomes.
 func (x *exchange) hideInHeaders(h http.Header) error {
 	if !x.decision.MaskArgs {
 		return nil
@@ -100,11 +131,17 @@ func (x *exchange) hideInHeaders(h http.Header) error {
 			}
 			out[i] = v
 			var shown string
-			clean, r, err := x.e.Mask.MessageAt(wire.Quote(text), x.site())
+			clean, masked := x.hidden[text] // by the name of its argument, perhaps
+			var err error
+			if !masked {
+				var r mask.Report
+				clean, r, err = x.e.Mask.MessageAt(wire.Quote(text), x.site())
+				masked = r.Masked()
+			}
 			switch {
-			case err != nil || r.Masked() && json.Unmarshal(clean, &shown) != nil:
+			case err != nil || masked && json.Unmarshal(clean, &shown) != nil:
 				return refuse(kindUnavailable, "nothing ran: the secrets in the header %s cannot be masked", name)
-			case r.Masked():
+			case masked:
 				out[i] = wire.EncodeHeader(shown)
 			}
 		}

@@ -90,12 +90,12 @@ func TestSecretsInArgumentsAreMasked(t *testing.T) {
 			}
 		}
 		header := http.Header{"Mcp-Protocol-Version": {wire.ModernVersion}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"put"},
-			"Mcp-Param-Region": {pattern}, "Mcp-Param-Other": {wire.EncodeHeader("ü " + known)}, "Mcp-Param-Plain": {"eu-1"}}
-		if _, out, err := g.post(t.Context(), []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"put","arguments":{"region":"`+pattern+`"},`+meta+`}}`), header); err != nil || !strings.Contains(string(out), `"result"`) {
+			"Mcp-Param-Region": {pattern}, "Mcp-Param-Other": {wire.EncodeHeader("ü " + known)}, "Mcp-Param-Plain": {"eu-1"}, "Mcp-Param-Login": {"Tr0ub4dor&3"}}
+		if _, out, err := g.post(t.Context(), []byte(`{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"put","arguments":{"region":"`+pattern+`","login":{"password":"Tr0ub4dor&3"}},`+meta+`}}`), header); err != nil || !strings.Contains(string(out), `"result"`) {
 			t.Fatalf("%v %s", err, out)
 		}
 		_, sent, _ := up.got()
-		if sent.Get("Mcp-Param-Region") != "[masked: gitlab-pat]" || sent.Get("Mcp-Param-Other") != wire.EncodeHeader("ü [masked: db]") || sent.Get("Mcp-Param-Plain") != "eu-1" {
+		if sent.Get("Mcp-Param-Region") != "[masked: gitlab-pat]" || sent.Get("Mcp-Param-Other") != wire.EncodeHeader("ü [masked: db]") || sent.Get("Mcp-Param-Plain") != "eu-1" || sent.Get("Mcp-Param-Login") != "[masked: password-value]" {
 			t.Errorf("listed %v: headers %v", listed, sent)
 		}
 	}

@@ -104,7 +104,15 @@ func (s *search) placeOf(d *document, tok int) string {
 	if s.batch {
 		_, place, _ = strings.Cut(place, "].")
 	}
-	return s.within + place
+	return below(s.within, place)
+}
+
+// below is a place below the one that a document has.
+func below(root, place string) string {
+	if root == "" || place == "" || strings.HasSuffix(root, "|") || place[0] == '[' || place[0] == '|' {
+		return root + place
+	}
+	return root + "." + place
 }
 
 // maxLet bounds what is remembered of one message; what goes beyond is masked

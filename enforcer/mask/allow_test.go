@@ -92,3 +92,23 @@ func TestAllowedKey(t *testing.T) {
 		t.Errorf("%v %s", err, out)
 	}
 }
+
+// Places in a part of a message are those in the message, odd names too.
+func TestPlacesInAPart(t *testing.T) {
+	token := gitlabToken('a')
+	for _, arguments := range []string{`{"a":"` + token + `"}`, `{"odd name":"` + token + `"}`, `["` + token + `"]`} {
+		m := New(Options{})
+		_, whole, err := m.Message([]byte(`{"params":{"arguments":` + arguments + `}}`))
+		if err != nil || len(whole.Hits) != 1 {
+			t.Fatal(whole, err)
+		}
+		part := Site{Root: "params.arguments"}
+		if _, r, err := m.MessageAt([]byte(arguments), part); err != nil || len(r.Hits) != 1 || r.Hits[0].Place != whole.Hits[0].Place {
+			t.Errorf("%+v, not %+v", r, whole)
+		}
+		m.ConfigureAllowed([]Allowance{{Path: whole.Hits[0].Place}})
+		if out, _, err := m.MessageAt([]byte(arguments), part); err != nil || string(out) != arguments {
+			t.Errorf("%s %v", out, err)
+		}
+	}
+}

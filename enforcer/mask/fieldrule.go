@@ -53,7 +53,7 @@ type Site struct {
 	Server string
 	Tool   string // "": of none, such as a resource
 	Any    bool   // nobody knows of which tool: what concerns any of them counts
-	Root   string // what places begin with, where the JSON is a part of the message: "params."
+	Root   string // what places begin with, where the JSON is a part of the message: "params"
 	batch  bool   // the JSON is an array of messages: places are within each
 }
 

@@ -62,7 +62,7 @@ func (m *Mask) MessageAt(msg []byte, at Site) (out []byte, r Report, err error) 
 		for _, p := range spans {
 			where := elsewhere
 			if len(r.Hits) < maxPlaces {
-				where = at.Root + d.path(p, spans)
+				where = below(at.Root, d.path(p, spans))
 			}
 			r.add(Hit{p.cause.detector, p.cause.label, where, 1})
 		}
