@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"countersign/enforcer/budget"
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 	"countersign/rules"
 )
@@ -182,17 +184,22 @@ func (x *exchange) write(e heldEvent, data []byte) {
 	x.sending.Free()
 }
 
-// remember keeps the end of what leaves.
+// remember keeps the end of what leaves; of a long message, the ends of its
+// texts.
 func (h *held) remember(msgs [][]byte) {
-	from, size := len(msgs), 0
-	for from > 0 && size+len(msgs[from-1]) <= tailBytes {
-		from--
-		size += len(msgs[from])
+	var tail [][]byte
+	for size := 0; len(msgs) > 0; msgs = msgs[:len(msgs)-1] {
+		m := msgs[len(msgs)-1]
+		if len(m) > tailBytes {
+			m = mask.End(m, tailBytes/4)
+		}
+		if size += len(m); size > tailBytes && (len(tail) > 0 || size > 4*tailBytes) {
+			break
+		}
+		tail = append(tail, bytes.Clone(m))
 	}
-	h.tail = nil
-	for _, m := range msgs[from:] {
-		h.tail = append(h.tail, bytes.Clone(m))
-	}
+	slices.Reverse(tail)
+	h.tail = tail
 }
 
 // join waits for the event that is being read: what it is read from is closed

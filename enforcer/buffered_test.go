@@ -167,6 +167,22 @@ func TestBufferedStreams(t *testing.T) {
 	next()
 }
 
+// A long message leaves at once; what a value in it ends with is remembered.
+func TestBufferedStreamsRememberLongMessages(t *testing.T) {
+	g, up, known := bufferedGate(t)
+	next := streamed(t, g, "small")
+	up.lines <- progress(1, strings.Repeat("ä\n", 20_000)+known[:9])
+	if first := next(); !strings.Contains(first, known[:9]) {
+		t.Fatal("it was held")
+	}
+	up.lines <- progress(2, known[9:]+strings.Repeat(" b", 200))
+	if got := next(); strings.Contains(got, known[9:]) || !strings.Contains(got, "[masked: db] b") {
+		t.Error(got)
+	}
+	up.lines <- "answer done"
+	next()
+}
+
 // At a bound, of time or size, what is held leaves, and of a value that is
 // split over it the rest is masked.
 func TestBufferedStreamsAreBounded(t *testing.T) {

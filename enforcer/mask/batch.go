@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"strings"
+	"unicode/utf8"
 )
 
 // Messages masks messages that a receiver gets one after the other, each of
@@ -40,4 +41,28 @@ func (m *Mask) Messages(msgs [][]byte, at Site) ([][]byte, Report, error) {
 		places.add(h)
 	}
 	return parts, places, nil
+}
+
+// End is a message with no more than the last most bytes of each of its texts:
+// what the part of a secret that follows in another message goes on from. What
+// is no JSON it returns as it is.
+func End(msg []byte, most int) []byte {
+	t := &tree{raw: msg}
+	if _, ok := t.read(t.space(0)); !ok {
+		return msg
+	}
+	var edits []edit
+	for i := range t.items {
+		it := &t.items[i]
+		if it.kind != '"' || it.end-it.start <= most {
+			continue
+		}
+		text := t.text(int32(i))
+		from := max(0, len(text)-most)
+		for from < len(text) && !utf8.RuneStart(text[from]) {
+			from++
+		}
+		edits = append(edits, edit{it.start + 1, it.end - 1, jsonEscape(string(text[from:]), func(rune) bool { return false }, false, false)})
+	}
+	return apply(msg, edits)
 }

@@ -81,3 +81,16 @@ func TestAllowedPlaceEnds(t *testing.T) {
 		t.Errorf("%s %v", out, err)
 	}
 }
+
+func TestEnd(t *testing.T) {
+	for in, want := range map[string]string{
+		`{ "a":"0123456789","b":["x",1.0],"0123456789":"ab"}`: `{ "a":"6789","b":["x",1.0],"0123456789":"ab"}`,
+		`["xxxx\u00e4\ud83d\ude00"]`:                          `["😀"]`,
+		`["xxxxxx\n\"ä"]`:                                     `["\n\"ä"]`,
+		`["xxxxxxx`:                                           `["xxxxxxx`,
+	} {
+		if got := string(End([]byte(in), 4)); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
