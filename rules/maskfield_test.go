@@ -2,6 +2,7 @@ package rules
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -34,6 +35,20 @@ func TestFieldRuleProblems(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// A key that the protocol itself goes by cannot be masked wherever it stands.
+func TestMaskKeyProblems(t *testing.T) {
+	_, err := try(base(), "masks/x.yaml", "keys: [salary, NextCursor, id]\n")
+	for _, want := range []string{`masks/x.yaml:1:16: key "NextCursor" is one of the protocol's own`, `masks/x.yaml:1:28: key "id"`} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("got  %v\nwant %s", err, want)
+		}
+	}
+	p, err := try(base(), "masks/x.yaml", "keys: [salary, token]\n")
+	if err != nil || !slices.Contains(p.masks.Keys, "salary") {
+		t.Error(err)
 	}
 }
 

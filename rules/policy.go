@@ -373,7 +373,7 @@ func (l *loader) mask(d *document) {
 			}
 		}
 	}
-	m.Keys = add(m.Keys, d.texts(f["keys"], "keys"))
+	m.Keys = add(m.Keys, d.maskKeys(f["keys"]))
 	l.detectors(d, f["detectors"])
 }
 
