@@ -37,7 +37,8 @@ func (w *fielder) columnRules() bool {
 // textLine is text[start:end], without its end.
 type textLine struct{ start, end int }
 
-func lines(text []byte) (out []textLine) {
+func lines(text []byte) []textLine {
+	out := make([]textLine, 0, bytes.Count(text, []byte("\n"))+1)
 	for i := 0; i < len(text); {
 		n := bytes.IndexByte(text[i:], '\n')
 		end := i + n
@@ -99,6 +100,9 @@ func (l textLine) split(text []byte) (cells []textLine) {
 
 // ruled finds tables whose names are ruled off from the rows.
 func (w *fielder) ruled(text []byte, edits *[]edit) (any bool) {
+	if !bytes.Contains(text, []byte("--")) {
+		return false
+	}
 	all := lines(text)
 	for i := 1; i < len(all); i++ {
 		if w.clock.work(all[i].end - all[i].start) {
@@ -164,14 +168,15 @@ func trimmed(text []byte, l textLine) textLine {
 // single takes a text for a column with its name above it if its first line is
 // such a name and no line is blank.
 func (w *fielder) single(text []byte, edits *[]edit) {
-	all := lines(text)
-	if len(all) < 2 || w.clock.work(len(text)) {
+	first, _, more := bytes.Cut(text, []byte("\n"))
+	if !more || len(first) > maxLooseName || w.clock.work(len(text)) {
 		return
 	}
-	rule := w.strongest(w.column(nameIn(bytes.Trim(withoutMark(all[0].of(text)), "\"\r"))))
+	rule := w.strongest(w.column(nameIn(bytes.Trim(withoutMark(first), "\"\r"))))
 	if rule == nil {
 		return
 	}
+	all := lines(text)
 	for _, l := range all {
 		if len(bytes.TrimSpace(l.of(text))) == 0 {
 			return
