@@ -154,7 +154,7 @@ func TestCredentialFiles(t *testing.T) {
 		"kubeconfig":   "users:\n- name: bob\n  user:\n    client-certificate-data: LS0tLS1CRUdJTiBDRVJU\n    client-key-data: " + a + "\n    token: " + b + "\n",
 		"docker":       `{"auths":{"r.example":{"auth":"Ym9iOmh1bnRlcjI=","identitytoken":"` + a + `"}}}`,
 		"terraform":    `{"resources":[{"type":"aws_iam_access_key","instances":[{"attributes":{"id":"x","secret":"` + a + `","ses_smtp_password_v4":null}}]}],"outputs":{"db":{"value":"` + b + `","sensitive":true}}}`,
-		"npmrc":        "//registry.npmjs.org/:_authToken=" + a + "\n",
+		"npmrc":        "//npm.example.com/:_authToken=" + a + "\n",
 		"pypirc":       "[pypi]\nusername = __token__\npassword = " + a + "\n",
 		"wireguard":    "[Interface]\nPrivateKey = " + a + "\nAddress = 10.0.0.1/24\n[Peer]\nPresharedKey = " + b + "\n",
 		"git":          "https://bob:" + a + "@git.example\n",
