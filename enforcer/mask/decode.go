@@ -242,7 +242,7 @@ func takeBase64(buf []byte, cuts []int) (decoded, unwrapped *layer) {
 		if cut+1 < len(cuts) {
 			high = cuts[cut+1]
 		}
-		start, end, wrapped := base64Run(buf, i, low, high)
+		start, end, reach, wrapped := base64Run(buf, i, low, high)
 		if end-start >= minRun {
 			if decoded == nil {
 				decoded, unwrapped = &layer{}, &layer{}
@@ -254,14 +254,15 @@ func takeBase64(buf []byte, cuts []int) (decoded, unwrapped *layer) {
 				unwrapped.unwrap(buf, start, end)
 			}
 		}
-		i = max(end, i+1) + minRun - 1
+		i = max(reach, i+1) + minRun - 1
 	}
 	return decoded, unwrapped
 }
 
 // base64Run widens around i, within low and high. A line break belongs to the
-// run, and so does the indentation behind it; padding closes it.
-func base64Run(buf []byte, i, low, high int) (start, end int, wrapped bool) {
+// run, and so does the indentation behind it; padding closes it. All before reach
+// was looked at: breaks at either end are not part of the run.
+func base64Run(buf []byte, i, low, high int) (start, end, reach int, wrapped bool) {
 	start, end = i, i
 	for start > low {
 		if unbase64[buf[start-1]] > 64 {
@@ -284,8 +285,9 @@ func base64Run(buf []byte, i, low, high int) (start, end int, wrapped bool) {
 		}
 		indent = c == '\n' || indent && (c == ' ' || c == '\t')
 	}
+	reach = end
 	if end-start < minRun {
-		return start, end, false
+		return start, end, reach, false
 	}
 	for end > start && unbase64[buf[end-1]] > 63 { // what a break and indentation left
 		end--
@@ -297,7 +299,7 @@ func base64Run(buf []byte, i, low, high int) (start, end int, wrapped bool) {
 	for k := 0; k < 2 && end < high && end > start && buf[end] == '='; k++ {
 		end++
 	}
-	return start, end, wrapped
+	return start, end, max(reach, end), wrapped
 }
 
 func (l *layer) decodeRun(buf []byte, from, end, start int) {

@@ -357,3 +357,12 @@ func TestLayersKeepTheirOffsets(t *testing.T) {
 		t.Error(out)
 	}
 }
+
+// A long run of line breaks is looked through once, not again from every eighth.
+func TestBreaksAreReadOnce(t *testing.T) {
+	m := New(Options{})
+	msg := []byte(`{"text":"` + strings.Repeat(`\n`, 4<<20) + `"}`)
+	if out, r, err := m.Message(msg); err != nil || r.Masked() || len(out) != len(msg) {
+		t.Error(err)
+	}
+}
