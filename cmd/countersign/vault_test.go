@@ -254,7 +254,7 @@ func TestVaultVariables(t *testing.T) {
 		{"jwt", config{VaultAddr: "http://v", VaultAuth: "jwt"}, []string{"COUNTERSIGN_VAULT_AUTH_JWT_PATH: missing", "COUNTERSIGN_VAULT_AUTH_ROLE: missing"}},
 		{"jwt from a relative path", config{VaultAddr: "http://v", VaultAuth: "jwt", VaultRole: "r", VaultJWTPath: "token"}, []string{`COUNTERSIGN_VAULT_AUTH_JWT_PATH: "token": want the absolute path of a file that is there`}},
 		{"kubernetes outside of a pod", config{VaultAddr: "http://v", VaultAuth: "kubernetes", VaultRole: "r", VaultJWTPath: file + "2"}, []string{"COUNTERSIGN_VAULT_AUTH_JWT_PATH: "}},
-		{"cert in the clear", config{VaultAddr: "http://v", VaultAuth: "cert"}, []string{`VAULT_ADDR: "http://v": want https`, "VAULT_CLIENT_CERT, VAULT_CLIENT_KEY: both"}},
+		{"cert in the clear", config{VaultAddr: "http://v", VaultAuth: "cert"}, []string{"VAULT_ADDR: want https", "VAULT_CLIENT_CERT, VAULT_CLIENT_KEY: both"}},
 	} {
 		var got []string
 		c.c.checkVault(func(name, format string, args ...any) { got = append(got, name+": "+fmt.Sprintf(format, args...)) })
