@@ -35,7 +35,11 @@ func TestStdioCancelledCallsEnd(t *testing.T) {
 			_, err := u.Send(ctx, legacy(session, "", call))
 			done <- err
 		}()
-		waitFor(t, u, func() bool { return inFlight() == 1 })
+		for got := ""; got != "called 41"; got = <-lines { // from here on it is the server's
+		}
+		if n := callsOf(u, inFlight); n != 1 {
+			t.Errorf("%d calls in flight", n)
+		}
 		if left {
 			leave()
 			if err := <-done; !errors.Is(err, context.Canceled) {
@@ -48,10 +52,7 @@ func TestStdioCancelledCallsEnd(t *testing.T) {
 		grace := <-due
 		for got := ""; got != "cancelled 41"; got = <-lines {
 		}
-		u.mu.Lock()
-		n := inFlight()
-		u.mu.Unlock()
-		if n != 1 {
+		if n := callsOf(u, inFlight); n != 1 {
 			t.Errorf("%d calls within the grace", n)
 		}
 		grace()
@@ -60,10 +61,7 @@ func TestStdioCancelledCallsEnd(t *testing.T) {
 				t.Errorf("the call ended with %v", err)
 			}
 		}
-		u.mu.Lock()
-		n = inFlight()
-		u.mu.Unlock()
-		if n != 0 {
+		if n := callsOf(u, inFlight); n != 0 {
 			t.Errorf("%d calls after the grace", n)
 		}
 		leave()
@@ -88,4 +86,10 @@ func TestStdioCancelledCallsEnd(t *testing.T) {
 	if err := <-next; err != nil {
 		t.Errorf("the id is still taken: %v", err)
 	}
+}
+
+func callsOf(u *stdio, count func() int) int {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return count()
 }

@@ -163,6 +163,8 @@ func misbehave(kind string, id json.RawMessage, method string, line []byte, init
 	case "hang", "stubborn":
 		if method == "ping" {
 			fmt.Printf(`{"jsonrpc":"2.0","id":%s,"result":{}}`+"\n", id)
+		} else {
+			fmt.Fprintf(os.Stderr, "called %s\n", id)
 		}
 	case "unknown":
 		fmt.Printf(`{"jsonrpc":"2.0","id":%s,"error":{"code":-32601,"message":"no such method"}}`+"\n", id)
