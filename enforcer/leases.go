@@ -4,13 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json"
 
 	"countersign/audit"
 	"countersign/enforcer/credential"
@@ -132,23 +128,15 @@ const revokeWait = 20 * time.Second
 
 func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze.Operator) {
 	var ask revokeRequest
-	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
-		answerError(w, http.StatusBadRequest, "want content type application/json")
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFreezeRequest))
-	if err == nil {
-		err = json.Unmarshal(body, &ask, json.RejectUnknownMembers(true))
-	}
-	if err != nil {
-		answerError(w, http.StatusBadRequest, "the request cannot be read: "+e.words(err.Error(), 300))
+	if !e.readAsked(w, r, &ask) {
 		return
 	}
 	if text := ask.problem(); text != "" {
 		answerError(w, http.StatusBadRequest, text)
 		return
 	}
-	why := fmt.Sprintf("revoked by %s: %s", by.Name, e.words(ask.Reason, len(ask.Reason)))
+	reason := e.words(ask.Reason, len(ask.Reason))
+	why := fmt.Sprintf("revoked by %s: %s", by.Name, reason)
 	out := struct {
 		Revoked []leaseView `json:"revoked"`
 		Pending []leaseView `json:"pending"`
@@ -156,7 +144,7 @@ func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze
 	}{[]leaseView{}, []leaseView{}, ""}
 	// As with a freeze: where the record fails it is done all the same, loudly.
 	// Each lease's end is recorded by itself.
-	if err := e.operatedOn(r.Context(), by, "revoke-asked", e.words(ask.String(), 1024)+" "+why, nil); err != nil {
+	if err := e.operatedOn(r.Context(), by, "revoke-asked", fmt.Sprintf("%s asked to revoke %s: %s", by.Name, e.words(ask.String(), 1024), reason), nil); err != nil {
 		e.Log.Error("a revocation by an operator could not be recorded", "what", ask.String(), "by", by.Name, "err", err)
 		out.Warning = "it is done, but the record cannot be written: " + publicCause(err)
 	}

@@ -31,7 +31,7 @@ import (
 // where the caller is, 404 where no such freeze stands, 409 where too many do,
 // 503 where the record or the store cannot be written.
 
-const maxFreezeRequest = 16 << 10 // bytes
+const maxOperation = 16 << 10 // bytes of a request
 
 // Control is the same for somebody whose identity the caller of this vouches
 // for: who reached a socket that only the operator can open.
@@ -41,7 +41,8 @@ func (e *Enforcer) Control(who func(*http.Request) freeze.Operator) http.Handler
 	return mux
 }
 
-// mountOperate adds these endpoints, and those of credentials. who answers a caller that it refuses.
+// mountOperate adds these endpoints, and those of credentials. who answers a
+// caller that it refuses.
 func (e *Enforcer) mountOperate(mux *http.ServeMux, who func(http.ResponseWriter, *http.Request) (freeze.Operator, bool)) {
 	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request, freeze.Operator){
 		"POST /freezes": e.serveFreeze, "GET /freezes": e.serveFreezes,
@@ -129,21 +130,30 @@ func (e *Enforcer) turnAway(w http.ResponseWriter, ref *refusal, record string) 
 	}
 }
 
+// readAsked reads what an operator asks for, strictly; what it cannot read it
+// answers.
+func (e *Enforcer) readAsked(w http.ResponseWriter, r *http.Request, ask any) bool {
+	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
+		answerError(w, http.StatusBadRequest, "want content type application/json")
+		return false
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOperation))
+	if err == nil {
+		err = json.Unmarshal(body, ask, json.RejectUnknownMembers(true))
+	}
+	if err != nil {
+		answerError(w, http.StatusBadRequest, "the request cannot be read: "+e.words(err.Error(), 300))
+		return false
+	}
+	return true
+}
+
 func (e *Enforcer) serveFreeze(w http.ResponseWriter, r *http.Request, by freeze.Operator) {
 	var ask struct {
 		freeze.Target
 		Reason string `json:"reason"`
 	}
-	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
-		answerError(w, http.StatusBadRequest, "want content type application/json")
-		return
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFreezeRequest))
-	if err == nil {
-		err = json.Unmarshal(body, &ask, json.RejectUnknownMembers(true))
-	}
-	if err != nil {
-		answerError(w, http.StatusBadRequest, "the request cannot be read: "+e.words(err.Error(), 300))
+	if !e.readAsked(w, r, &ask) {
 		return
 	}
 	// The agents are told the reason.

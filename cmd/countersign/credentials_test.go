@@ -172,7 +172,7 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 	}
 
 	asked := p.entries(func(en audit.Entry) bool { return en.Kind == audit.KindCredential && en.Status == "revoke-asked" })
-	if len(asked) < 4 || !strings.HasPrefix(asked[0].Reason, "credential probe-call revoked by operator uid ") || !strings.HasSuffix(asked[0].Reason, ": seen in a chat") {
+	if len(asked) < 4 || !strings.HasPrefix(asked[0].Reason, "operator uid ") || !strings.HasSuffix(asked[0].Reason, " asked to revoke credential probe-call: seen in a chat") {
 		t.Errorf("recorded: %+v", asked)
 	}
 	looked := p.entries(func(en audit.Entry) bool {
