@@ -234,7 +234,7 @@ func TestThePagesNameVariablesThatExist(t *testing.T) {
 	for _, v := range vaults {
 		known[v] = true
 	}
-	names := []string{"README.md", "docs/policy.md", "docs/operate.md", "docs/credentials.md", "docs/architecture.md", "docs/protocol.md"}
+	names := []string{"README.md", "docs/policy.md", "docs/operate.md", "docs/credentials.md", "docs/approvals.md", "docs/architecture.md", "docs/protocol.md"}
 	deploy, err := filepath.Glob("../../deploy/*")
 	if err != nil {
 		t.Fatal(err)
