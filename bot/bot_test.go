@@ -273,7 +273,7 @@ func TestApprove(t *testing.T) {
 	a := w.ask(w.request("sql: UPDATE customers SET plan = 'pro' WHERE id = 7"))
 	c := w.card(a.ID, "needs 1 of dba")
 	for _, want := range []string{"desk-assistant asks for alice: query on db", "UPDATE customers SET plan = 'pro' WHERE id = 7",
-		"Writes need a DBA", "rule writes, rules/all.yaml:1", "policy 3333333", "until 22:00 UTC"} {
+		"Writes need a DBA", "rule writes, rules/all.yaml:1", "policy 3333333", "until 1 Mar 22:00 UTC"} {
 		if !strings.Contains(text(c), want) {
 			t.Errorf("the card does not say %q:\n%s", want, slack.Render(c, 80))
 		}
@@ -288,7 +288,7 @@ func TestApprove(t *testing.T) {
 		v.Slack.ActionTS == "" || !strings.HasPrefix(v.Slack.PayloadHash, "sha256:") {
 		t.Errorf("provenance: %+v %+v", v, v.Slack)
 	}
-	c = w.card(a.ID, "approved by bob at 14:")
+	c = w.card(a.ID, "approved by bob at 1 Mar 14:")
 	if len(c.Buttons()) != 0 {
 		t.Error("a decided card has buttons")
 	}
@@ -298,7 +298,7 @@ func TestApprove(t *testing.T) {
 	if err := w.book.Finish(t.Context(), a.ID, "ok"); err != nil {
 		t.Fatal(err)
 	}
-	c = w.card(a.ID, "outcome: ok")
+	c = w.card(a.ID, "ran: it succeeded")
 	if len(w.slack.Cards(channel)) != 1 {
 		t.Errorf("%d cards", len(w.slack.Cards(channel)))
 	}

@@ -6,11 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/slack-go/slack"
 
 	"countersign/enforcer/approval"
+	"countersign/enforcer/approval/tell"
 	"countersign/rules"
 )
 
@@ -26,8 +26,6 @@ const (
 const (
 	maxText   = 2900
 	maxHeader = 145
-	maxName   = 60
-	maxReason = 600
 	maxAsks   = 8
 )
 
@@ -53,18 +51,14 @@ func (f face) digest() (string, error) {
 // arguments alone: no clock.
 func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy) face {
 	f := face{approvable: true}
-	for _, s := range []string{a.Client, asker(a, p), what(a)} {
-		if _, whole := visible(s, false, maxName); !whole {
-			f.approvable = false
-		}
-	}
-	headline := headline(a, p)
-	if cost(headline) <= maxHeader {
+	headline, named := tell.Headline(a, p)
+	f.approvable = named
+	if tell.Cost(headline) <= maxHeader {
 		f.add(slack.NewHeaderBlock(plain(headline)))
 	} else {
 		f.add(slack.NewSectionBlock(plain(headline), nil, nil))
 	}
-	shown, whole := visible(orElse(a.Args, "(no arguments)"), true, maxText)
+	shown, whole := tell.Visible(orElse(a.Args, "(no arguments)"), true, maxText)
 	f.add(preformatted(shown))
 	var obstacles []string
 	switch {
@@ -81,8 +75,8 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy) face {
 		obstacles = append(obstacles, fmt.Sprintf("%d rules ask; a card shows %d.", len(a.Asks), maxAsks))
 	}
 	for _, ask := range a.Asks[:min(len(a.Asks), maxAsks)] {
-		why, _ := visible(ask.Reason, false, maxReason) // reviewed text: a long one may be cut, visibly
-		rule, _ := visible(ask.Rule, false, maxName)
+		why, _ := tell.Visible(ask.Reason, false, tell.MaxReason) // reviewed text: a long one may be cut, visibly
+		rule, _ := tell.Visible(ask.Rule, false, tell.MaxName)
 		f.add(smallPrint(fmt.Sprintf("why: %s · rule %s, %s:%d · policy %.7s", why, rule, ask.File, ask.Line, a.Policy)))
 	}
 	if set.Via == approval.ViaOIDC {
@@ -90,9 +84,9 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy) face {
 		obstacles = append(obstacles, "This approver set approves by signing in, not by button.")
 	}
 
-	state := standing(a)
+	state := soFar(a)
 	if a.State == approval.Pending {
-		f.add(smallPrint(fmt.Sprintf("until %s · %s · approval %s", clock(a.Expires, a.Created), state, a.ID)))
+		f.add(smallPrint(fmt.Sprintf("%s · approval %s", state, a.ID)))
 		if !f.approvable {
 			way := "Deny it, or have it asked again in a form that fits."
 			f.add(slack.NewSectionBlock(plain(strings.Join(obstacles, " ")+" What cannot be seen in full cannot be approved here. "+way), nil, nil))
@@ -107,89 +101,13 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy) face {
 	return f
 }
 
-// headline says who asks for whom, for what.
-func headline(a approval.Approval, p *rules.Policy) string {
-	name := func(s string) string {
-		out, _ := visible(s, false, maxName)
-		return out
-	}
-	return fmt.Sprintf("%s asks for %s: %s", orElse(name(a.Client), "An unnamed client"), name(asker(a, p)), name(what(a)))
-}
-
-func (f *face) add(b slack.Block) { f.blocks = append(f.blocks, b) }
-
-// asker is the person's name where the policy knows them, else the token's.
-func asker(a approval.Approval, p *rules.Policy) string {
-	if p != nil {
-		if person, ok := p.Person(a.Subject.Issuer, a.Subject.Sub); ok {
-			return person.Name
-		}
-	}
-	return a.Subject.Sub
-}
-
-func what(a approval.Approval) string {
-	thing := orElse(a.Tool, orElse(a.Resource, a.Method))
-	return thing + " on " + a.Server
-}
-
-// standing says in words where the approval stands: who, when, why, and what
-// came of it.
-func standing(a approval.Approval) string {
-	var said []string
-	for _, v := range a.Votes {
-		who, _ := visible(v.Person, false, maxName)
-		if v.Approve {
-			said = append(said, fmt.Sprintf("approved by %s at %s", who, stamp(v.At)))
-		} else {
-			why, _ := visible(v.Reason, false, maxReason)
-			said = append(said, fmt.Sprintf("denied by %s at %s: “%s”", who, stamp(v.At), why))
-		}
-	}
-	switch a.State {
-	case approval.Pending:
-		missing := a.Missing()
-		told := map[string]bool{}
-		for _, ask := range a.Asks {
-			if n := missing[ask.Approvers]; n > 0 && !told[ask.Approvers] {
-				told[ask.Approvers] = true
-				set, _ := visible(ask.Approvers, false, maxName)
-				said = append(said, fmt.Sprintf("needs %d of %s", n, set))
-			}
-		}
-	case approval.Approved:
-		said = append(said, "not used yet")
-	case approval.Expired:
-		said = append(said, "expired at "+stamp(a.Expires), "nothing ran")
-	case approval.Withdrawn:
-		why, _ := visible(a.Reason, false, maxReason)
-		said = append(said, "withdrawn at "+stamp(a.Ended)+": "+why, "nothing ran")
-	case approval.Spent:
-		if a.Outcome == "" {
-			said = append(said, "used at "+stamp(a.Ended))
-		} else {
-			outcome, _ := visible(a.Outcome, false, maxReason)
-			said = append(said, "used at "+stamp(a.Ended)+", outcome: "+outcome)
-		}
-	}
-	s := strings.Join(said, " · ")
-	if s == "" {
-		s = string(a.State)
-	}
-	out, _ := visible(s, false, maxText)
+// soFar is where the approval stands, in one line.
+func soFar(a approval.Approval) string {
+	out, _ := tell.Cut(tell.Join(tell.Standing(a), " · "), maxText)
 	return out
 }
 
-func stamp(t time.Time) string { return t.UTC().Format("15:04:05 MST") }
-
-// clock leaves the date out where it is the day of asking.
-func clock(t, asked time.Time) string {
-	t, asked = t.UTC(), asked.UTC()
-	if t.YearDay() == asked.YearDay() && t.Year() == asked.Year() {
-		return t.Format("15:04 MST")
-	}
-	return t.Format("2 Jan 15:04 MST")
-}
+func (f *face) add(b slack.Block) { f.blocks = append(f.blocks, b) }
 
 func buttons(a approval.Approval, approvable bool) slack.Block {
 	value := ballot(a)
@@ -216,8 +134,8 @@ func plain(s string) *slack.TextBlockObject {
 }
 
 func smallPrint(s string) slack.Block {
-	if cost(s) > maxText {
-		s, _ = visible(s, false, maxText)
+	if tell.Cost(s) > maxText {
+		s, _ = tell.Cut(s, maxText)
 	}
 	return slack.NewContextBlock("", plain(s))
 }

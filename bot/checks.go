@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-github/v60/github"
 
+	"countersign/enforcer/approval/tell"
 	"countersign/rules"
 )
 
@@ -288,7 +289,7 @@ func (r *checkRun) output(title, checkpoint string) *github.CheckRunOutput {
 			break
 		}
 		line := max(p.Line, 1)
-		message, _ := visible(p.Msg, true, 2000)
+		message, _ := tell.Visible(p.Msg, true, 2000)
 		out.Annotations = append(out.Annotations, &github.CheckRunAnnotation{Path: github.String(p.File), StartLine: &line, EndLine: &line,
 			AnnotationLevel: github.String("failure"), Message: &message})
 	}
@@ -296,7 +297,7 @@ func (r *checkRun) output(title, checkpoint string) *github.CheckRunOutput {
 }
 
 func code(text string, limit int) string {
-	shown, _ := visible(text, true, limit)
+	shown, _ := tell.Visible(text, true, limit)
 	return "    " + strings.ReplaceAll(strings.TrimRight(shown, "\n"), "\n", "\n    ") + "\n"
 }
 

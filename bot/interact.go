@@ -356,7 +356,7 @@ func words(err error, a approval.Approval) string {
 	case errors.Is(err, approval.ErrExpired):
 		return "This has expired; nothing ran. The agent may ask again."
 	case errors.Is(err, approval.ErrDecided):
-		return "This is decided already: " + standing(a) + "."
+		return "This is decided already: " + soFar(a) + "."
 	case errors.Is(err, approval.ErrPartial):
 		return "This request could not be shown in full, so it cannot be approved by a button. You can deny it."
 	case errors.Is(err, approval.ErrSignIn):

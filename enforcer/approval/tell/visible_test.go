@@ -1,4 +1,4 @@
-package bot
+package tell
 
 import (
 	"strings"
@@ -24,21 +24,21 @@ func TestVisible(t *testing.T) {
 		{"true \uFFFD", "true \uFFFD"},
 		{"naïve Ωmega 日本 é", "naïve Ωmega 日本 é"},
 	} {
-		if got, whole := visible(test.in, true, 1000); got != test.want || !whole {
-			t.Errorf("visible(%q) = %q, want %q", test.in, got, test.want)
+		if got, whole := Visible(test.in, true, 1000); got != test.want || !whole {
+			t.Errorf("Visible(%q) = %q, want %q", test.in, got, test.want)
 		}
 	}
-	if got, _ := visible("a\nb\tc", false, 100); got != `a\u{0A}b\u{09}c` {
+	if got, _ := Visible("a\nb\tc", false, 100); got != `a\u{0A}b\u{09}c` {
 		t.Errorf("in one line: %q", got)
 	}
 }
 
 func TestVisibleCuts(t *testing.T) {
-	got, whole := visible(strings.Repeat("\u202e", 500), true, 200)
-	if whole || cost(got) > 200 || !strings.HasSuffix(got, "more characters]") || strings.Contains(strings.ReplaceAll(got, `\u{202E}`, ""), `\u`) {
+	got, whole := Visible(strings.Repeat("\u202e", 500), true, 200)
+	if whole || Cost(got) > 200 || !strings.HasSuffix(got, "more characters]") || strings.Contains(strings.ReplaceAll(got, `\u{202E}`, ""), `\u`) {
 		t.Errorf("%v %q", whole, got)
 	}
-	if got, whole := visible(strings.Repeat("&", 100), true, 400); whole || cost(got) > 400 {
+	if got, whole := Visible(strings.Repeat("&", 100), true, 400); whole || Cost(got) > 400 {
 		t.Errorf("ampersands are counted as Slack keeps them: %v %q", whole, got)
 	}
 }
@@ -49,30 +49,17 @@ func FuzzVisible(f *testing.F) {
 	f.Add(strings.Repeat("<&>\u200b", 100), 120)
 	f.Fuzz(func(t *testing.T, in string, limit int) {
 		limit = 100 + (limit%3000+3000)%3000
-		out, whole := visible(in, true, limit)
-		if !utf8.ValidString(out) || cost(out) > limit {
-			t.Fatalf("visible(%q, %d) = %q", in, limit, out)
+		out, whole := Visible(in, true, limit)
+		if !utf8.ValidString(out) || Cost(out) > limit {
+			t.Fatalf("Visible(%q, %d) = %q", in, limit, out)
 		}
 		for _, r := range out {
 			if hidden(r) && r != '\n' && r != '\t' {
 				t.Fatalf("%q leaves %U", in, r)
 			}
 		}
-		if again, ok := visible(out, true, 1<<30); whole && ok && strings.Count(again, `\u{5C}u{`) < strings.Count(out, `\u{`) {
+		if again, ok := Visible(out, true, 1<<30); whole && ok && strings.Count(again, `\u{5C}u{`) < strings.Count(out, `\u{`) {
 			t.Fatalf("an escape of %q can be spelled: %q", out, again)
-		}
-	})
-}
-
-func FuzzInteraction(f *testing.F) {
-	f.Add([]byte(`{"type":"block_actions","team":{"id":"T"},"user":{"id":"U","team_id":"T"},"actions":[{"type":"button","action_id":"countersign_approve","value":"x"}]}`))
-	f.Add([]byte(`{"type":"view_submission","team":{"id":"T"},"user":{"id":"U","team_id":"T"},"view":{"callback_id":"countersign_reason","private_metadata":"{}","state":{"values":{}}}}`))
-	f.Add([]byte(`null`))
-	b := New(Config{TeamID: "T"})
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		p, err := b.read(raw)
-		if err == nil && (p.team == "" || p.user == "" || p.action == "") {
-			t.Fatalf("%q is read as %+v", raw, p)
 		}
 	})
 }
