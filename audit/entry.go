@@ -27,6 +27,7 @@ const (
 	KindAuthFailed Kind = "auth-failed" // authentication failed (aggregated)
 	KindApproval   Kind = "approval"    // an approval changed state; Detail is the approval
 	KindVote       Kind = "vote"        // a vote that did not count, and why
+	KindLogin      Kind = "login"       // somebody who may approve signed in, or was linked to a Slack user or unlinked: see Status
 	KindCredential Kind = "credential"  // minted, renewed, revoked; read and forgotten
 	KindPolicy     Kind = "policy"      // accepted, rejected, reset
 	KindSegment    Kind = "segment"     // events of a stream since the last segment

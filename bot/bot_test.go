@@ -292,10 +292,10 @@ func TestApprove(t *testing.T) {
 	if len(c.Buttons()) != 0 {
 		t.Error("a decided card has buttons")
 	}
-	if _, err := w.book.Spend(t.Context(), a.ID, a.Digest, a.RulesDigest, "c_9"); err != nil {
+	if _, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_9"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.book.Finish(t.Context(), a.ID, "ok"); err != nil {
+	if err := w.book.Finish(t.Context(), a.ID, "c_9", "ok"); err != nil {
 		t.Fatal(err)
 	}
 	c = w.card(a.ID, "ran: it succeeded")
@@ -409,7 +409,7 @@ func TestPressesRefused(t *testing.T) {
 			setup: func(w *world, _ approval.Approval) { w.clock.pass(9 * time.Hour) }},
 		{name: "on an old card, after a denial", user: "U0BOB", action: approve, told: "decided already: denied by carol",
 			setup: func(w *world, a approval.Approval) {
-				v := approval.Vote{Issuer: issuer, Sub: "carol", Reason: "no", Via: approval.ViaSlack, Slack: &approval.SlackProof{}}
+				v := approval.Vote{Issuer: issuer, Sub: "carol", Reason: "no", Via: approval.ViaSlack, Slack: &approval.SlackProof{Team: "T0TEST", User: "U0CAROL"}}
 				if _, err := w.book.Vote(w.t.Context(), a.ID, v, w.inForce()); err != nil {
 					w.t.Fatal(err)
 				}

@@ -235,9 +235,8 @@ func (b *Bot) interact(ctx context.Context, raw []byte) {
 }
 
 var (
-	errStranger = errors.New("this Slack user is linked to nobody in the policy")
-	errForged   = errors.New("the button does not belong to this approval")
-	errModal    = errors.New("the dialog could not be opened")
+	errForged = errors.New("the button does not belong to this approval")
+	errModal  = errors.New("the dialog could not be opened")
 )
 
 // vote is what a press says, as long as nobody knows who pressed.
@@ -250,10 +249,11 @@ func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vot
 	v := p.vote(b.Now())
 	id, _, _ := strings.Cut(p.ballot, ".")
 	policy := b.Policy()
+	stranger := errEarly
 	if policy != nil {
-		if person, known := policy.PersonBySlack(p.team, p.user); known {
-			v.Person, v.Issuer, v.Sub = person.Name, person.Issuer, person.Sub
-		}
+		var who approval.Voter
+		who, stranger = b.Book.Voter(ctx, policy, p.team, p.user)
+		v.Person, v.Issuer, v.Sub, v.Email, v.Linked = who.Person, who.Issuer, who.Sub, who.Email, who.Linked
 	}
 	a, err := b.Book.Get(ctx, id)
 	if err != nil {
@@ -268,14 +268,15 @@ func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vot
 	if p.action == actionDetails {
 		return a, v, b.openDetails(ctx, a, p)
 	}
-	if v.Person == "" {
-		return a, v, errStranger
+	if stranger != nil {
+		return a, v, stranger
 	}
+	v.Shown = a.Shows() // by the ballot
 	switch p.action {
 	case actionDeny:
 		first := v
 		first.Reason = "-" // asked for next
-		if err := b.Book.Check(a, first, policy); err != nil {
+		if err := b.Book.Check(ctx, a, first, policy); err != nil {
 			return a, v, err
 		}
 		return a, v, b.openReason(ctx, a, p)
@@ -347,7 +348,7 @@ func words(err error, a approval.Approval) string {
 	switch {
 	case errors.Is(err, approval.ErrOwnRequest):
 		return "This is your own request: somebody else has to decide it."
-	case errors.Is(err, errStranger):
+	case errors.Is(err, approval.ErrUnlinked):
 		return "Your Slack user is not linked to anybody in approvers.yaml, so your press does not count."
 	case errors.Is(err, approval.ErrNotApprover):
 		return "You are not a member of the approver set that is asked, so your press does not count."

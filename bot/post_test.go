@@ -292,7 +292,7 @@ func TestPressRace(t *testing.T) {
 				if _, err := w.book.Wait(t.Context(), a.ID); err != nil {
 					t.Errorf("wait: %v", err)
 				}
-				_, err := w.book.Spend(t.Context(), a.ID, a.Digest, a.RulesDigest, "c_2")
+				_, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_2")
 				if err != nil && !errors.Is(err, approval.ErrSpent) {
 					t.Errorf("spend: %v", err)
 				}

@@ -46,12 +46,13 @@ func (x *exchange) approve(ctx context.Context) error {
 	}
 	shown, partial := x.shown()
 	asked := x.decision.RulesDigest
-	a, _, err := x.e.Approvals.Ask(ctx, approval.Request{
+	request := approval.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
 		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial,
-		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy,
+		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy, Grant: x.decision.Grant,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
-	})
+	}
+	a, _, err := x.e.Approvals.Ask(ctx, request)
 	if err != nil {
 		return refuse(kindUnavailable, "the approval could not be asked for: %w", err)
 	}
@@ -92,7 +93,7 @@ func (x *exchange) approve(ctx context.Context) error {
 	}
 	x.lateKey = x.sameRequest() // as the caller's next identical call will have it
 	x.decision = again
-	if _, err = x.e.Approvals.Spend(ctx, a.ID, x.binds, asked, x.id); err != nil {
+	if _, err = x.e.Approvals.Spend(ctx, a.ID, request, x.id); err != nil {
 		return x.denied("the approval cannot be used: " + err.Error())
 	}
 	x.spent = true
@@ -131,7 +132,7 @@ func (x *exchange) finish(ctx context.Context) {
 	case !x.closed, x.outcome == audit.StatusFrozen, x.outcome == kindCancelled.status(): // cut off
 		outcome = audit.StatusUnknown
 	}
-	if err := x.e.Approvals.Finish(ctx, x.approval, outcome); err != nil {
+	if err := x.e.Approvals.Finish(ctx, x.approval, x.id, outcome); err != nil {
 		x.e.Log.Warn("the approval was not told of its call's outcome", "approval", x.approval, "call", x.id, "err", err)
 	}
 }
@@ -143,7 +144,7 @@ func verdict(a approval.Approval) string {
 		who := "an approver"
 		for _, v := range a.Votes {
 			if !v.Approve {
-				who = v.Person
+				who = v.Who()
 			}
 		}
 		return fmt.Sprintf("%s denied this call: %q", who, a.Reason)
@@ -151,6 +152,8 @@ func verdict(a approval.Approval) string {
 		return "nobody approved this call in time: ask the approvers, then repeat it"
 	case approval.Withdrawn:
 		return "the request for approval was withdrawn"
+	case approval.Revoked:
+		return fmt.Sprintf("the approval was revoked: %q", a.Reason)
 	default:
 		return "the approval has been used already: repeat the call to ask again"
 	}

@@ -16,12 +16,16 @@ import (
 type Recovery struct {
 	Dangling  []audit.Entry       // intents that no outcome and no earlier recovery closed
 	Approvals []approval.Approval // the newest recorded state of each, in the order asked
-	// Unfinished are the spent approvals that were not told what became of
-	// their call, with what the record knows of it.
-	Unfinished map[string]string
+	// Unfinished are the calls on approvals which were not told what became of
+	// them.
+	Unfinished []Unfinished
 	Standing   []freeze.Freeze // frozen and not unfrozen, in the order they were first seen
 	Lifted     map[string]bool // unfrozen, by id
 }
+
+// Unfinished is a call that an approval was used for, and what the record knows
+// of its outcome.
+type Unfinished struct{ Approval, Call, Outcome string }
 
 // Recover reads the entries of earlier incarnations, oldest first.
 //
@@ -32,7 +36,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	open := map[string]audit.Entry{}
 	var order, asked []string
 	state := map[string]approval.Approval{}
-	spentBy := map[string]string{}
+	ran := map[string][]string{} // intents, by approval
 	outcomes := map[string]string{} // of calls
 	r := Recovery{Lifted: map[string]bool{}}
 	for _, entries := range journals {
@@ -47,7 +51,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 					order = append(order, en.Call)
 				}
 				if en.Approval != "" {
-					spentBy[en.Approval] = en.Call
+					ran[en.Approval] = append(ran[en.Approval], en.Call)
 				}
 			case audit.KindOutcome, audit.KindRecovered:
 				delete(open, en.Call)
@@ -74,21 +78,27 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 			delete(open, id)
 		}
 	}
-	r.Unfinished = map[string]string{}
+	outcome := func(call string, ran bool) string {
+		switch status, known := outcomes[call]; {
+		case !ran:
+			return audit.StatusNotRun
+		case known && status != audit.StatusFrozen:
+			return status
+		}
+		return audit.StatusUnknown
+	}
 	for _, id := range asked {
 		a := state[id]
-		call, ran := spentBy[id]
-		if ran {
-			a.State, a.SpentBy = approval.Spent, call
+		calls := ran[id]
+		if len(calls) > 0 && a.Until.IsZero() {
+			a.State, a.SpentBy = approval.Spent, calls[len(calls)-1]
 		}
 		if a.State == approval.Spent && a.Outcome == "" {
-			switch status, known := outcomes[call]; {
-			case !ran:
-				r.Unfinished[id] = audit.StatusNotRun
-			case known && status != audit.StatusFrozen:
-				r.Unfinished[id] = status
-			default:
-				r.Unfinished[id] = audit.StatusUnknown
+			r.Unfinished = append(r.Unfinished, Unfinished{id, a.SpentBy, outcome(a.SpentBy, slices.Contains(calls, a.SpentBy))})
+		}
+		for _, u := range a.Calls {
+			if u.Outcome == "" {
+				r.Unfinished = append(r.Unfinished, Unfinished{id, u.Call, outcome(u.Call, slices.Contains(calls, u.Call))})
 			}
 		}
 		r.Approvals = append(r.Approvals, a)

@@ -1,13 +1,9 @@
 package rules
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/interpreter"
@@ -95,7 +91,7 @@ func (p *Policy) Decide(req Request) Decision {
 		p.credential(&d, req.Server, approve)
 		p.guardArgs(&d, f, approve)
 		if d.Effect == Approve {
-			d.RulesDigest = p.digest(req.Server, d.Credential, approve)
+			p.seal(&d, req, approve)
 		}
 	case len(allow) > 0:
 		d.Effect, d.Reason = Allow, said.reasons(allow)
@@ -166,12 +162,20 @@ func unmatched(req Request, trace []Match) string {
 }
 
 // demand fills in what the approve rules ask for. All of them must be
-// satisfied, and the shortest expiry holds.
+// satisfied; the shortest expiry and the narrowest grant hold.
 func (p *Policy) demand(d *Decision, rs []*rule, said words) {
+	d.Grant = rs[0].grant
 	for _, r := range rs {
-		for _, set := range r.approvers {
-			d.Asks = append(d.Asks, Ask{Rule: r.id, Reason: said.of(r), File: r.file, Line: r.line, Approvers: set, Quorum: r.quorum})
+		for _, name := range r.approvers {
+			set := p.people.sets[name]
+			ask := Ask{Rule: r.id, Reason: said.of(r), File: r.file, Line: r.line, Approvers: name, Quorum: r.quorum,
+				Via: ViaSlack, ACR: slices.Clone(set.ACR), BreakGlass: r.breakGlass}
+			if r.via == ViaOIDC || set.Via == ViaOIDC {
+				ask.Via = ViaOIDC
+			}
+			d.Asks = append(d.Asks, ask)
 		}
+		d.Grant = d.Grant.narrowest(r.grant)
 		if d.Expires == 0 || r.expires < d.Expires {
 			d.Expires = r.expires
 		}
@@ -205,100 +209,7 @@ func (p *Policy) credential(d *Decision, name string, rs []*rule) {
 
 func (d *Decision) refuse(reason string) {
 	d.Effect, d.Reason = Deny, reason
-	d.Asks, d.Expires, d.RulesDigest, d.Credential, d.MaskArgs = nil, 0, "", "", false
-}
-
-// AsksDigest is what Decision.RulesDigest would be under this policy for a call
-// to the server that the rules which asks names ask about; "" if it lacks one of
-// them, or the credential. It tells whether an approval that another policy
-// asked for still means the same under this one.
-func (p *Policy) AsksDigest(server string, asks []Ask) string {
-	named := map[string]bool{}
-	for _, a := range asks {
-		named[a.Rule] = true
-	}
-	var rs []*rule
-	for _, r := range p.rules {
-		if named[r.id] && r.mayAsk() {
-			rs = append(rs, r)
-		}
-	}
-	if len(rs) == 0 || len(rs) != len(named) {
-		return ""
-	}
-	if _, known := p.servers[server]; !known {
-		return ""
-	}
-	d := Decision{Effect: Approve}
-	if p.credential(&d, server, rs); d.Effect != Approve {
-		return ""
-	}
-	return p.digest(server, d.Credential, rs)
-}
-
-// digest is "sha256:" and the hex SHA-256 of a JSON object. Rules are those
-// that ask, in the order of their ids, each with the approver sets that it asks,
-// the people in them, and the locked fingerprints of the tools that it names. At
-// is where the call goes: the server's address, what a spawned one is started
-// with, and what becomes of secrets on the way. With is the definition of the
-// credential that it is made with. Two policies under which the same approval
-// means the same have the same digest; comments, files and lines, and a server's
-// bounds, are no part of it.
-func (p *Policy) digest(server, credential string, rs []*rule) string {
-	type set struct {
-		Name, Channel, Via string
-		Members            []Person
-	}
-	type asking struct {
-		ID                      string
-		Servers, Methods, Tools []string
-		When, Reason            string
-		Quorum                  int
-		Expires                 time.Duration
-		Credential              string
-		Approvers               []set
-		Pins                    []string      `json:",omitempty"` // of the tools it names on locked servers
-		Secrets                 SecretsInArgs `json:",omitempty"`
-	}
-	type address struct {
-		URL     string            `json:",omitempty"`
-		Command []string          `json:",omitempty"`
-		Env     map[string]string `json:",omitempty"`
-		Dir     string            `json:",omitempty"`
-		TLS     TLS
-		Proxy   string        `json:",omitempty"`
-		Secrets SecretsInArgs `json:",omitempty"`
-	}
-	s := p.servers[server]
-	all := struct {
-		Rules []asking
-		At    address
-		With  *Credential `json:",omitempty"`
-	}{At: address{s.URL, s.Command, s.Env, s.Dir, s.TLS, s.Proxy, s.SecretsInArgs}}
-	if c, ok := s.Credentials[credential]; ok {
-		all.With = &c
-	}
-	for _, r := range rs {
-		a := asking{ID: r.id, Servers: r.servers, Methods: r.methods, Tools: r.tools, When: r.when, Reason: r.reason,
-			Quorum: r.quorum, Expires: r.expires, Credential: r.credential, Pins: r.pins, Secrets: r.secrets}
-		for _, name := range r.approvers {
-			s := p.people.sets[name]
-			one := set{Name: name, Channel: s.Channel, Via: s.Via}
-			for _, m := range s.Members {
-				one.Members = append(one.Members, p.people.byName[m])
-			}
-			a.Approvers = append(a.Approvers, one)
-		}
-		all.Rules = append(all.Rules, a)
-	}
-	b, err := json.Marshal(all)
-	if err != nil {
-		// Strings, numbers and truths only: cannot be. Were it so, a digest that no
-		// approval can have keeps the promise that one approves one thing.
-		return ""
-	}
-	sum := sha256.Sum256(b)
-	return "sha256:" + hex.EncodeToString(sum[:])
+	d.Asks, d.Expires, d.Grant, d.RulesDigest, d.Credential, d.MaskArgs = nil, 0, Grant{}, "", "", false
 }
 
 // What a list of tools, and the baseline, cannot know of the calls to come.

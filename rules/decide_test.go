@@ -267,11 +267,11 @@ func TestRulesDigest(t *testing.T) {
 	}
 	p := load(t, base())
 	asks := p.Decide(call("query", `{"sql":"UPDATE t"}`)).Asks
-	if got := p.AsksDigest("customers", asks); got != first {
+	if got := p.AsksDigest("customers", alice(), "desk", asks); got != first {
 		t.Errorf("AsksDigest %s, Decide %s", got, first)
 	}
 	for _, server := range []string{"files", "nobody"} { // files has no credential of that name
-		if got := p.AsksDigest(server, asks); got != "" {
+		if got := p.AsksDigest(server, alice(), "desk", asks); got != "" {
 			t.Errorf("%s: %s", server, got)
 		}
 	}

@@ -76,7 +76,7 @@ func TestApprovalsKnowWhatAWordBecomes(t *testing.T) {
 			"  other: { vault: a/b, ttl: 1m, inject: { args: { connection: \"{{u}}\" } } }\n",
 			"rules/far.yaml", "- { id: far, server: far, tool: query, effect: approve, reason: r, approval: { approvers: dba }"+credential+" }\n")
 		d := p.Decide(Request{Server: "far", Method: "tools/call", Tool: "query", Subject: Subject{Issuer: "https://id", Sub: "x"}})
-		if d.Effect != Approve || p.AsksDigest("far", d.Asks) != d.RulesDigest {
+		if d.Effect != Approve || p.AsksDigest("far", alice(), "desk", d.Asks) != d.RulesDigest {
 			t.Fatalf("%+v", d)
 		}
 		return d.RulesDigest

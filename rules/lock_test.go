@@ -198,7 +198,7 @@ func TestTheDigestOfAnApprovalCoversPins(t *testing.T) {
 	if d.RulesDigest == same {
 		t.Error("unlocked and locked are the same")
 	}
-	if got := load(t, base()).AsksDigest("customers", d.Asks); got != d.RulesDigest {
+	if got := load(t, base()).AsksDigest("customers", alice(), "desk", d.Asks); got != d.RulesDigest {
 		t.Errorf("AsksDigest %s, Decide %s", got, d.RulesDigest)
 	}
 }

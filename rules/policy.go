@@ -18,6 +18,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net/url"
 	"path"
 	"slices"
 	"strings"
@@ -38,6 +39,9 @@ type Settings struct {
 	Version        int
 	Hold           time.Duration // how long a caller is held open for an approval
 	DefaultExpires time.Duration // of an approval whose rule does not say
+	MaxGrant       time.Duration // no approval is good for longer
+	PolicyLink     string        // where a rule can be read, with {commit}, {file} and {line}; "": nowhere
+	AuditLink      string        // where a call can be read in the record, with {call}; "": nowhere
 	MaxRequest     int64         // bytes
 	MaxResponse    int64         // bytes
 	MaxHeaders     int64         // bytes of a request's headers
@@ -82,7 +86,7 @@ type Policy struct {
 func Load(fsys fs.FS, commit string) (*Policy, error) {
 	l := loader{fsys: fsys, ids: map[string]*rule{}, pinned: map[string]string{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
-	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute,
+	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute, MaxGrant: time.Hour,
 		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20, MaxProcesses: 256}
 	l.load()
 	if len(l.problems) > 0 {
@@ -273,14 +277,7 @@ func (l *loader) settings(d *document) {
 		d.report(n, "version %s is not known here: this program reads version 1", n.Value)
 	}
 	if n := f["approvals"]; n != nil {
-		if a, ok := d.fields(n, "approvals", "hold", "expires"); ok {
-			if v := a["hold"]; v != nil {
-				s.Hold = d.span(v, "approvals.hold", 0, time.Hour)
-			}
-			if v := a["expires"]; v != nil {
-				s.DefaultExpires = d.span(v, "approvals.expires", minExpires, maxExpires)
-			}
-		}
+		d.approvals(n, s)
 	}
 	if n := f["freeze"]; n != nil {
 		l.late = append(l.late, func() { l.freezers(d, n) })
@@ -291,6 +288,46 @@ func (l *loader) settings(d *document) {
 	if n := f["quotas"]; n != nil {
 		l.late = append(l.late, func() { l.quotas(d, n) })
 	}
+}
+
+func (d *document) approvals(n *yaml.Node, s *Settings) {
+	a, ok := d.fields(n, "approvals", "hold", "expires", "max_grant", "policy_link", "audit_link")
+	if !ok {
+		return
+	}
+	if v := a["hold"]; v != nil {
+		s.Hold = d.span(v, "approvals.hold", 0, time.Hour)
+	}
+	if v := a["expires"]; v != nil {
+		s.DefaultExpires = d.span(v, "approvals.expires", minExpires, maxExpires)
+	}
+	if v := a["max_grant"]; v != nil {
+		s.MaxGrant = d.span(v, "approvals.max_grant", minGrant, maxGrant)
+	}
+	if v := a["policy_link"]; v != nil {
+		s.PolicyLink = d.link(v, "approvals.policy_link", "{commit}", "{file}", "{line}")
+	}
+	if v := a["audit_link"]; v != nil {
+		s.AuditLink = d.link(v, "approvals.audit_link", "{call}")
+	}
+}
+
+// link reads an https URL in which people find something, with places to fill.
+func (d *document) link(n *yaml.Node, what string, places ...string) string {
+	s := d.text(n, what)
+	if s == "" {
+		return ""
+	}
+	plain := s
+	for _, p := range places {
+		plain = strings.ReplaceAll(plain, p, "x")
+	}
+	u, err := url.Parse(plain)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || strings.ContainsAny(plain, "{}|<> ") {
+		d.report(n, "%s must be a URL; it may hold %s, and no other braces", what, strings.Join(places, ", "))
+		return ""
+	}
+	return s
 }
 
 // The bounds of limits.memory: room for one message of the largest size, and

@@ -26,7 +26,7 @@ credentials:
   bob: { issuer: "https://id.example", sub: bob, email: bob@example.com, slack: { team: T01, user: U01 } }
   dana: { issuer: "https://id.example", sub: dana, slack: { team: T01, user: U02 } }
 sets:
-  dba: { members: [bob, dana], channel: C01, via: slack }
+  dba: { members: [bob, dana], channel: C01, approve_via: slack }
   security: { members: [dana], channel: C02 }
 `,
 		"masks/keys.yaml": "disable: [e-mail]\nkeys: [api_key, token]\n",
@@ -90,7 +90,7 @@ func call(tool, args string) Request {
 
 func TestLoad(t *testing.T) {
 	p := load(t, base())
-	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20, 256}); got != want {
+	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, time.Hour, "", "", 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20, 256}); got != want {
 		t.Errorf("Settings = %+v, want %+v", got, want)
 	}
 	s, ok := p.Server("customers")

@@ -1,6 +1,9 @@
 package rules
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Subject is the person (or service) on whose behalf a request is made, as a
 // verified token names it.
@@ -63,6 +66,48 @@ type Ask struct {
 	Line      int    `json:"line"`
 	Approvers string `json:"approvers"` // name of the approver set
 	Quorum    int    `json:"quorum"`    // distinct people of that set
+
+	Via string   `json:"via,omitempty"` // ViaSlack or ViaOIDC: the stricter of what the rule and the set say
+	ACR []string `json:"acr,omitempty"` // of a login by which the set approves; none: any
+	// BreakGlass is the set any member of which may approve in place of this
+	// one, alone; "": none.
+	BreakGlass string `json:"break_glass,omitempty"`
+	// Digest is over this rule, this set and the people in it, the break-glass
+	// set, who is barred, and what the call goes to and with. A vote of the set
+	// stands as long as it is the same.
+	Digest string `json:"digest,omitempty"`
+}
+
+// How far a window reaches beyond the call that it was asked for.
+const (
+	ScopeExact  = "exact"  // identical calls only
+	ScopeTool   = "tool"   // the same tool, with any arguments for which the same rules ask
+	ScopeServer = "server" // anything on the same server for which the same rules ask
+)
+
+// scopes are ordered from the narrowest to the widest.
+var scopes = []string{ScopeExact, ScopeTool, ScopeServer}
+
+// Grant is what an approval is good for: one call, or a window of time.
+type Grant struct {
+	For   time.Duration `json:"for_ns,omitempty"` // nanoseconds from the approval on; 0: one call
+	Scope string        `json:"scope,omitempty"`  // of a window
+}
+
+// narrowest is what both grant.
+func (g Grant) narrowest(other Grant) Grant {
+	if g.For == 0 || other.For == 0 {
+		return Grant{}
+	}
+	return Grant{For: min(g.For, other.For), Scope: scopes[min(slices.Index(scopes, g.Scope), slices.Index(scopes, other.Scope))]}
+}
+
+// String is "once", or for instance "1h, tool".
+func (g Grant) String() string {
+	if g.For == 0 {
+		return "once"
+	}
+	return brevity(g.For) + ", " + g.Scope
 }
 
 // Decision is the whole answer of a policy to a request. It is total: there
@@ -74,6 +119,7 @@ type Decision struct {
 	Trace       []Match       `json:"trace"`
 	Asks        []Ask         `json:"asks,omitempty"`
 	Expires     time.Duration `json:"expires,omitempty"`      // of the approval; the shortest that a matched rule asks
+	Grant       Grant         `json:"grant,omitzero"`         // the narrowest of what the asking rules grant
 	RulesDigest string        `json:"rules_digest,omitempty"` // "sha256:" + hex over the asking rules, their approver sets, the server's address and the credential
 	Credential  string        `json:"credential,omitempty"`   // name; empty: none
 	MaskArgs    bool          `json:"mask_args,omitempty"`    // the arguments go to the upstream masked

@@ -14,6 +14,12 @@ const (
 	maxExpires = 24 * time.Hour
 )
 
+// The bounds of a window, under the ceiling that the policy sets.
+const (
+	minGrant = time.Minute
+	maxGrant = 24 * time.Hour
+)
+
 // A rule is one entry of rules/*.yaml, compiled.
 type rule struct {
 	id         string
@@ -29,6 +35,9 @@ type rule struct {
 	approvers  []string
 	quorum     int
 	expires    time.Duration
+	via        string // "": as its sets say
+	grant      Grant
+	breakGlass string // name of a set; "": none
 	credential string
 	secrets    SecretsInArgs // "": as the server says
 	pins       []string      // of the tools it names on locked servers, if it asks for approval
@@ -147,31 +156,7 @@ func (l *loader) effect(d *document, n *yaml.Node, f map[string]*yaml.Node, r *r
 		d.report(n, "%s needs approval: { approvers: … }", map[Effect]string{Approve: "effect: approve", Allow: "secrets_in_args: approve"}[r.effect])
 		return
 	}
-	g, ok := d.fields(a, "approval", "approvers", "quorum", "expires")
-	if !ok {
-		return
-	}
-	if v := g["quorum"]; v != nil {
-		if r.quorum = d.number(v, "quorum"); r.quorum < 1 {
-			d.report(v, "quorum must be at least 1")
-		}
-	}
-	if v := g["expires"]; v != nil {
-		r.expires = d.span(v, "expires", minExpires, maxExpires)
-	}
-	if g["approvers"] == nil {
-		d.report(a, "approval needs approvers: the name of a set in approvers.yaml, or a list of them")
-	}
-	r.approvers = d.texts(g["approvers"], "approvers")
-	for _, name := range r.approvers {
-		set, known := l.policy.people.sets[name]
-		switch {
-		case !known:
-			d.report(g["approvers"], "approver set %q is not in approvers.yaml", name)
-		case r.quorum > len(set.Members):
-			d.report(a, "a quorum of %d can never be reached: approver set %s has %d", r.quorum, name, len(set.Members))
-		}
-	}
+	l.approval(d, a, r)
 }
 
 func (l *loader) ruleCredential(d *document, n *yaml.Node, r *rule) {

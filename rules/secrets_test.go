@@ -92,7 +92,7 @@ func TestSecretsInArgs(t *testing.T) {
 			if d.Effect != c.effect || d.MaskArgs != c.masked || !strings.Contains(d.Reason, c.says) {
 				t.Errorf("%s, masked %v: %s", d.Effect, d.MaskArgs, d.Reason)
 			}
-			if d.Effect == Approve && (len(d.Asks) != 1 || d.RulesDigest == "" || d.RulesDigest != p.AsksDigest("s", d.Asks) || !reflect.DeepEqual(d.RuleIDs(), []string{"a"})) {
+			if d.Effect == Approve && (len(d.Asks) != 1 || d.RulesDigest == "" || d.RulesDigest != p.AsksDigest("s", Subject{}, "", d.Asks) || !reflect.DeepEqual(d.RuleIDs(), []string{"a"})) {
 				t.Errorf("%+v", d)
 			}
 			if asked > 1 {

@@ -256,6 +256,18 @@ func (d *document) number(n *yaml.Node, what string) int {
 	return i
 }
 
+// truth reads true or false; absent, it is false.
+func (d *document) truth(n *yaml.Node, what string) bool {
+	if n == nil {
+		return false
+	}
+	if n.Kind != yaml.ScalarNode || n.Tag != "!!bool" {
+		d.report(n, "%s must be true or false, not %s", what, kind(n))
+		return false
+	}
+	return strings.EqualFold(n.Value, "true")
+}
+
 // count reads a whole number within bounds.
 func (d *document) count(n *yaml.Node, what string, least, most int) int {
 	before := len(*d.problems)

@@ -47,15 +47,22 @@ func openApprovals(ctx context.Context, c config, r *record, commit func() strin
 	if err != nil {
 		return nil, errors.Join(err, store.Close())
 	}
-	book := approval.New(approval.Config{Bucket: bucket, Now: time.Now, Log: log, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
+	people, err := store.Bucket(ctx, "logins")
+	if err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	logins := approval.NewLogins(approval.LoginsConfig{Bucket: people, Now: time.Now, Record: func(ctx context.Context, e approval.LoginEvent) error {
+		return recordLogin(ctx, r.journal, e, commit())
+	}})
+	book := approval.New(approval.Config{Bucket: bucket, Logins: logins, Now: time.Now, Log: log, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
 		return recordApproval(ctx, r.journal, a, event, commit())
 	}})
 	if c.NATSURL == "" {
 		err = book.Restore(ctx, r.recovery.Approvals)
 	}
-	for id, outcome := range r.recovery.Unfinished {
+	for _, u := range r.recovery.Unfinished {
 		if err == nil {
-			err = book.Finish(ctx, id, outcome)
+			err = book.Finish(ctx, u.Approval, u.Call, u.Outcome)
 		}
 		if errors.Is(err, approval.ErrUnknown) {
 			err = nil // ended long ago
@@ -93,13 +100,26 @@ func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Appr
 		Kind: audit.KindApproval, Call: a.Call, Policy: commit, Issuer: a.Subject.Issuer, Sub: a.Subject.Sub, Client: a.Client,
 		Server: a.Server, Method: a.Method, Tool: a.Tool, Approval: a.ID, Status: event, Reason: a.Reason, Digest: a.Digest, Detail: detail,
 	}
-	if event == approval.EventSpent {
-		en.Call = a.SpentBy
+	if a.About != "" {
+		en.Call = a.About
 	}
-	if event != approval.EventDenied && event != approval.EventWithdrawn {
+	if event != approval.EventDenied && event != approval.EventWithdrawn && event != approval.EventRevoked {
 		en.Reason = ""
 	}
 	_, err = journal.Append(context.WithoutCancel(ctx), en)
+	return err
+}
+
+// recordLogin writes that somebody signed in to the approval page, or linked a
+// Slack user to themselves, or is no longer linked.
+func recordLogin(ctx context.Context, journal *audit.Journal, e approval.LoginEvent, commit string) error {
+	detail, err := audit.Detail(e)
+	if err != nil {
+		return err
+	}
+	_, err = journal.Append(context.WithoutCancel(ctx), audit.Entry{
+		Kind: audit.KindLogin, Policy: commit, Issuer: e.Login.Issuer, Sub: e.Login.Sub, Status: e.Event, Detail: detail,
+	})
 	return err
 }
 
@@ -107,8 +127,9 @@ func (a *approvals) close() error { return a.store.Close() }
 
 // expire ends approvals whose time has come, until ctx ends.
 func (a *approvals) expire(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
+	tick, sweep := time.NewTicker(time.Second), time.NewTicker(time.Hour)
 	defer tick.Stop()
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -116,6 +137,10 @@ func (a *approvals) expire(ctx context.Context) error {
 		case <-tick.C:
 			if _, err := a.book.Expire(ctx); err != nil && ctx.Err() == nil {
 				a.log.Warn("approvals could not be looked through", "err", err)
+			}
+		case <-sweep.C:
+			if _, err := a.book.Logins.Sweep(ctx); err != nil && ctx.Err() == nil {
+				a.log.Warn("logins could not be looked through", "err", err)
 			}
 		}
 	}

@@ -5,21 +5,30 @@
 //
 //   - An approval is for one thing: the holder, server, method, tool, digest of
 //     the canonical arguments and digest of the asking rules that it was asked
-//     for. Spend checks the digests again.
-//   - It is spent at most once, by compare-and-swap, and never after its expiry.
-//   - Nobody approves their own request. One person counts once. A denial ends
-//     it. Expiry is a denial.
-//   - What could not be shown in full cannot be approved by a button.
+//     for. Spend checks them again.
+//   - It is spent at most once, by compare-and-swap, and never after its expiry;
+//     or, where the asking rules grant a window, used within that window and its
+//     scope only, each use counted and recorded.
+//   - Nobody approves their own request, nor that of a service identity for which
+//     they answer. One person counts once, under however many identities. A denial
+//     ends it. Expiry is a denial.
+//   - What could not be shown in full cannot be approved by a button, and nobody
+//     approves another thing than what they were shown.
 //   - Every change goes to the Record hook after it is in the store. A vote or
-//     a spending that cannot be recorded gives no permission.
+//     a spending that cannot be recorded gives no permission. A login or a link is
+//     recorded before it is in the store.
 //
 // What an approval is made of is one JSON document in the store under
 // "a.<id>"; see Approval. Under "live.<key>" is the newest approval for one
-// key, so that an identical retry finds it; see Book.Ask.
+// request, so that an identical retry finds it, and under "win.<key>" the newest
+// window that covers it; see Book.Ask.
 package approval
 
 import (
-	"errors"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"slices"
 	"time"
 
 	"countersign/rules"
@@ -29,7 +38,8 @@ import (
 type State string
 
 // The states. Pending becomes Approved, Denied, Expired or Withdrawn; Approved
-// becomes Spent, Expired or Withdrawn.
+// becomes Spent, Expired, Withdrawn or Revoked. Asked for again under changed
+// rules, Approved may become Pending again, before anything ran on it.
 const (
 	Pending   State = "pending"
 	Approved  State = "approved"
@@ -37,16 +47,11 @@ const (
 	Expired   State = "expired"
 	Withdrawn State = "withdrawn"
 	Spent     State = "spent"
+	Revoked   State = "revoked"
 )
 
 // Ended tells whether nothing can come of it any more.
 func (s State) Ended() bool { return s != Pending && s != Approved }
-
-// The doors a vote can come through.
-const (
-	ViaSlack = "slack"
-	ViaOIDC  = "oidc"
-)
 
 // Request is what is asked, and on whose behalf.
 type Request struct {
@@ -61,15 +66,19 @@ type Request struct {
 
 	// Args is the request as a person reads it, masked; never empty of meaning:
 	// Partial says that something in it was masked or left out.
-	Args    string `json:"args"`
-	Partial bool   `json:"partial,omitempty"`
+	Args    string   `json:"args"`
+	Partial bool     `json:"partial,omitempty"`
+	Does    []string `json:"does,omitempty"` // in words, what SQL and shell in the arguments do
 
 	Asks        []rules.Ask   `json:"asks"`
 	Trace       []rules.Match `json:"trace,omitempty"` // for who wants to know why
 	RulesDigest string        `json:"rules_digest"`
 	Policy      string        `json:"policy"` // commit that asked
 	Expires     time.Time     `json:"expires"`
-	Call        string        `json:"call"` // the first call that asked
+	Call        string        `json:"call"`           // the first call that asked
+	Task        string        `json:"task,omitempty"` // id of the MCP task that waits; "": none
+
+	Grant rules.Grant `json:"grant,omitzero"` // what it is good for, once approved
 }
 
 // Approval is a Request and what became of it.
@@ -78,37 +87,110 @@ type Approval struct {
 	Request
 	State   State     `json:"state"`
 	Created time.Time `json:"created"`
-	Ended   time.Time `json:"ended,omitzero"` // when it was denied, expired, withdrawn or spent
+	Ended   time.Time `json:"ended,omitzero"` // when it was denied, expired, withdrawn, revoked or spent
 	Votes   []Vote    `json:"votes,omitempty"`
-	Reason  string    `json:"reason,omitempty"`   // why it was denied or withdrawn
+	Reason  string    `json:"reason,omitempty"`   // why it was denied, withdrawn or revoked
 	SpentBy string    `json:"spent_by,omitempty"` // the call that ran on it
 	Outcome string    `json:"outcome,omitempty"`  // what became of that call
 	Cards   []Card    `json:"cards,omitempty"`
-	Rev     uint64    `json:"-"` // the store's revision
+
+	// Of a window: Until is its end, set when it is approved (zero: the approval
+	// is good for one call), Uses counts the calls that ran on it, LastUse is
+	// when the newest did, and Calls are the newest of them and those that have
+	// not ended; see Spend.
+	Until   time.Time `json:"until,omitzero"`
+	Uses    int       `json:"uses,omitempty"`
+	LastUse time.Time `json:"last_use,omitzero"`
+	Calls   []Use     `json:"calls,omitempty"`
+
+	Renewals []Renewal `json:"renewals,omitempty"` // the newest, oldest first
+	Review   *Review   `json:"review,omitempty"`   // of an approval by a broken glass; see NeedsReview
+	Revoked  *Vote     `json:"revoked,omitempty"`  // who revoked it; nil: nobody, or a change of policy
+	Gone     time.Time `json:"gone,omitzero"`      // since when the caller no longer waits; zero: it does
+	Reminded time.Time `json:"reminded,omitzero"`  // when the approvers were reminded
+
+	Rev   uint64 `json:"-"` // the store's revision
+	About string `json:"-"` // for Record: the call that the event is about, of EventSpent, EventUsed and EventFinished
 }
 
-// Vote is one person's answer. The caller fills in who (Issuer and Sub), what
-// and how; Book.Vote fills in Person, Sets and At.
-type Vote struct {
-	Person  string      `json:"person"` // name in the policy
-	Issuer  string      `json:"issuer"`
-	Sub     string      `json:"sub"`
-	Sets    []string    `json:"sets"` // approver sets that the vote counts for
-	Approve bool        `json:"approve"`
-	Reason  string      `json:"reason,omitempty"`
-	Via     string      `json:"via"`
-	At      time.Time   `json:"at"`
-	Slack   *SlackProof `json:"slack,omitempty"`
+// Use is one call that ran on a window.
+type Use struct {
+	Call    string    `json:"call"`
+	At      time.Time `json:"at"`
+	Outcome string    `json:"outcome,omitempty"` // "": it runs, as far as is known
 }
 
-// SlackProof ties a vote to what Slack sent.
-type SlackProof struct {
-	Team        string `json:"team"`
-	User        string `json:"user"`
-	Channel     string `json:"channel,omitempty"`
-	MessageTS   string `json:"message_ts,omitempty"`
-	ActionTS    string `json:"action_ts,omitempty"`
-	PayloadHash string `json:"payload_hash"` // "sha256:" and hex, over the payload as received
+// Renewal tells that the request was asked again under changed rules, in place:
+// the votes of the sets in Kept stand, since what they approved has not changed;
+// those of the sets in Dropped do not.
+type Renewal struct {
+	At      time.Time `json:"at"`
+	Policy  string    `json:"policy"` // commit that asks now
+	Kept    []string  `json:"kept,omitempty"`
+	Dropped []string  `json:"dropped,omitempty"`
+}
+
+// Review is what somebody else found, afterwards, of a broken glass.
+type Review struct {
+	Person    string      `json:"person"` // as in Vote
+	Issuer    string      `json:"issuer"`
+	Sub       string      `json:"sub"`
+	Email     string      `json:"email,omitempty"` // as in Vote
+	Justified bool        `json:"justified"`
+	Note      string      `json:"note"`
+	At        time.Time   `json:"at"`
+	Login     *LoginProof `json:"login,omitempty"`
+}
+
+// Shows is the digest of what somebody who looks at the approval is shown: what
+// is to run, and which rules ask. A vote names the one that its voter saw
+// (Vote.Shown), and counts only while it is the same.
+func (a Approval) Shows() string {
+	return "sha256:" + hex.EncodeToString(hashed("shows", a.ID, a.Digest, a.RulesDigest))
+}
+
+// hashed is SHA-256 over the parts, each preceded by its length, so that no two
+// lists of parts spell the same.
+func hashed(parts ...string) []byte {
+	h := sha256.New()
+	for _, part := range parts {
+		var n [8]byte
+		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
+		h.Write(n[:])
+		h.Write([]byte(part))
+	}
+	return h.Sum(nil)
+}
+
+// Ends is when the approval ends by itself: its window's end once that is open,
+// its expiry before.
+func (a Approval) Ends() time.Time {
+	if a.State == Approved && !a.Until.IsZero() {
+		return a.Until
+	}
+	return a.Expires
+}
+
+// Window tells whether it is a window in force: calls may run on it until Until.
+func (a Approval) Window(now time.Time) bool {
+	return a.State == Approved && now.Before(a.Until)
+}
+
+// BrokenGlass returns the vote by which somebody of a break-glass set approved
+// alone.
+func (a Approval) BrokenGlass() (Vote, bool) {
+	i := slices.IndexFunc(a.Votes, func(v Vote) bool { return v.Approve && v.BreakGlass })
+	if i < 0 {
+		return Vote{}, false
+	}
+	return a.Votes[i], true
+}
+
+// NeedsReview tells whether somebody broke the glass and nobody has reviewed it
+// yet. Such an approval is kept, and listed, until somebody does.
+func (a Approval) NeedsReview() bool {
+	_, broken := a.BrokenGlass()
+	return broken && a.Review == nil
 }
 
 // Card is where an approver set was shown the approval.
@@ -146,24 +228,12 @@ const (
 	EventSpent     = "spent"
 	EventFinished  = "finished"
 	EventCard      = "card"
-)
-
-// Why something was refused. The approval is as it was.
-var (
-	ErrUnknown     = errors.New("there is no such approval")
-	ErrOwnRequest  = errors.New("nobody approves their own request")
-	ErrNotApprover = errors.New("not a member of the approver sets that were asked")
-	ErrDecided     = errors.New("already decided")
-	ErrExpired     = errors.New("the approval has expired")
-	ErrPartial     = errors.New("the request could not be shown in full, so a button cannot approve it")
-	ErrSignIn      = errors.New("this approver set approves by signing in, not by button")
-	ErrDuplicate   = errors.New("this person has approved already; one person counts once")
-	ErrStale       = errors.New("the rules that asked, their approver sets, the server or its credential have changed since")
-	ErrReason      = errors.New("a denial needs a reason, which the agent is told")
-	ErrVote        = errors.New("the vote does not say who gave it and how")
-	ErrNotApproved = errors.New("the approval was not given")
-	ErrSpent       = errors.New("the approval has been used already; it is good for one call")
-	ErrOtherCall   = errors.New("the approval is for other arguments than these")
-	ErrRequest     = errors.New("the request for approval is incomplete")
-	ErrUnrecorded  = errors.New("it could not be recorded, so it does not count")
+	EventUsed      = "used"        // of a window, by the call that About names
+	EventRenewed   = "renewed"     // asked again under changed rules; what Renewals' last says
+	EventGlass     = "break-glass" // an approving vote by a broken glass, whether or not others still have to approve
+	EventReviewed  = "reviewed"
+	EventRevoked   = "revoked"
+	EventLeft      = "left"     // the caller no longer waits
+	EventBack      = "back"     // it waits again
+	EventReminded  = "reminded" // the approvers were, shortly before it expires
 )

@@ -154,8 +154,16 @@ func (w *world) ask(digest string, asks ...rules.Ask) approval.Approval {
 	return a
 }
 
+// cast votes on what is there, shown as it is.
+func (w *world) cast(book *approval.Book, id string, v approval.Vote, p *rules.Policy) (approval.Approval, error) {
+	if a, err := book.Get(w.t.Context(), id); err == nil && v.Shown == "" {
+		v.Shown = a.Shows()
+	}
+	return book.Vote(w.t.Context(), id, v, p)
+}
+
 func yes(sub string) approval.Vote {
-	return approval.Vote{Issuer: issuer, Sub: sub, Approve: true, Via: approval.ViaSlack, Slack: &approval.SlackProof{Team: "T0TEST", User: "U", PayloadHash: "sha256:x"}}
+	return approval.Vote{Issuer: issuer, Sub: sub, Approve: true, Via: approval.ViaSlack, Slack: &approval.SlackProof{Team: "T0TEST", User: "U0" + strings.ToUpper(sub), PayloadHash: "sha256:x"}}
 }
 
 func no(sub, reason string) approval.Vote {
@@ -166,7 +174,7 @@ func no(sub, reason string) approval.Vote {
 
 func (w *world) vote(id string, v approval.Vote) approval.Approval {
 	w.t.Helper()
-	a, err := w.book.Vote(w.t.Context(), id, v, w.policy)
+	a, err := w.cast(w.book, id, v, w.policy)
 	if err != nil {
 		w.t.Fatalf("vote of %s: %v", v.Sub, err)
 	}
@@ -187,12 +195,12 @@ func TestRefused(t *testing.T) {
 		{name: "requester approves own request", vote: yes("alice"), want: approval.ErrOwnRequest},
 		{name: "requester denies own request as an approver", vote: no("alice", "x"), want: approval.ErrOwnRequest},
 		{name: "requester approves under a second identity with the same e-mail", want: approval.ErrOwnRequest,
-			vote: func() approval.Vote { v := yes("al"); v.Issuer = "https://other.example"; return v }()},
+			vote: func() approval.Vote { v := yes("al"); v.Issuer, v.Slack.User = "https://other.example", "U0ALIAS"; return v }()},
 		{name: "member of another set", vote: yes("erin"), want: approval.ErrNotApprover},
-		{name: "unknown identity", vote: yes("mallory"), want: approval.ErrNotApprover},
-		{name: "right sub of the wrong issuer", want: approval.ErrNotApprover,
+		{name: "unknown identity", vote: yes("mallory"), want: approval.ErrUnlinked},
+		{name: "right sub of the wrong issuer", want: approval.ErrVote,
 			vote: func() approval.Vote { v := yes("bob"); v.Issuer = "https://other.example"; return v }()},
-		{name: "no identity", vote: yes(""), want: approval.ErrVote},
+		{name: "no identity", vote: yes(""), want: approval.ErrUnlinked},
 		{name: "an agent's token is no door", want: approval.ErrVote,
 			vote: func() approval.Vote { v := yes("bob"); v.Via = "mcp"; return v }()},
 		{name: "Slack vote without proof", want: approval.ErrVote,
@@ -230,7 +238,7 @@ func TestRefused(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := w.book.Vote(t.Context(), a.ID, test.vote, w.policy); !errors.Is(err, test.want) {
+			if _, err := w.cast(w.book, a.ID, test.vote, w.policy); !errors.Is(err, test.want) {
 				t.Fatalf("Vote: %v, want %v", err, test.want)
 			}
 			after, err := w.book.Get(t.Context(), a.ID)
@@ -252,11 +260,11 @@ func TestPartialIsNotApprovedByButton(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.book.Vote(t.Context(), a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrPartial) {
+	if _, err := w.cast(w.book, a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrPartial) {
 		t.Fatalf("Vote: %v, want ErrPartial", err)
 	}
 	v := yes("bob")
-	v.Via, v.Slack = approval.ViaOIDC, nil
+	v.Via, v.Slack, v.Login = approval.ViaOIDC, nil, &approval.LoginProof{ID: "l_1", AuthTime: w.clock(), At: w.clock()}
 	if a = w.vote(a.ID, v); a.State != approval.Approved {
 		t.Fatalf("by signing in: %s", a.State)
 	}
@@ -303,7 +311,7 @@ func TestOneDenialEndsIt(t *testing.T) {
 	if a.State != approval.Denied || a.Reason != "Ask billing first" {
 		t.Fatalf("%+v", a)
 	}
-	if _, err := w.book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); !errors.Is(err, approval.ErrNotApproved) {
+	if _, err := w.book.Spend(t.Context(), a.ID, w.request("d1"), "c_2"); !errors.Is(err, approval.ErrNotApproved) {
 		t.Fatalf("Spend: %v", err)
 	}
 }
@@ -320,7 +328,7 @@ func TestAskAttaches(t *testing.T) {
 	if again, created, err = w.book.Ask(t.Context(), w.request("d1")); err != nil || created || again.State != approval.Approved {
 		t.Fatalf("retry while approved: %s created %v, %v", again.State, created, err)
 	}
-	if _, err := w.book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err != nil {
+	if _, err := w.book.Spend(t.Context(), a.ID, w.request("d1"), "c_2"); err != nil {
 		t.Fatal(err)
 	}
 	third := w.ask("d1")
@@ -351,7 +359,7 @@ func TestAskedAgainUnderAnotherPolicy(t *testing.T) {
 	w := newWorld(t)
 	a := w.ask("d1")
 	w.policy = policy(t, "b", people())
-	if _, err := w.book.Vote(t.Context(), a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrStale) {
+	if _, err := w.cast(w.book, a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrStale) {
 		t.Fatalf("before: %v", err)
 	}
 	again, created, err := w.book.Ask(t.Context(), w.request("d1"))
@@ -368,12 +376,12 @@ func TestDigestUnderAnotherPolicy(t *testing.T) {
 	w := newWorld(t)
 	digest := "sha256:rules"
 	w.book = approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: w.record,
-		Digest: func(*rules.Policy, string, []rules.Ask) string { return digest }})
+		Digest: func(*rules.Policy, string, rules.Subject, string, []rules.Ask) string { return digest }})
 	a := w.ask("d1", ask("dba", 2))
 	w.policy = policy(t, "b", people())
 	w.vote(a.ID, yes("bob"))
 	digest = "sha256:changed"
-	if _, err := w.book.Vote(t.Context(), a.ID, yes("carol"), w.policy); !errors.Is(err, approval.ErrStale) {
+	if _, err := w.cast(w.book, a.ID, yes("carol"), w.policy); !errors.Is(err, approval.ErrStale) {
 		t.Fatal(err)
 	}
 }
@@ -391,7 +399,7 @@ func TestRecordIsInOrder(t *testing.T) {
 			// In the store, and not yet in the journal. Whoever may spend has
 			// time for a hundred round trips, and must not.
 			spending.Go(func() {
-				if _, err := book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err != nil {
+				if _, err := book.Spend(t.Context(), a.ID, w.request("d1"), "c_2"); err != nil {
 					t.Error(err)
 				}
 			})
@@ -411,7 +419,7 @@ func TestRecordIsInOrder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := book.Vote(t.Context(), a.ID, yes("bob"), w.policy); err != nil {
+	if _, err := w.cast(book, a.ID, yes("bob"), w.policy); err != nil {
 		t.Fatal(err)
 	}
 	spending.Wait()
@@ -443,7 +451,9 @@ func TestSpendChecks(t *testing.T) {
 	w := newWorld(t)
 	a := w.ask("d1")
 	spend := func(digest, rulesDigest string) error {
-		_, err := w.book.Spend(t.Context(), a.ID, digest, rulesDigest, "c_2")
+		r := w.request(digest)
+		r.RulesDigest = rulesDigest
+		_, err := w.book.Spend(t.Context(), a.ID, r, "c_2")
 		return err
 	}
 	if err := spend("d1", "sha256:rules"); !errors.Is(err, approval.ErrNotApproved) {
@@ -462,7 +472,7 @@ func TestSpendChecks(t *testing.T) {
 	if err := spend("d1", "sha256:rules"); !errors.Is(err, approval.ErrSpent) {
 		t.Errorf("again: %v", err)
 	}
-	if err := w.book.Finish(t.Context(), a.ID, "ok"); err != nil {
+	if err := w.book.Finish(t.Context(), a.ID, "c_2", "ok"); err != nil {
 		t.Error(err)
 	}
 	if a, err := w.book.Get(t.Context(), a.ID); err != nil || a.Outcome != "ok" || a.SpentBy != "c_2" {
@@ -472,7 +482,7 @@ func TestSpendChecks(t *testing.T) {
 	b := w.ask("d3")
 	w.vote(b.ID, yes("bob"))
 	w.pass(15 * time.Minute)
-	if _, err := w.book.Spend(t.Context(), b.ID, "d3", "sha256:rules", "c_3"); !errors.Is(err, approval.ErrExpired) {
+	if _, err := w.book.Spend(t.Context(), b.ID, w.request("d3"), "c_3"); !errors.Is(err, approval.ErrExpired) {
 		t.Errorf("approved, but too late: %v", err)
 	}
 	if n, err := w.book.Expire(t.Context()); n != 1 || err != nil {
@@ -501,7 +511,7 @@ func TestRace(t *testing.T) {
 		book := w.newBook()
 		all.Go(func() {
 			for range 2 { // each presses twice
-				if _, err := book.Vote(t.Context(), a.ID, yes(fmt.Sprintf("p%d", i)), w.policy); err == nil {
+				if _, err := w.cast(book, a.ID, yes(fmt.Sprintf("p%d", i)), w.policy); err == nil {
 					counted.Add(1)
 				} else if !errors.Is(err, approval.ErrDuplicate) && !errors.Is(err, approval.ErrDecided) {
 					t.Errorf("vote: %v", err)
@@ -517,7 +527,7 @@ func TestRace(t *testing.T) {
 			if got.State != approval.Approved && got.State != approval.Spent {
 				t.Errorf("woken to %s", got.State)
 			}
-			_, err = book.Spend(t.Context(), a.ID, "d1", "sha256:rules", fmt.Sprintf("c_%d", i))
+			_, err = book.Spend(t.Context(), a.ID, w.request("d1"), fmt.Sprintf("c_%d", i))
 			if err == nil {
 				spent.Add(1)
 			} else if !errors.Is(err, approval.ErrSpent) {
@@ -579,11 +589,11 @@ func TestWaitWakes(t *testing.T) {
 		want approval.State
 	}{
 		"denied elsewhere": {func(id string) error {
-			_, err := elsewhere.Vote(t.Context(), id, no("bob", "no"), w.policy)
+			_, err := w.cast(elsewhere, id, no("bob", "no"), w.policy)
 			return err
 		}, approval.Denied},
 		"approved here": {func(id string) error {
-			_, err := w.book.Vote(t.Context(), id, yes("bob"), w.policy)
+			_, err := w.cast(w.book, id, yes("bob"), w.policy)
 			return err
 		}, approval.Approved},
 		"withdrawn": {func(id string) error { return elsewhere.Withdraw(t.Context(), id, "left") }, approval.Withdrawn},
@@ -633,21 +643,21 @@ func TestUnrecorded(t *testing.T) {
 	w.breakRecord(nil)
 	a := w.ask("d1")
 	w.breakRecord(disk)
-	if _, err := w.book.Vote(t.Context(), a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrUnrecorded) {
+	if _, err := w.cast(w.book, a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrUnrecorded) {
 		t.Errorf("Vote: %v", err)
 	}
 	w.breakRecord(nil)
-	if _, err := w.book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); !errors.Is(err, approval.ErrNotApproved) {
+	if _, err := w.book.Spend(t.Context(), a.ID, w.request("d1"), "c_2"); !errors.Is(err, approval.ErrNotApproved) {
 		t.Errorf("Spend after an unrecorded vote: %v", err)
 	}
 	b := w.ask("d2")
 	w.vote(b.ID, yes("bob"))
 	w.breakRecord(disk)
-	if _, err := w.book.Spend(t.Context(), b.ID, "d2", "sha256:rules", "c_3"); !errors.Is(err, approval.ErrUnrecorded) {
+	if _, err := w.book.Spend(t.Context(), b.ID, w.request("d2"), "c_3"); !errors.Is(err, approval.ErrUnrecorded) {
 		t.Errorf("Spend: %v", err)
 	}
 	w.breakRecord(nil)
-	if _, err := w.book.Spend(t.Context(), b.ID, "d2", "sha256:rules", "c_4"); !errors.Is(err, approval.ErrSpent) {
+	if _, err := w.book.Spend(t.Context(), b.ID, w.request("d2"), "c_4"); !errors.Is(err, approval.ErrSpent) {
 		t.Errorf("Spend again: %v", err)
 	}
 }

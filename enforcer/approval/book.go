@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/base32"
-	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,10 +41,21 @@ type Config struct {
 	Record func(ctx context.Context, a Approval, event string) error
 
 	// Digest is the digest, under p, of the rules named in asks, of their
-	// approver sets, and of the server and its credential: what a Decision calls
-	// RulesDigest. While it is nil, an
-	// approval takes no approving vote under another policy commit than its own.
-	Digest func(p *rules.Policy, server string, asks []rules.Ask) string
+	// approver sets, and of the server and its credential, for a call of the
+	// subject by the client: what a Decision calls RulesDigest
+	// (rules.Policy.AsksDigest). While it is nil, an approval takes no approving
+	// vote under another policy commit than its own.
+	Digest func(p *rules.Policy, server string, s rules.Subject, client string, asks []rules.Ask) string
+
+	// Logins are the sign-ins and links of voters. nil: nobody has signed in, so
+	// that nobody is a member by a group or linked by a login.
+	Logins *Logins
+
+	// SlackEmail is the e-mail address that Slack has of a user of the bot's own
+	// workspace, "" of anybody else (of another workspace, a guest, a bot, an
+	// account that is switched off). nil: nobody is linked by e-mail. It is
+	// called only where policy says links.email.
+	SlackEmail func(ctx context.Context, team, user string) (string, error)
 
 	ID  func() string // a new, unguessable id of letters, digits and _; nil: random
 	Log *slog.Logger  // nil: silent
@@ -90,153 +98,6 @@ func randomID() string {
 // Ids come back from outside, in button values: nothing else may reach a key.
 var idForm = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 
-const (
-	documents = "a."
-	pointers  = "live."
-)
-
-// pointer is the key under which identical requests meet. Each part is
-// preceded by its length, so that no two requests spell the same.
-func (r Request) pointer() string {
-	h := sha256.New()
-	for _, part := range []string{r.Subject.Issuer, r.Subject.Sub, r.Client, r.Holder, r.Server, r.Method, r.Tool, r.Resource, r.Digest, r.RulesDigest} {
-		var n [8]byte
-		binary.BigEndian.PutUint64(n[:], uint64(len(part)))
-		h.Write(n[:])
-		h.Write([]byte(part))
-	}
-	return pointers + hex.EncodeToString(h.Sum(nil))
-}
-
-func (r Request) complete(now time.Time) error {
-	missing := func(what string) error { return fmt.Errorf("%w: %s", ErrRequest, what) }
-	for what, value := range map[string]string{"issuer": r.Subject.Issuer, "sub": r.Subject.Sub, "server": r.Server, "method": r.Method,
-		"holder": r.Holder, "digest": r.Digest, "rules digest": r.RulesDigest, "policy commit": r.Policy, "call": r.Call} {
-		if value == "" {
-			return missing("no " + what)
-		}
-	}
-	if len(r.Asks) == 0 {
-		return missing("no rule asks")
-	}
-	for _, ask := range r.Asks {
-		if ask.Approvers == "" || ask.Quorum < 1 {
-			return missing(fmt.Sprintf("rule %s names no approvers, or nobody of them", ask.Rule))
-		}
-	}
-	if !r.Expires.After(now) {
-		return missing("it has expired before it was asked")
-	}
-	return nil
-}
-
-// live tells whether an identical retry attaches to the approval.
-func (a Approval) live(now time.Time) bool {
-	return !a.State.Ended() && now.Before(a.Expires)
-}
-
-// Ask finds the live approval for exactly this request, or makes a new one. Of
-// any number that ask the same at once, one makes it and the others attach.
-//
-// The new approval's first document goes to the pointer first, by
-// compare-and-swap, and then to its own key: whoever finds a pointer whose
-// document is missing, since its maker was cut off, completes it.
-func (b *Book) Ask(ctx context.Context, r Request) (a Approval, created bool, err error) {
-	r.Subject = rules.Subject{Issuer: r.Subject.Issuer, Sub: r.Subject.Sub, Email: r.Subject.Email}
-	if len(r.Args) > maxShown {
-		r.Args, r.Partial = strings.ToValidUTF8(r.Args[:maxShown], ""), true
-	}
-	if err := r.complete(b.Now()); err != nil {
-		return Approval{}, false, err
-	}
-	key := r.pointer()
-	for {
-		raw, rev, err := b.Bucket.Get(ctx, key)
-		if err != nil && !errors.Is(err, kv.ErrNotFound) {
-			return Approval{}, false, err
-		}
-		if err == nil {
-			first, err := decode(raw, 0)
-			if err != nil {
-				return Approval{}, false, err
-			}
-			a, found, err := b.attach(ctx, first, r)
-			if found || err != nil {
-				return a, false, err
-			}
-		}
-		now := b.Now().UTC()
-		a := Approval{ID: b.ID(), Request: r, State: Pending, Created: now}
-		if !idForm.MatchString(a.ID) {
-			return Approval{}, false, fmt.Errorf("%w: id %q", ErrRequest, a.ID)
-		}
-		if rev == 0 {
-			_, err = b.Bucket.Create(ctx, key, encode(a))
-		} else {
-			_, err = b.Bucket.Update(ctx, key, encode(a), rev)
-		}
-		if errors.Is(err, kv.ErrExists) || errors.Is(err, kv.ErrConflict) {
-			continue // another was first: attach to theirs
-		}
-		if err != nil {
-			return Approval{}, false, err
-		}
-		a, err = b.begin(ctx, a)
-		return a, err == nil, err
-	}
-}
-
-// attach returns the approval that first began, if it is live.
-//
-// Asked for again under another policy commit, with the same digest of the
-// rules, it takes that commit: what the rules ask has not changed, and votes
-// are checked under the policy in force.
-func (b *Book) attach(ctx context.Context, first Approval, r Request) (a Approval, live bool, err error) {
-	now := b.Now()
-	a, err = b.Get(ctx, first.ID)
-	switch {
-	case errors.Is(err, ErrUnknown) && first.live(now):
-		a, err = b.begin(ctx, first)
-		return a, err == nil, err
-	case errors.Is(err, ErrUnknown):
-		return a, false, nil
-	case err != nil:
-		return a, false, err
-	case a.live(now) && a.State == Pending && a.Policy != r.Policy:
-		a, err = b.change(ctx, a.ID, func(a *Approval) (string, error) {
-			if a.State != Pending {
-				return "", nil
-			}
-			a.Policy, a.Asks, a.Trace = r.Policy, r.Asks, r.Trace
-			return EventAsked, nil
-		})
-		return a, err == nil, err
-	case a.live(now):
-		return a, true, nil
-	case !a.State.Ended():
-		_, err = b.expire(ctx, a.ID)
-		return a, false, err
-	}
-	return a, false, nil
-}
-
-// begin writes a new approval's own document, and records it.
-func (b *Book) begin(ctx context.Context, a Approval) (Approval, error) {
-	defer b.inOrder(a.ID)()
-	rev, err := b.Bucket.Create(ctx, documents+a.ID, encode(a))
-	if errors.Is(err, kv.ErrExists) {
-		return b.Get(ctx, a.ID) // completed, and recorded, by another
-	}
-	if err != nil {
-		return Approval{}, err
-	}
-	a.Rev = rev
-	if err := b.Record(ctx, a, EventAsked); err != nil {
-		return a, b.withdrawUnrecorded(ctx, a.ID, err)
-	}
-	return a, nil
-}
-
 // Get returns an approval, or ErrUnknown.
 func (b *Book) Get(ctx context.Context, id string) (Approval, error) {
 	if !idForm.MatchString(id) {
@@ -255,7 +116,7 @@ func (b *Book) Get(ctx context.Context, id string) (Approval, error) {
 // Pending lists the approvals that wait for a person. In a cluster one that was
 // made a moment ago may be missing.
 func (b *Book) Pending(ctx context.Context) ([]Approval, error) {
-	all, err := b.all(ctx)
+	all, err := b.All(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -268,9 +129,10 @@ func (b *Book) Pending(ctx context.Context) ([]Approval, error) {
 	return out, nil
 }
 
-// all are the approvals in the store; in a cluster, one made a moment ago may be
-// missing.
-func (b *Book) all(ctx context.Context) ([]Approval, error) {
+// All lists the approvals in the store: those that wait, windows in force, what
+// needs a review, and what ended within Keep. In a cluster, one made a moment
+// ago may be missing.
+func (b *Book) All(ctx context.Context) ([]Approval, error) {
 	keys, err := b.Bucket.Keys(ctx, documents)
 	if err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ func TestRestoreKeepsAnEndThatWasNotRecorded(t *testing.T) {
 	disk := errors.New("disk full")
 	for state, end := range map[approval.State]func(w *world, id string) error{
 		approval.Denied: func(w *world, id string) error {
-			_, err := w.book.Vote(t.Context(), id, no("carol", "not on a Friday"), w.policy)
+			_, err := w.cast(w.book, id, no("carol", "not on a Friday"), w.policy)
 			return err
 		},
 		approval.Withdrawn: func(w *world, id string) error { return w.book.Withdraw(t.Context(), id, "the caller left") },
@@ -64,7 +64,7 @@ func TestRestoreKeepsAnEndThatWasNotRecorded(t *testing.T) {
 				if n := w.count(string(state)); n != 1 || w.seen(a.ID).State != state || w.seen(a.ID).Reason != got.Reason {
 					t.Errorf("recorded %d times: %+v", n, w.seen(a.ID))
 				}
-				if _, err := w.book.Spend(t.Context(), a.ID, "d1", "sha256:rules", "c_2"); err == nil {
+				if _, err := w.book.Spend(t.Context(), a.ID, w.request("d1"), "c_2"); err == nil {
 					t.Error("it was spent")
 				}
 				if again, created, err := w.book.Ask(t.Context(), w.request("d1")); err != nil || !created || again.ID == a.ID {
@@ -102,7 +102,7 @@ func TestRestoreLeavesOutWhatEndedLongAgo(t *testing.T) {
 	}
 	spent := w.ask("spent")
 	w.vote(spent.ID, yes("bob"))
-	if _, err := w.book.Spend(t.Context(), spent.ID, "spent", "sha256:rules", "c_2"); err != nil {
+	if _, err := w.book.Spend(t.Context(), spent.ID, w.request("spent"), "c_2"); err != nil {
 		t.Fatal(err)
 	}
 	w.pass(approval.Keep + time.Minute)
@@ -112,7 +112,7 @@ func TestRestoreLeavesOutWhatEndedLongAgo(t *testing.T) {
 	}
 	// What a start concludes from an intent alone does not say when it ended.
 	concluded := w.seen(recent.ID)
-	concluded.ID, concluded.State, concluded.Ended = "ap_concluded", approval.Spent, time.Time{}
+	concluded.ID, concluded.State, concluded.SpentBy, concluded.Ended = "ap_concluded", approval.Spent, "c_2", time.Time{}
 	if err := w.book.Restore(t.Context(), []approval.Approval{w.seen(old.ID), w.seen(spent.ID), w.seen(recent.ID), concluded}); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestRestoreLeavesOutWhatEndedLongAgo(t *testing.T) {
 	}
 	// A call whose outcome nobody noted can still be closed, however old.
 	for _, id := range []string{spent.ID, concluded.ID} {
-		if err := w.book.Finish(t.Context(), id, "unknown"); err != nil {
+		if err := w.book.Finish(t.Context(), id, "c_2", "unknown"); err != nil {
 			t.Errorf("finish: %v", err)
 		}
 		if got, err := w.book.Get(t.Context(), id); err != nil || got.State != approval.Spent || got.Outcome != "unknown" || got.Ended.IsZero() {

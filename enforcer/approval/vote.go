@@ -6,16 +6,22 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"countersign/rules"
 )
 
-// Vote counts one person's answer, under the policy p now in force. Whoever
-// calls it has established who votes: v.Issuer and v.Sub.
+// Vote counts one person's answer, under the policy p now in force. What the
+// caller fills in of v, the type says.
 //
 // A refusal (one of the package's errors) leaves the approval as it was. With
 // ErrUnrecorded the approval has ended, and nothing will run on it.
 func (b *Book) Vote(ctx context.Context, id string, v Vote, p *rules.Policy) (Approval, error) {
+	who, err := b.identify(ctx, &v, p)
+	if err != nil {
+		a, gerr := b.Get(ctx, id)
+		return a, errors.Join(err, gerr)
+	}
 	late := false
 	a, err := b.change(ctx, id, func(a *Approval) (string, error) {
 		now := b.Now().UTC()
@@ -26,8 +32,8 @@ func (b *Book) Vote(ctx context.Context, id string, v Vote, p *rules.Policy) (Ap
 		case a.State != Pending:
 			return "", fmt.Errorf("%w: it is %s", ErrDecided, a.State)
 		}
-		v.At = now
-		if err := b.admit(*a, &v, p); err != nil {
+		v.At, v.Waited = now, now.Sub(a.Created)
+		if err := b.admit(ctx, *a, &v, who, p); err != nil {
 			return "", err
 		}
 		a.Votes = append(a.Votes, v)
@@ -36,7 +42,12 @@ func (b *Book) Vote(ctx context.Context, id string, v Vote, p *rules.Policy) (Ap
 			a.State, a.Reason, a.Ended = Denied, v.Reason, now
 			return EventDenied, nil
 		case quorate(a.Asks, a.Votes):
-			a.State = Approved
+			a.approve(now, p.Settings().MaxGrant)
+		}
+		switch {
+		case v.BreakGlass:
+			return EventGlass, nil
+		case a.State == Approved:
 			return EventApproved, nil
 		}
 		return EventVoted, nil
@@ -48,56 +59,189 @@ func (b *Book) Vote(ctx context.Context, id string, v Vote, p *rules.Policy) (Ap
 	if errors.Is(err, ErrUnrecorded) {
 		return a, b.void(ctx, id, err)
 	}
+	if err == nil {
+		b.point(ctx, a)
+	}
 	return a, err
 }
 
-// admit checks that v may be cast on a, and fills in what the policy knows of
-// the voter.
-func (b *Book) admit(a Approval, v *Vote, p *rules.Policy) error {
-	if v.Issuer == "" || v.Sub == "" || v.Via != ViaSlack && v.Via != ViaOIDC || v.Via == ViaSlack && v.Slack == nil {
-		return ErrVote
+// approve has the quorum reached: if the rules grant a window, and nobody who
+// approved wants it for one call only, the window is open from now on.
+func (a *Approval) approve(now time.Time, ceiling time.Duration) {
+	a.State = Approved
+	once := slices.ContainsFunc(a.Votes, func(v Vote) bool { return v.Approve && v.Once })
+	if a.Grant.For > 0 && !once {
+		a.Until = now.Add(min(a.Grant.For, ceiling))
 	}
+}
+
+// Check tells whether the vote would be admitted on a as it stands: for a
+// dialog before the vote. Vote checks again.
+func (b *Book) Check(ctx context.Context, a Approval, v Vote, p *rules.Policy) error {
+	switch {
+	case a.State == Expired || a.State == Pending && !b.Now().Before(a.Expires):
+		return ErrExpired
+	case a.State != Pending:
+		return fmt.Errorf("%w: it is %s", ErrDecided, a.State)
+	}
+	who, err := b.identify(ctx, &v, p)
+	if err != nil {
+		return err
+	}
+	v.At = b.Now().UTC()
+	return b.admit(ctx, a, &v, who, p)
+}
+
+// An identity is who votes, as far as it does not depend on what is asked.
+type identity struct {
+	subject rules.Subject // Groups from login, if it is not too old for them
+	stale   rules.Subject // Groups from login, however old
+	names   names
+}
+
+// identify finds out who votes, and fills that in.
+func (b *Book) identify(ctx context.Context, v *Vote, p *rules.Policy) (identity, error) {
 	if p == nil {
-		return fmt.Errorf("%w: no policy is in force", ErrStale)
+		return identity{}, fmt.Errorf("%w: no policy is in force", ErrStale)
 	}
-	person, known := p.Person(v.Issuer, v.Sub)
-	if !known {
-		return fmt.Errorf("%w: the policy's people do not include this identity", ErrNotApprover)
-	}
-	v.Person = person.Name
-	if requested(a.Subject, person, p) {
-		return ErrOwnRequest
-	}
-	var sets []string
-	signIn := false
-	for _, ask := range a.Asks {
-		if slices.Contains(sets, ask.Approvers) || !p.MayApprove(ask.Approvers, rules.Subject{Issuer: v.Issuer, Sub: v.Sub}) {
-			continue
+	v.Person, v.Email, v.Linked, v.Sets = "", "", "", nil
+	switch {
+	case v.Via == ViaSlack && v.Slack != nil:
+		who, err := b.Voter(ctx, p, v.Slack.Team, v.Slack.User)
+		if err != nil {
+			return identity{}, err
 		}
-		if set, ok := p.ApproverSet(ask.Approvers); v.Approve && v.Via != ViaOIDC && (!ok || set.Via == ViaOIDC) {
-			signIn = true
-			continue
+		if v.Issuer+v.Sub != "" && (v.Issuer != who.Issuer || v.Sub != who.Sub) {
+			return identity{}, fmt.Errorf("%w: the Slack user is somebody else now", ErrVote)
 		}
-		sets = append(sets, ask.Approvers)
+		v.Issuer, v.Sub, v.Linked, v.Login = who.Issuer, who.Sub, who.Linked, nil
+	case v.Via == ViaOIDC && v.Login != nil && v.Issuer != "" && v.Sub != "":
+		now := b.Now()
+		if age := now.Sub(v.Login.AuthTime); age > MaxAuthAge || age < -MaxAuthAhead {
+			return identity{}, fmt.Errorf("%w: you authenticated at %s", ErrStaleLogin, v.Login.AuthTime.UTC().Format(time.TimeOnly))
+		}
+		v.Slack = nil
+	default:
+		return identity{}, ErrVote
+	}
+	who := identity{subject: rules.Subject{Issuer: v.Issuer, Sub: v.Sub}}
+	who.stale = who.subject
+	if b.Logins != nil {
+		l, err := b.Logins.Get(ctx, v.Issuer, v.Sub)
+		switch {
+		case errors.Is(err, ErrNoLogin):
+		case err != nil:
+			return identity{}, err
+		default:
+			v.Email, who.stale.Groups = l.Email, l.Groups
+			if b.Now().Sub(l.At) <= p.Links().MaxAge {
+				who.subject.Groups = l.Groups
+			}
+		}
+	}
+	if person, known := p.Person(v.Issuer, v.Sub); known {
+		v.Person, v.Email = person.Name, ""
+	}
+	var err error
+	who.names, err = b.voter(ctx, *v, p)
+	return who, err
+}
+
+// admit checks that v may be cast on a by who, and fills in for which sets it
+// counts.
+func (b *Book) admit(ctx context.Context, a Approval, v *Vote, who identity, p *rules.Policy) error {
+	if err := b.barred(ctx, a, who.names, p); err != nil && (v.Approve || errors.Is(err, ErrOwnRequest)) {
+		return err // who answers for the identity that asks may still say no
+	}
+	if err := b.seats(a, v, who, p); err != nil {
+		return err
 	}
 	switch {
-	case len(sets) == 0 && signIn:
-		return ErrSignIn
-	case len(sets) == 0:
-		return ErrNotApprover
-	case !v.Approve && strings.TrimSpace(v.Reason) == "":
+	case (!v.Approve || v.BreakGlass) && strings.TrimSpace(v.Reason) == "":
 		return ErrReason
 	case v.Approve && v.Via == ViaSlack && a.Partial:
 		return ErrPartial
 	case v.Approve && !b.fresh(a, p):
 		return ErrStale
+	case v.Approve && v.Shown != a.Shows():
+		return ErrShown
 	}
-	v.Sets = sets
+	v.Once = v.Approve && (v.Once || v.BreakGlass)
 	for _, earlier := range a.Votes {
 		// Who has approved may still deny: that is the safe direction.
-		if v.Approve && (earlier.Person == v.Person || earlier.Issuer == v.Issuer && earlier.Sub == v.Sub) {
+		if !v.Approve {
+			break
+		}
+		theirs, err := b.voter(ctx, earlier, p)
+		if err != nil {
+			return err
+		}
+		if theirs.share(who.names) {
 			return ErrDuplicate
 		}
+	}
+	return nil
+}
+
+// seats fills in the sets that the vote counts for.
+func (b *Book) seats(a Approval, v *Vote, who identity, p *rules.Policy) error {
+	if v.BreakGlass && (!v.Approve || v.Via != ViaOIDC) {
+		if v.Approve {
+			return fmt.Errorf("%w: the glass is broken on the approval page only", ErrSignIn)
+		}
+		return fmt.Errorf("%w: a broken glass approves", ErrVote)
+	}
+	refused := ErrNotApprover
+	if v.BreakGlass {
+		refused = ErrGlass
+	}
+	v.Sets = nil
+	var seen []string
+	for _, ask := range a.Asks {
+		set := ask.Approvers
+		if v.BreakGlass {
+			set = ask.BreakGlass
+		}
+		if set == "" || slices.Contains(seen, set) {
+			continue
+		}
+		seen = append(seen, set)
+		if !p.MayApprove(set, who.subject) {
+			if p.MayApprove(set, who.stale) {
+				refused = fmt.Errorf("%w: you are a member of %s by a group, which your sign-in showed too long ago", ErrStaleLogin, set)
+			}
+			continue
+		}
+		if err := demands(a, v, set, p); err != nil {
+			refused = err
+			continue
+		}
+		v.Sets = append(v.Sets, set)
+	}
+	if len(v.Sets) == 0 {
+		return refused
+	}
+	return nil
+}
+
+// demands tells what the set wants of a vote and this one lacks. A denial may
+// come through any door.
+func demands(a Approval, v *Vote, name string, p *rules.Policy) error {
+	if !v.Approve {
+		return nil
+	}
+	set, ok := p.ApproverSet(name)
+	via, acr := set.Via, set.ACR
+	for _, ask := range a.Asks {
+		if ask.Approvers == name && !v.BreakGlass && ask.Via == ViaOIDC {
+			via = ViaOIDC
+		}
+	}
+	switch {
+	case v.Via != ViaOIDC && (!ok || via == ViaOIDC):
+		return ErrSignIn
+	case v.Via == ViaOIDC && len(acr) > 0 && !slices.Contains(acr, v.Login.ACR):
+		return fmt.Errorf("%w: %s wants acr %s, and it has %q", ErrACR, name, strings.Join(acr, " or "), v.Login.ACR)
 	}
 	return nil
 }
@@ -108,96 +252,5 @@ func (b *Book) fresh(a Approval, p *rules.Policy) bool {
 	if p.Commit() == a.Policy {
 		return true
 	}
-	return b.Digest != nil && b.Digest(p, a.Server, a.Asks) == a.RulesDigest
-}
-
-// requested tells whether the person is the one who asks: the same subject, or
-// the same person of the policy under another. An e-mail address proves
-// nothing about a voter, but a shared one is reason enough to refuse.
-func requested(subject rules.Subject, person rules.Person, p *rules.Policy) bool {
-	if subject.Issuer == person.Issuer && subject.Sub == person.Sub {
-		return true
-	}
-	if subject.Email != "" && strings.EqualFold(subject.Email, person.Email) {
-		return true
-	}
-	asker, known := p.Person(subject.Issuer, subject.Sub)
-	return known && (asker.Name == person.Name ||
-		asker.SlackUser != "" && asker.SlackTeam == person.SlackTeam && asker.SlackUser == person.SlackUser ||
-		asker.Email != "" && strings.EqualFold(asker.Email, person.Email))
-}
-
-// quorate tells whether the approving votes fill every set's quorum with
-// distinct people: a member of two sets fills a place in one of them only.
-// Several rules that ask the same set ask it once, for the largest quorum.
-func quorate(asks []rules.Ask, votes []Vote) bool {
-	quorum := map[string]int{}
-	for _, ask := range asks {
-		quorum[ask.Approvers] = max(quorum[ask.Approvers], ask.Quorum)
-	}
-	// Places to fill, each of one set; people are matched to them by augmenting
-	// paths, so that it does not matter who voted first.
-	var places []string
-	for set, n := range quorum {
-		if n > len(votes) {
-			return false
-		}
-		for range n {
-			places = append(places, set)
-		}
-	}
-	holder := make([]int, len(places)) // index of the vote plus one
-	var seat func(vote int, tried []bool) bool
-	seat = func(vote int, tried []bool) bool {
-		for i, set := range places {
-			if tried[i] || !slices.Contains(votes[vote].Sets, set) {
-				continue
-			}
-			tried[i] = true
-			if holder[i] == 0 || seat(holder[i]-1, tried) {
-				holder[i] = vote + 1
-				return true
-			}
-		}
-		return false
-	}
-	seated := 0
-	people := map[string]bool{}
-	for i, v := range votes {
-		if !v.Approve || people[v.Person] {
-			continue
-		}
-		people[v.Person] = true
-		if seat(i, make([]bool, len(places))) {
-			seated++
-		}
-	}
-	return len(places) > 0 && seated == len(places)
-}
-
-// Missing tells how many approvals each set still has to give, at least.
-func (a Approval) Missing() map[string]int {
-	out := map[string]int{}
-	for _, ask := range a.Asks {
-		have := 0
-		for _, v := range a.Votes {
-			if v.Approve && slices.Contains(v.Sets, ask.Approvers) {
-				have++
-			}
-		}
-		out[ask.Approvers] = max(out[ask.Approvers], ask.Quorum-have, 0)
-	}
-	return out
-}
-
-// Check tells whether the vote would be admitted on a as it stands: for a
-// dialog before the vote. Vote checks again.
-func (b *Book) Check(a Approval, v Vote, p *rules.Policy) error {
-	switch {
-	case a.State == Expired || a.State == Pending && !b.Now().Before(a.Expires):
-		return ErrExpired
-	case a.State != Pending:
-		return fmt.Errorf("%w: it is %s", ErrDecided, a.State)
-	}
-	return b.admit(a, &v, p)
+	return b.Digest != nil && b.Digest(p, a.Server, a.Subject, a.Client, a.Asks) == a.RulesDigest
 }

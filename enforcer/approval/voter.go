@@ -1,0 +1,71 @@
+package approval
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"countersign/rules"
+)
+
+// Voter is whom a Slack user is.
+type Voter struct {
+	Issuer string
+	Sub    string
+	Person string // name in the policy; "": policy does not name them
+	Email  string // of whom policy does not name, as the issuer has it
+	Linked string // LinkedPolicy, LinkedLogin or LinkedEmail
+}
+
+// Who is the voter for people to read.
+func (v Voter) Who() string { return Vote{Person: v.Person, Email: v.Email, Sub: v.Sub}.Who() }
+
+// Voter tells whom a Slack user is, under the policy p: whom approvers.yaml
+// links to them; or else, if policy lets people link themselves, who signed in
+// for them; or else, if policy lets e-mail addresses do, the person with the
+// address that Slack has of them.
+//
+// ErrUnlinked: nobody. ErrStaleLogin: they linked themselves, and have to sign
+// in again. ErrLinked: somebody whom policy links to another Slack user.
+func (b *Book) Voter(ctx context.Context, p *rules.Policy, team, user string) (Voter, error) {
+	if person, ok := p.PersonBySlack(team, user); ok {
+		return Voter{Issuer: person.Issuer, Sub: person.Sub, Person: person.Name, Linked: LinkedPolicy}, nil
+	}
+	links := p.Links()
+	if links.Login && b.Logins != nil {
+		l, err := b.Logins.BySlack(ctx, team, user)
+		switch {
+		case errors.Is(err, ErrUnlinked):
+		case err != nil:
+			return Voter{}, err
+		case b.Now().Sub(l.At) > links.MaxAge:
+			return Voter{}, fmt.Errorf("%w: it was %v ago", ErrStaleLogin, b.Now().Sub(l.At).Round(1e9))
+		default:
+			return linked(p, team, Voter{Issuer: l.Issuer, Sub: l.Sub, Email: l.Email, Linked: LinkedLogin})
+		}
+	}
+	if links.Email && b.SlackEmail != nil {
+		address, err := b.SlackEmail(ctx, team, user)
+		if err != nil {
+			return Voter{}, err
+		}
+		if person, ok := p.PersonByEmail(address); ok {
+			return linked(p, team, Voter{Issuer: person.Issuer, Sub: person.Sub, Linked: LinkedEmail})
+		}
+	}
+	return Voter{}, ErrUnlinked
+}
+
+// linked fills in what policy knows of a voter whom it does not link itself.
+// Whom it links to another user of that workspace is not this one.
+func linked(p *rules.Policy, team string, v Voter) (Voter, error) {
+	person, ok := p.Person(v.Issuer, v.Sub)
+	if !ok {
+		return v, nil
+	}
+	if person.SlackTeam == team {
+		return Voter{}, fmt.Errorf("%w: approvers.yaml links %s to another Slack user", ErrLinked, person.Name)
+	}
+	v.Person, v.Email = person.Name, ""
+	return v, nil
+}
