@@ -74,6 +74,8 @@ func (m *Mask) applyFields(msg []byte, set *fieldRules, applied []*fieldRule) (o
 	switch {
 	case w.clock.late:
 		return nil, r, ErrBudget
+	case w.tooMany:
+		return nil, r, ErrTooLarge
 	case w.refused != nil:
 		return nil, w.report, w.refused
 	}
@@ -93,6 +95,7 @@ type fielder struct {
 	place   []string // steps from the message's root
 	quiet   int      // in what is dropped: only Block is looked for
 	refused *Refused
+	tooMany bool // brackets, in a text that is not JSON as a whole
 	report  Report
 }
 
@@ -444,26 +447,31 @@ func (w *fielder) within(text []byte, nested int) (edits []edit) {
 		}
 	}
 	w.tables(text, &edits)
-	done := 0 // what is before was looked at
-	for i := 0; i < len(text); {
+	done := 0        // what is before was looked at
+	var all *outline // of the text, once a bracket has shown to open nothing
+	for i := 0; i < len(text); i++ {
 		next := bytes.IndexAny(text[i:], "{[")
-		if next < 0 {
+		if next < 0 || w.clock.late {
 			break
 		}
 		i += next
-		t := &tree{raw: text}
-		root, ok := t.read(i)
-		if ok {
-			w.loose(text, done, i, &edits)
-			w.document(t, root, nested+1, &edits, w.nameOf(text[done:i])...)
-			i = t.items[root].end
-			done = i
+		if all != nil && !all.opens(i) {
+			if all.full() {
+				w.tooMany = true
+				break
+			}
 			continue
 		}
-		if w.clock.work(t.bad - i) {
-			break
+		t := &tree{raw: text}
+		root, ok := t.read(i)
+		if !ok {
+			all = newOutline(text, &w.clock)
+			continue
 		}
-		i++
+		w.loose(text, done, i, &edits)
+		w.document(t, root, nested+1, &edits, w.nameOf(text[done:i])...)
+		done = t.items[root].end
+		i = done - 1
 	}
 	w.loose(text, done, len(text), &edits)
 	return settle(edits)

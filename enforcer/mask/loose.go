@@ -13,6 +13,7 @@ const maxLooseName = 130
 
 // loose applies the rules for keys and columns to text[from:to].
 func (w *fielder) loose(text []byte, from, to int, edits *[]edit) {
+	closed := bytes.LastIndexByte(text[from:to], ')') + from // looked for once
 	for i := from; i < to && w.refused == nil; i++ {
 		next := bytes.IndexByte(text[i:to], ':')
 		if next < 0 || w.clock.work(next) {
@@ -28,7 +29,7 @@ func (w *fielder) loose(text []byte, from, to int, edits *[]edit) {
 		if rule == nil {
 			continue
 		}
-		start, end := valueAfter(text[:to], i+1)
+		start, end := valueAfter(text[:to], i+1, closed)
 		if start == end {
 			continue
 		}
@@ -66,8 +67,9 @@ func nameBefore(text []byte) (string, bool) {
 }
 
 // valueAfter finds the value at i: what is between its quotes, or a word, with
-// what is in the brackets that follow at once. An open quote reaches to the end.
-func valueAfter(text []byte, i int) (start, end int) {
+// what is in the brackets that follow at once, the last of which is closed at
+// closed. An open quote reaches to the end.
+func valueAfter(text []byte, i, closed int) (start, end int) {
 	for i < len(text) && (text[i] == ' ' || text[i] == '\t' || text[i] == '\n' || text[i] == '\r') {
 		i++
 	}
@@ -83,10 +85,8 @@ func valueAfter(text []byte, i int) (start, end int) {
 		return i + 1, min(end, len(text))
 	}
 	for end = i; end < len(text) && bytes.IndexByte([]byte(" \t\r\n,;{}[]\"'"), text[end]) < 0; end++ {
-		if text[end] == '(' {
-			if n := bytes.IndexByte(text[end:], ')'); n >= 0 {
-				return i, end + n + 1
-			}
+		if text[end] == '(' && end < closed {
+			return i, end + bytes.IndexByte(text[end:], ')') + 1
 		}
 	}
 	if word := string(text[i:end]); word == "null" || word == "None" || word == "nil" {

@@ -10,7 +10,6 @@ import (
 type tree struct {
 	raw   []byte
 	items []item
-	bad   int // where reading stopped, if it did
 }
 
 // item is a value; its children are chained.
@@ -36,7 +35,7 @@ func (t *tree) space(i int) int {
 }
 
 func (t *tree) value(i, depth int) (int32, bool) {
-	if t.bad = i; i >= len(t.raw) || depth > maxDepth || len(t.items) >= maxTokens {
+	if i >= len(t.raw) || depth > maxDepth || len(t.items) >= maxTokens {
 		return 0, false
 	}
 	at := int32(len(t.items))
@@ -59,9 +58,6 @@ func (t *tree) value(i, depth int) (int32, bool) {
 		end, ok = t.number(i)
 	}
 	t.items[at].end = end
-	if !ok {
-		t.bad = max(t.bad, end)
-	}
 	return at, ok
 }
 
@@ -130,7 +126,7 @@ func (t *tree) children(i, depth int, parent int32) (int, bool) {
 		}
 		at, ok := t.value(i, depth+1)
 		if !ok {
-			return t.bad, false
+			return i, false
 		}
 		if object {
 			t.items[at].from, t.items[at].name = from, name
