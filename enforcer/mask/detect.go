@@ -30,6 +30,14 @@ type candidate struct {
 	prefix string
 	probe  int
 	number int
+	is     *[256]bool // what the first min characters behind the prefix are of
+	min    int        // 0: nothing is known of them
+}
+
+// may looks at two of the characters behind the prefix: most places where a
+// prefix stands are no token, and need no closer look.
+func (k *candidate) may(buf []byte, body int) bool {
+	return k.min == 0 || body+k.min <= len(buf) && k.is[buf[body]] && k.is[buf[body+k.min-1]]
 }
 
 const (
@@ -47,7 +55,11 @@ var theIndex = sync.OnceValue(func() *prefixIndex {
 		d := &detectors[i]
 		for _, p := range d.prefixes {
 			for _, gram := range d.grams(p) {
-				ix.enter(gram, candidate{p, d.probe, i})
+				c := candidate{prefix: p, probe: d.probe, number: i}
+				if d.check == nil && len(d.parts) > 0 && d.parts[0].is != nil {
+					c.is, c.min = d.parts[0].is, d.parts[0].min
+				}
+				ix.enter(gram, c)
 			}
 		}
 	}
@@ -136,10 +148,12 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, structures bool, c *clock, f
 				continue
 			}
 			best := finding{end: -1}
-			for _, k := range ds.buckets[ds.slots[h]-1] {
+			bucket := ds.buckets[ds.slots[h]-1]
+			for n := range bucket {
+				k := &bucket[n]
 				start := i - k.probe
 				soft := detectors[k.number].soft
-				if start < 0 || len(buf)-start < len(k.prefix) || ds.off[k.number] || soft && (start < softly || !structures) || !begins(buf[start:], k) {
+				if start < 0 || len(buf)-start < len(k.prefix) || ds.off[k.number] || soft && (start < softly || !structures) || !begins(buf[start:], k) || !k.may(buf, start+len(k.prefix)) {
 					continue
 				}
 				for cut < len(cuts) && cuts[cut] <= start {
@@ -179,7 +193,7 @@ func (ds *detectorSet) scan(buf []byte, cuts []int, structures bool, c *clock, f
 	return found
 }
 
-func begins(text []byte, k candidate) bool {
+func begins(text []byte, k *candidate) bool {
 	if !detectors[k.number].fold {
 		return string(text[:len(k.prefix)]) == k.prefix
 	}
@@ -196,7 +210,7 @@ func begins(text []byte, k candidate) bool {
 }
 
 // try matches one detector at start; cuts[cut] is the first seam behind start.
-func (ds *detectorSet) try(l *look, buf []byte, start int, k candidate, cuts []int, cut int) (finding, bool) {
+func (ds *detectorSet) try(l *look, buf []byte, start int, k *candidate, cuts []int, cut int) (finding, bool) {
 	d := &detectors[k.number]
 	low, limit := 0, len(buf)
 	if cut > 0 {

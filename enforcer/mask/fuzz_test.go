@@ -156,14 +156,14 @@ func referenceScan(ds *detectorSet, buf []byte, cuts []int) (found []finding) {
 		}
 		for _, k := range ds.buckets[ds.slots[h]-1] {
 			start, soft := i-k.probe, detectors[k.number].soft
-			if start < 0 || len(buf)-start < len(k.prefix) || soft && start < softly || !begins(buf[start:], k) {
+			if start < 0 || len(buf)-start < len(k.prefix) || soft && start < softly || !begins(buf[start:], &k) {
 				continue
 			}
 			cut := 0
 			for cut < len(cuts) && cuts[cut] <= start {
 				cut++
 			}
-			f, ok := ds.try(new(look), buf, start, k, cuts, cut)
+			f, ok := ds.try(new(look), buf, start, &k, cuts, cut)
 			switch {
 			case !ok:
 			case soft:

@@ -1,6 +1,7 @@
 package mask
 
 import (
+	"encoding/binary"
 	"hash/maphash"
 	"slices"
 )
@@ -34,7 +35,7 @@ type search struct {
 	batch     bool   // the document is an array of messages, places are within each
 	knownOnly bool   // no detectors: for the last look at what goes out
 	matches   []match
-	detected  map[uint64]bool // the layers that detectors have looked through, by hash
+	layers    map[uint64]int // those that were looked through, by hash: at which depth
 }
 
 // maxLayers is how many encodings, one over the other, are taken off before
@@ -45,6 +46,9 @@ const maxLayers = 2
 func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []finding {
 	if len(buf) < minNeedle {
 		return found
+	}
+	if depth == 0 {
+		clear(s.layers)
 	}
 	first := len(found) // what is before has the offsets of another layer
 	s.matches = s.index.scan(buf, &s.clock, s.matches[:0])
@@ -61,21 +65,16 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 		found = append(found, f)
 	}
 	if !s.knownOnly {
-		found = s.detect(buf, cuts, depth, found)
+		ds := s.rules.detectors
+		found = ds.search(buf, cuts, &s.clock, ds.scan(buf, cuts, depth < maxLayers, &s.clock, found))
 	} else if s.index.empty() {
 		return found
 	}
 	if depth >= maxLayers {
 		return found
 	}
-	for _, u := range unescapers {
-		l, straddled := u.take(buf, cuts, false)
-		found = s.layer(l, depth, found)
-		if straddled {
-			l, _ = u.take(buf, cuts, true)
-			found = s.layer(l, depth, found)
-		}
-	}
+	// Base64 comes first: what it stands for is mostly the same where other
+	// escapes were taken off before, and need not be seen again.
 	decoded, unwrapped := takeBase64(buf, cuts)
 	found = s.layer(decoded, depth, found)
 	// What line breaks wrap is looked through for known values only: a detector
@@ -84,32 +83,46 @@ func (s *search) all(buf []byte, cuts []int, depth int, found []finding) []findi
 	s.knownOnly = true
 	found = s.layer(unwrapped, depth, found)
 	s.knownOnly = was
+	for _, u := range unescapers {
+		l, straddled := u.take(buf, cuts, false)
+		found = s.layer(l, depth, found)
+		if straddled {
+			l, _ = u.take(buf, cuts, true)
+			found = s.layer(l, depth, found)
+		}
+	}
 	return found
 }
 
-// detect appends what the detectors find. Two encodings taken off in the one
-// order and in the other leave the same text, which they need not see twice.
-func (s *search) detect(buf []byte, cuts []int, depth int, found []finding) []finding {
-	ds := s.rules.detectors
-	switch {
-	case depth == 0:
-		clear(s.detected)
-	case s.detected == nil:
-		s.detected = map[uint64]bool{}
+// seen tells whether a layer's text was looked through at this depth or above,
+// so that all below it was, too: two encodings taken off in the one order and in
+// the other mostly leave the same text.
+func (s *search) seen(l *layer, depth int) bool {
+	var h maphash.Hash
+	h.SetSeed(groupSeed)
+	_, _ = h.Write(l.text) // never fails
+	var b [8]byte
+	for _, c := range l.cuts {
+		binary.LittleEndian.PutUint64(b[:], uint64(c))
+		_, _ = h.Write(b[:])
 	}
-	if depth > 0 {
-		h := maphash.Bytes(groupSeed, buf)
-		if s.detected[h] {
-			return found
-		}
-		s.detected[h] = true
+	if s.knownOnly {
+		_ = h.WriteByte(1)
 	}
-	return ds.search(buf, cuts, &s.clock, ds.scan(buf, cuts, depth < maxLayers, &s.clock, found))
+	sum := h.Sum64()
+	if at, ok := s.layers[sum]; ok && at <= depth {
+		return true
+	}
+	if s.layers == nil {
+		s.layers = map[uint64]int{}
+	}
+	s.layers[sum] = depth
+	return false
 }
 
 // layer looks through l, and brings what it finds back to l's source.
 func (s *search) layer(l *layer, depth int, found []finding) []finding {
-	if l == nil || s.clock.work(len(l.text)) {
+	if l == nil || s.clock.work(len(l.text)) || s.seen(l, depth+1) {
 		return found
 	}
 	from := len(found)
