@@ -77,7 +77,8 @@ type Policy struct {
 	byServer map[string][]*rule // what may open a server's baseline
 	lock     Lock
 	cases    []testCase
-	quotas   []Quota // by id
+	quotas   []Quota                  // by id
+	holds    map[string]time.Duration // by client
 	usesSQL  bool
 	finder   Finder // nil: nobody finds secrets
 }
@@ -277,7 +278,7 @@ func (l *loader) settings(d *document) {
 		d.report(n, "version %s is not known here: this program reads version 1", n.Value)
 	}
 	if n := f["approvals"]; n != nil {
-		d.approvals(n, s)
+		l.approvals(d, n)
 	}
 	if n := f["freeze"]; n != nil {
 		l.late = append(l.late, func() { l.freezers(d, n) })
@@ -290,11 +291,13 @@ func (l *loader) settings(d *document) {
 	}
 }
 
-func (d *document) approvals(n *yaml.Node, s *Settings) {
-	a, ok := d.fields(n, "approvals", "hold", "expires", "max_grant", "policy_link", "audit_link")
+func (l *loader) approvals(d *document, n *yaml.Node) {
+	a, ok := d.fields(n, "approvals", "hold", "holds", "expires", "max_grant", "policy_link", "audit_link")
 	if !ok {
 		return
 	}
+	s := &l.policy.settings
+	l.policy.holds = d.holds(a["holds"])
 	if v := a["hold"]; v != nil {
 		s.Hold = d.span(v, "approvals.hold", 0, time.Hour)
 	}
