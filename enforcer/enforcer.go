@@ -88,7 +88,7 @@ type Enforcer struct {
 	Config
 	public  *url.URL
 	force   atomic.Pointer[force]
-	policy  policyHealth
+	policy  Standing
 	session sessions
 	hub     *hub.Hub
 	waiting inflight

@@ -24,13 +24,6 @@ type force struct {
 	upstreams map[string]upstream.Upstream
 }
 
-// policyHealth is what is known of the policy's standing.
-type policyHealth struct {
-	mu        sync.Mutex
-	confirmed time.Time // when a fetch last confirmed the tip
-	rejected  string    // why the newest commit was refused, "" if it was not
-}
-
 // Install puts a verified policy in force, atomically. Upstreams whose
 // definition did not change are kept, with their sessions; the others are made
 // anew (nothing is dialled yet) and the old ones closed.
@@ -171,32 +164,12 @@ func (e *Enforcer) Policy() *rules.Policy {
 	return nil
 }
 
-// clockSkew is how far in the future a confirmation may lie before it counts
-// as none: a clock that was wrong must not keep a policy in force.
-const clockSkew = time.Minute
-
 // Confirm notes that a fetch saw the policy's tip at t.
-func (e *Enforcer) Confirm(t time.Time) {
-	e.policy.mu.Lock()
-	defer e.policy.mu.Unlock()
-	now := e.Now()
-	if t.After(now.Add(clockSkew)) {
-		return
-	}
-	if t.After(e.policy.confirmed) || e.policy.confirmed.After(now.Add(clockSkew)) {
-		e.policy.confirmed = t
-	}
-}
+func (e *Enforcer) Confirm(t time.Time) { e.policy.Confirm(e.Now(), t) }
 
 // Rejected notes why the newest commit is not in force, for readiness and
 // metrics; "" once all is well. It tells whether that is news.
-func (e *Enforcer) Rejected(reason string) bool {
-	e.policy.mu.Lock()
-	defer e.policy.mu.Unlock()
-	news := e.policy.rejected != reason
-	e.policy.rejected = reason
-	return news
-}
+func (e *Enforcer) Rejected(reason string) bool { return e.policy.Reject(reason) }
 
 // current is the policy in force, or why there is none.
 func (e *Enforcer) current() (*force, error) {
@@ -204,11 +177,8 @@ func (e *Enforcer) current() (*force, error) {
 	if f == nil {
 		return nil, errors.New("no policy is in force: see /readyz")
 	}
-	e.policy.mu.Lock()
-	age := e.Now().Sub(e.policy.confirmed)
-	e.policy.mu.Unlock()
-	if e.PolicyMaxAge > 0 && (age > e.PolicyMaxAge || age < -clockSkew) {
-		return nil, fmt.Errorf("the policy was last confirmed %s ago, longer than the operator's limit of %s: the policy repository cannot be reached", age.Round(time.Second), e.PolicyMaxAge)
+	if err := e.policy.Check(e.Now(), e.PolicyMaxAge); err != nil {
+		return nil, err
 	}
 	return f, nil
 }

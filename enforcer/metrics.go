@@ -48,15 +48,11 @@ func newMetrics(e *Enforcer) *metrics {
 	}
 	m.registry.MustRegister(m.requests, m.seconds, m.decisions, m.masked, m.exhausted, m.full, m.changed,
 		gauge("countersign_policy_age_seconds", "Seconds since a fetch last confirmed the policy's tip.", func() float64 {
-			e.policy.mu.Lock()
-			defer e.policy.mu.Unlock()
-			return e.Now().Sub(e.policy.confirmed).Seconds()
+			return e.policy.Age(e.Now()).Seconds()
 		}),
 		gauge("countersign_freezes", "Freezes that stand.", func() float64 { return float64(len(e.Freezes.List())) }),
 		gauge("countersign_policy_rejected", "1 while the newest policy commit is refused and an older one is in force.", func() float64 {
-			e.policy.mu.Lock()
-			defer e.policy.mu.Unlock()
-			if e.policy.rejected != "" {
+			if e.policy.Rejected() != "" {
 				return 1
 			}
 			return 0

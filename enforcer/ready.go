@@ -44,11 +44,9 @@ func (e *Enforcer) serveReady(w http.ResponseWriter, r *http.Request) {
 			out["frozen"], _ = e.Mask.Text("everything is " + (&freeze.Stopped{Freeze: f}).Error())
 		}
 	}
-	e.policy.mu.Lock()
-	if e.policy.rejected != "" {
-		out["policy_rejected"], _ = e.Mask.Text(e.policy.rejected)
+	if why := e.policy.Rejected(); why != "" {
+		out["policy_rejected"], _ = e.Mask.Text(why)
 	}
-	e.policy.mu.Unlock()
 	w.Header().Set("Content-Type", "application/json")
 	if !ready {
 		w.WriteHeader(http.StatusServiceUnavailable)

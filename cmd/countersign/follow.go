@@ -22,11 +22,21 @@ import (
 type policyFollower struct {
 	config config
 	log    *slog.Logger
-	gate   *enforcer.Enforcer // nil until begin
+	gate   holder // nil until begin
 	source *gitsync.Source
 	told   func(commit, signer string, rejected error) // of each change, for check runs; may be nil
 
 	unrecorded bool // the last rejection is not in the record yet
+}
+
+// holder is where the policy in force is held: the enforcer, or a bot beside
+// enforcers. See enforcer.Enforcer for what each does.
+type holder interface {
+	Policy() *rules.Policy
+	Install(p *rules.Policy, confirmed time.Time)
+	Confirm(t time.Time)
+	Rejected(reason string) (news bool)
+	RecordPolicy(ctx context.Context, commit, status, reason string, detail any) error
 }
 
 // open checks the configuration and opens the clone; it contacts nobody.
@@ -51,7 +61,7 @@ func (f *policyFollower) open(m *mask.Mask) error {
 // begin puts the policy accepted last in force, from disk, and fetches. Without
 // either the gate refuses everything, and says so on /readyz, until a fetch
 // brings one.
-func (f *policyFollower) begin(ctx context.Context, gate *enforcer.Enforcer) {
+func (f *policyFollower) begin(ctx context.Context, gate holder) {
 	f.gate = gate
 	f.resume(ctx)
 	f.poll(ctx)
@@ -96,8 +106,8 @@ func (f *policyFollower) commit() string {
 
 // leaseEnded ends what still holds a lease's values.
 func (f *policyFollower) leaseEnded(key string) {
-	if f.gate != nil {
-		f.gate.LeaseEnded(key)
+	if gate, ok := f.gate.(*enforcer.Enforcer); ok { // nobody else has leases
+		gate.LeaseEnded(key)
 	}
 }
 

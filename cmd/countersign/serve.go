@@ -9,17 +9,13 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
-	"countersign/audit"
 	"countersign/enforcer"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
@@ -57,41 +53,11 @@ Environment:
 // serve puts the parts together in the order in which they depend on each
 // other, runs them until ctx ends, and takes them down in the reverse order.
 func serve(ctx context.Context, c config) (err error) {
-	var down teardown
-	defer func() { err = errors.Join(err, down.run(ctx, c.ShutdownGrace)) }()
-	// A file at its limit (ulimit -f) is an error of the write, as a full disk
-	// is, and no death of the process.
-	signal.Ignore(syscall.SIGXFSZ)
-	// A core file, of ours or of a spawned server, would hold credentials.
-	if err := syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{}); err != nil {
-		return fmt.Errorf("core files cannot be switched off: %w", err)
-	}
-
-	masker, log, err := newMask(c)
-	if err != nil {
+	p := &process{config: c}
+	defer func() { err = p.end(ctx, err) }()
+	if err := p.prepare(); err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil { // it goes to a terminal, or a container's log
-			text, _ := masker.Text(err.Error())
-			err = errors.New(text)
-		}
-	}()
-	for _, name := range unknownVariables(os.Environ()) {
-		log.Warn("this variable is none of ours: is it misspelt?", "variable", name)
-	}
-	lock, err := audit.Lock(c.StateDir)
-	if err != nil {
-		return err
-	}
-	down.add(lock.Close)
-	// What can be wrong with the configuration comes first: a start that fails
-	// leaves no run behind in the record.
-	policy := &policyFollower{config: c, log: log}
-	if err := policy.open(masker); err != nil {
-		return err
-	}
-	down.add(policy.close)
 	verifier, err := identity.New(identity.Config{
 		Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, GroupsClaim: c.OIDCGroupsClaim, Now: time.Now, AllowHTTP: true,
 	})
@@ -104,126 +70,80 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
-	key, err := digestKey(c.StateDir)
+	counts, err := openQuotas(c.StateDir, time.Now(), p.log)
 	if err != nil {
 		return err
 	}
-	counts, err := openQuotas(c.StateDir, time.Now(), log)
+	p.down.add(counts.save)
+	if err := p.listen(); err != nil {
+		return err
+	}
+	if err := p.open(ctx); err != nil {
+		return err
+	}
+	freezes, err := openFreezes(ctx, c, p.approvals, p.record, p.policy.commit, p.log)
 	if err != nil {
 		return err
 	}
-	down.add(counts.save)
-	listener, err := net.Listen("tcp", c.Listen)
-	if err != nil {
-		return fmt.Errorf("COUNTERSIGN_LISTEN: %w", err)
-	}
-	// From here on health can be asked: a start waits for a Vault that is
-	// sealed or away, and is alive, though not ready, meanwhile.
-	front := &front{}
-	server := httpServer(front, log)
-	served := make(chan error, 1)
-	go func() { served <- serveHTTP(server, listener, c) }()
-	down.add(server.Close)
-
-	record, err := openRecord(ctx, c, masker, log)
-	if err != nil {
-		return err
-	}
-	down.add(record.close)
-	approvals, err := openApprovals(ctx, c, record, policy.commit, log)
-	if err != nil {
-		return err
-	}
-	down.add(approvals.close)
-	if c.NATSURL != "" {
-		if key, err = approvals.sharedKey(ctx, key); err != nil {
-			return fmt.Errorf("COUNTERSIGN_NATS_URL: %w", err)
-		}
-	}
-	freezes, err := openFreezes(ctx, c, approvals, record, policy.commit, log)
-	if err != nil {
-		return err
-	}
-	vault, err := openVault(ctx, c, masker, record.journal, policy, log)
+	vault, err := openVault(ctx, c, p.mask, p.record.journal, p.policy, p.log)
 	if err != nil {
 		return err
 	}
 	if vault != nil {
-		down.addCtx(vault.Close)
+		p.down.addCtx(vault.Close)
 	}
-	chat, err := newChat(c, approvals.book, policy, record.journal, masker, log)
+	chat, err := newChat(c, p.approvals.book, p.policy, p.record.journal, p.mask, p.log)
 	if err != nil {
 		return err
 	}
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
-		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: record.journal, Mask: masker, Credentials: vault,
-		Approvals: approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
-		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": record.ready},
-		DigestKey: key, PseudonymKey: []byte(c.PseudonymKey), Now: time.Now, ID: func() string { return randomID("c_") }, Log: log,
+		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: p.record.journal, Mask: p.mask, Credentials: vault,
+		Approvals: p.approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
+		Ready:     map[string]func(context.Context) error{"identity": verifier.Ready, "record": p.record.ready},
+		DigestKey: p.key, PseudonymKey: []byte(c.PseudonymKey), Now: time.Now, ID: func() string { return randomID("c_") }, Log: p.log,
 	})
 	if err != nil {
 		return err
 	}
-	record.metrics(gate.Registry())
-	checks, err := newChecks(c, c.githubToken(masker), log)
+	p.record.metrics(gate.Registry())
+	checks, err := newChecks(c, c.githubToken(p.mask), p.log)
 	if err != nil {
 		return err
 	}
-	policy.told, record.anchor = checks.told, checks.checkpoint
-	policy.begin(ctx, gate)
+	p.policy.told, p.record.anchor = checks.told, checks.checkpoint
+	p.policy.begin(ctx, gate)
 
-	workers, stop := context.WithCancel(context.WithoutCancel(ctx))
-	group, failed := &sync.WaitGroup{}, make(chan error, 8)
-	down.add(func() error { stop(); group.Wait(); return nil })
-	work := func(name string, f func(context.Context) error) {
-		group.Go(func() {
-			if err := f(workers); err != nil && workers.Err() == nil {
-				failed <- fmt.Errorf("%s: %w", name, err)
-			}
-		})
-	}
-	work("policy", policy.follow)
-	work("record", record.publish)
-	work("journal", record.prune)
-	work("slack", chat.run)
-	work("approvals", approvals.expire)
-	work("freezes", freezes.Run)
-	work("checks", checks.run)
-	work("quotas", counts.follow)
-	work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
+	p.begin(ctx)
+	p.work("slack", chat.run)
+	p.work("freezes", freezes.Run)
+	p.work("checks", checks.run)
+	p.work("quotas", counts.follow)
+	p.work("gate", func(ctx context.Context) error { gate.Run(ctx); return nil })
 
-	closeControl, err := serveControl(c.StateDir, gate, log)
+	closeControl, err := serveControl(c.StateDir, gate, p.log)
 	if err != nil {
 		return err
 	}
-	down.add(closeControl) // after the gate: calls that finish can still be frozen
-	front.open(gate, chat, c)
-	down.addCtx(func(ctx context.Context) error {
+	p.down.add(closeControl) // after the gate: calls that finish can still be frozen
+	p.front.open(gate.Handler(), chat)
+	p.down.addCtx(func(ctx context.Context) error {
 		// First the gate, which answers what it refuses; then the listener.
-		return errors.Join(gate.Shutdown(ctx), server.Shutdown(ctx), server.Close())
+		return errors.Join(gate.Shutdown(ctx), p.server.Shutdown(ctx), p.server.Close())
 	})
 	tuneGC()
-	log.Info("countersign serves", "url", c.PublicURL, "listen", listener.Addr().String(), "incarnation", record.journal.Incarnation(), "version", version)
-	select {
-	case <-ctx.Done():
-		log.Info("countersign stops: no new calls; those under way may finish", "grace", c.ShutdownGrace.String())
-		return nil
-	case err := <-failed:
-		return err
-	case err := <-served:
-		return fmt.Errorf("http: %w", err)
-	}
+	p.log.Info("countersign serves", "url", c.PublicURL, "listen", p.listener.Addr().String(), "incarnation", p.record.journal.Incarnation(), "version", version)
+	return p.wait(ctx)
 }
 
 // front answers before the gate is open, and then lets everything through.
 type front struct{ inside atomic.Pointer[http.ServeMux] }
 
-// open puts the gate behind the front, and the Slack endpoint beside it.
-func (f *front) open(gate *enforcer.Enforcer, chat *chat, c config) {
+// open puts what answers behind the front, and the Slack endpoint beside it.
+func (f *front) open(rest http.Handler, chat *chat) {
 	mux := http.NewServeMux()
-	mux.Handle("/", gate.Handler())
-	if chat.bot != nil && c.SlackSigningSecret != "" {
+	mux.Handle("/", rest)
+	if chat.bot != nil && chat.config.SlackSigningSecret != "" {
 		mux.Handle("POST /slack/interactions", chat.bot.Handler())
 	}
 	f.inside.Store(mux)
@@ -274,23 +194,6 @@ func serveHTTP(s *http.Server, l net.Listener, c config) (err error) {
 	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
-	}
-	return err
-}
-
-// teardown is what has been opened, to be closed in the reverse order. Each
-// step has the whole grace for itself, so that a peer that hangs does not keep
-// the others from being told.
-type teardown []func(context.Context) error
-
-func (t *teardown) add(f func() error)                       { *t = append(*t, func(context.Context) error { return f() }) }
-func (t *teardown) addCtx(f func(ctx context.Context) error) { *t = append(*t, f) }
-
-func (t teardown) run(ctx context.Context, grace time.Duration) (err error) {
-	for i := len(t) - 1; i >= 0; i-- {
-		step, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
-		err = errors.Join(err, t[i](step))
-		cancel()
 	}
 	return err
 }
