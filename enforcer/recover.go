@@ -36,7 +36,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	open := map[string]audit.Entry{}
 	var order, asked []string
 	state := map[string]approval.Approval{}
-	ran := map[string][]string{} // intents, by approval
+	ran := map[string][]string{}    // intents, by approval
 	outcomes := map[string]string{} // of calls
 	r := Recovery{Lifted: map[string]bool{}}
 	for _, entries := range journals {

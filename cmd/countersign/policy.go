@@ -135,6 +135,24 @@ func explain(w io.Writer, d rules.Decision) {
 	fmt.Fprintf(w, "  %s\n", d.Reason)
 	for _, a := range d.Asks {
 		fmt.Fprintf(w, "  asks %d of %s, within %s: rule %s\n", a.Quorum, a.Approvers, d.Expires, a.Rule)
+		switch {
+		case len(a.ACR) > 0:
+			fmt.Fprintf(w, "    they sign in to approve, with acr %s\n", strings.Join(a.ACR, " or "))
+		case a.Via == rules.ViaOIDC:
+			fmt.Fprintln(w, "    they sign in to approve")
+		}
+		if a.BreakGlass != "" {
+			fmt.Fprintf(w, "    or one of %s breaks the glass\n", a.BreakGlass)
+		}
+	}
+	switch g := d.Grant; {
+	case len(d.Asks) == 0:
+	case g.For == 0:
+		fmt.Fprintln(w, "  the approval is good for one call")
+	default:
+		fmt.Fprintf(w, "  the approval is good for %s, for %s\n", g.For, map[string]string{
+			rules.ScopeExact: "identical calls", rules.ScopeTool: "calls of the same tool that the same rules ask about", rules.ScopeServer: "whatever the same rules ask about on the server",
+		}[g.Scope])
 	}
 	if d.MaskArgs {
 		fmt.Fprintln(w, "  the server gets the arguments with their secrets masked")

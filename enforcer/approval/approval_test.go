@@ -195,7 +195,11 @@ func TestRefused(t *testing.T) {
 		{name: "requester approves own request", vote: yes("alice"), want: approval.ErrOwnRequest},
 		{name: "requester denies own request as an approver", vote: no("alice", "x"), want: approval.ErrOwnRequest},
 		{name: "requester approves under a second identity with the same e-mail", want: approval.ErrOwnRequest,
-			vote: func() approval.Vote { v := yes("al"); v.Issuer, v.Slack.User = "https://other.example", "U0ALIAS"; return v }()},
+			vote: func() approval.Vote {
+				v := yes("al")
+				v.Issuer, v.Slack.User = "https://other.example", "U0ALIAS"
+				return v
+			}()},
 		{name: "member of another set", vote: yes("erin"), want: approval.ErrNotApprover},
 		{name: "unknown identity", vote: yes("mallory"), want: approval.ErrUnlinked},
 		{name: "right sub of the wrong issuer", want: approval.ErrVote,
