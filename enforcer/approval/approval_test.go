@@ -23,6 +23,8 @@ const issuer = "https://id.example"
 type world struct {
 	t      *testing.T
 	bucket *kv.Bucket
+	people *kv.Bucket
+	logins *approval.Logins
 	book   *approval.Book
 	policy *rules.Policy
 
@@ -31,6 +33,7 @@ type world struct {
 	events []string
 	last   map[string]approval.Approval // what the record knows
 	broken error                        // the record fails with it
+	signed []approval.LoginEvent        // what the record knows of logins
 }
 
 func (w *world) clock() time.Time {
@@ -62,6 +65,16 @@ func (w *world) record(_ context.Context, a approval.Approval, event string) err
 	return nil
 }
 
+func (w *world) recordLogin(_ context.Context, e approval.LoginEvent) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		return w.broken
+	}
+	w.signed = append(w.signed, e)
+	return nil
+}
+
 func (w *world) count(event string) int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -89,19 +102,24 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, bucket: bucket, policy: policy(t, "a", people()), now: time.Date(2026, 3, 1, 14, 0, 0, 0, time.UTC), last: map[string]approval.Approval{}}
+	people, err := store.Bucket(t.Context(), "logins")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &world{t: t, bucket: bucket, people: people, policy: policy(t, "a", persons()), now: time.Date(2026, 3, 1, 14, 0, 0, 0, time.UTC), last: map[string]approval.Approval{}}
+	w.logins = approval.NewLogins(approval.LoginsConfig{Bucket: people, Now: w.clock, Record: w.recordLogin})
 	w.book = w.newBook()
 	return w
 }
 
 // newBook is another process's Book over the same store.
 func (w *world) newBook() *approval.Book {
-	return approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: w.record})
+	return approval.New(approval.Config{Bucket: w.bucket, Logins: w.logins, Now: w.clock, Record: w.record})
 }
 
-// people: alice asks; bob, carol and dave are DBAs, erin is in security, and
+// persons: alice asks; bob, carol and dave are DBAs, erin is in security, and
 // bob in both. Bob also has a second account.
-func people() string {
+func persons() string {
 	return `
 people:
   alice: { issuer: https://id.example, sub: alice, email: alice@example.com, slack: { team: T0TEST, user: U0ALICE } }
@@ -184,7 +202,7 @@ func (w *world) vote(id string, v approval.Vote) approval.Approval {
 // Every way to get an approval that one should not, refused by its name, and
 // without effect.
 func TestRefused(t *testing.T) {
-	away := people()[:strings.Index(people(), "sets:")] + "sets:\n  dba: { members: [carol], channel: C0DBA }\n"
+	away := persons()[:strings.Index(persons(), "sets:")] + "sets:\n  dba: { members: [carol], channel: C0DBA }\n"
 	tests := []struct {
 		name  string
 		asks  []rules.Ask
@@ -225,7 +243,7 @@ func TestRefused(t *testing.T) {
 			setup: func(w *world, _ approval.Approval, _ *approval.Request) { w.pass(15 * time.Minute) }},
 		{name: "denial without a reason", vote: no("bob", " \n"), want: approval.ErrReason},
 		{name: "policy changed between asking and approving", vote: yes("bob"), want: approval.ErrStale,
-			setup: func(w *world, _ approval.Approval, _ *approval.Request) { w.policy = policy(w.t, "b", people()) }},
+			setup: func(w *world, _ approval.Approval, _ *approval.Request) { w.policy = policy(w.t, "b", persons()) }},
 		{name: "removed from the set since", vote: yes("bob"), want: approval.ErrNotApprover,
 			setup: func(w *world, _ approval.Approval, _ *approval.Request) { w.policy = policy(w.t, "b", away) }},
 		{name: "no policy in force", vote: yes("bob"), want: approval.ErrStale,
@@ -268,7 +286,7 @@ func TestPartialIsNotApprovedByButton(t *testing.T) {
 		t.Fatalf("Vote: %v, want ErrPartial", err)
 	}
 	v := yes("bob")
-	v.Via, v.Slack, v.Login = approval.ViaOIDC, nil, &approval.LoginProof{ID: "l_1", AuthTime: w.clock(), At: w.clock()}
+	v.Via, v.Slack, v.Login = approval.ViaOIDC, nil, w.signIn("bob").Proof("127.0.0.1", "page")
 	if a = w.vote(a.ID, v); a.State != approval.Approved {
 		t.Fatalf("by signing in: %s", a.State)
 	}
@@ -362,7 +380,7 @@ func TestAskAttaches(t *testing.T) {
 func TestAskedAgainUnderAnotherPolicy(t *testing.T) {
 	w := newWorld(t)
 	a := w.ask("d1")
-	w.policy = policy(t, "b", people())
+	w.policy = policy(t, "b", persons())
 	if _, err := w.cast(w.book, a.ID, yes("bob"), w.policy); !errors.Is(err, approval.ErrStale) {
 		t.Fatalf("before: %v", err)
 	}
@@ -382,7 +400,7 @@ func TestDigestUnderAnotherPolicy(t *testing.T) {
 	w.book = approval.New(approval.Config{Bucket: w.bucket, Now: w.clock, Record: w.record,
 		Digest: func(*rules.Policy, string, rules.Subject, string, []rules.Ask) string { return digest }})
 	a := w.ask("d1", ask("dba", 2))
-	w.policy = policy(t, "b", people())
+	w.policy = policy(t, "b", persons())
 	w.vote(a.ID, yes("bob"))
 	digest = "sha256:changed"
 	if _, err := w.cast(w.book, a.ID, yes("carol"), w.policy); !errors.Is(err, approval.ErrStale) {

@@ -118,6 +118,11 @@ func (b *Book) Ask(ctx context.Context, r Request) (a Approval, created bool, er
 	if len(r.Args) > maxShown {
 		r.Args, r.Partial = strings.ToValidUTF8(r.Args[:maxShown], ""), true
 	}
+	for size, i := 0, 0; i < len(r.Does); i++ {
+		if size += len(r.Does[i]); size > maxDoes {
+			r.Does = append(slices.Clip(r.Does[:i]), "and more, which is not listed")
+		}
+	}
 	if err := r.complete(b.Now()); err != nil {
 		return Approval{}, false, err
 	}
@@ -211,8 +216,7 @@ func (a *Approval) renew(now time.Time, r Request) (event string) {
 		a.Policy, a.Asks, a.Trace = r.Policy, r.Asks, r.Trace
 		return EventAsked
 	case !a.Until.IsZero():
-		a.State, a.Reason, a.Ended = Revoked, "the rules that granted it, the server or its credential have changed", now
-		return EventRevoked
+		return a.outdate(now)
 	}
 	done := Renewal{At: now, Policy: r.Policy}
 	var votes []Vote

@@ -27,6 +27,9 @@ const Keep = 24 * time.Hour
 // small. What is longer could be shown on no card; it is marked partial.
 const maxShown = 64 << 10
 
+// maxDoes bounds, in bytes, the words for what the arguments do.
+const maxDoes = 4 << 10
+
 // Config is what a Book needs.
 type Config struct {
 	Bucket *kv.Bucket
@@ -203,23 +206,33 @@ func (b *Book) withdrawUnrecorded(ctx context.Context, id string, cause error) e
 	if !errors.Is(cause, ErrUnrecorded) {
 		cause = fmt.Errorf("approval %s: %w: %w", id, ErrUnrecorded, cause)
 	}
+	_, err := b.quietly(ctx, id, func(a *Approval) bool {
+		if a.State.Ended() {
+			return false
+		}
+		a.State, a.Reason, a.Ended = Withdrawn, "a change of it could not be recorded", b.Now().UTC()
+		return true
+	})
+	return errors.Join(cause, err)
+}
+
+// quietly takes back what a change that could not be recorded gave; f tells
+// whether there is something to take. There is no record of it, since there is
+// no record.
+func (b *Book) quietly(ctx context.Context, id string, f func(*Approval) bool) (Approval, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	for {
 		a, err := b.Get(ctx, id)
-		if err != nil {
-			return errors.Join(cause, err)
+		if err != nil || !f(&a) {
+			return a, err
 		}
-		if a.State.Ended() {
-			return cause
-		}
-		a.State, a.Reason, a.Ended = Withdrawn, "a change of it could not be recorded", b.Now().UTC()
 		_, err = b.Bucket.Update(ctx, documents+id, encode(a), a.Rev)
 		if errors.Is(err, kv.ErrConflict) {
 			continue
 		}
 		b.wake(id)
-		return errors.Join(cause, err)
+		return a, err
 	}
 }
 

@@ -44,10 +44,10 @@ const (
 
 // LoginEvent is a change of a login or a link, for the record.
 type LoginEvent struct {
-	Event string
-	Login Login  // of EventUnlinked: Issuer and Sub only
-	Team  string // of EventLinked and EventUnlinked: the Slack user
-	User  string
+	Event string `json:"event"`
+	Login Login  `json:"login"`          // of EventUnlinked: Issuer and Sub only
+	Team  string `json:"team,omitempty"` // of EventLinked and EventUnlinked: the Slack user
+	User  string `json:"user,omitempty"`
 }
 
 // LoginsConfig is what Logins need.
@@ -137,7 +137,7 @@ func (s *Logins) Put(ctx context.Context, l Login) error {
 	}
 	return s.put(ctx, loginKey(l.Issuer, l.Sub), raw, func(there []byte) bool {
 		var have Login
-		return json.Unmarshal(there, &have) != nil || have.At.Before(l.At)
+		return json.Unmarshal(there, &have) != nil || !have.At.After(l.At)
 	})
 }
 

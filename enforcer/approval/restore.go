@@ -4,14 +4,24 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"countersign/enforcer/kv"
 )
 
-// forget deletes the pointer before the document: a pointer without a document
-// would be taken for an approval that was cut off at its beginning.
+// forget deletes the pointers before the document: one without a document would
+// be taken for an approval that was cut off at its beginning.
 func (b *Book) forget(ctx context.Context, a Approval) error {
+	if key := a.window(); key != "" {
+		raw, rev, err := b.Bucket.Get(ctx, key)
+		if err == nil && string(raw) == a.ID {
+			err = b.Bucket.Delete(ctx, key, rev)
+		}
+		if err != nil && !errors.Is(err, kv.ErrNotFound) {
+			return err
+		}
+	}
 	raw, rev, err := b.Bucket.Get(ctx, a.pointer())
 	if err != nil && !errors.Is(err, kv.ErrNotFound) {
 		return err
@@ -31,15 +41,16 @@ func (b *Book) forget(ctx context.Context, a Approval) error {
 // are whole), before anything else uses it; what was in the store and not in the
 // journal never counted.
 //
-// One thing counts though the journal has not seen it: that an approval was
-// denied, withdrawn or expired, before the process died with the entry
-// unwritten. An end gives no permission, so it stands, and is recorded now.
-// What ended longer ago than Keep is left out, but for a spent approval whose
-// outcome nobody noted: Finish must find it.
+// Two things count though the journal has not seen them, since they give no
+// permission. That an approval was denied, withdrawn, revoked or expired, before the
+// process died with the entry unwritten, stands, and is recorded now. And what
+// still has to be reviewed stays, when its entries have long left the journal.
+// What ended longer ago than Keep is left out, but for the latter, and for calls
+// whose outcome nobody noted: Finish must find them.
 func (b *Book) Restore(ctx context.Context, list []Approval) error {
 	now := b.Now().UTC()
 	want := map[string][]byte{}
-	newest := map[string]Approval{}
+	newest, open := map[string]Approval{}, map[string]Approval{} // by pointer
 	var unseen []Approval
 	for _, a := range list {
 		if !idForm.MatchString(a.ID) {
@@ -60,16 +71,24 @@ func (b *Book) Restore(ctx context.Context, list []Approval) error {
 				unseen = append(unseen, a)
 			}
 		}
-		if a.State.Ended() && now.Sub(a.Ended) > Keep && (a.State != Spent || a.Outcome != "") {
+		if a.State.Ended() && now.Sub(a.Ended) > Keep && !a.unfinished() && !a.NeedsReview() {
 			continue
 		}
 		want[documents+a.ID] = encode(a)
+		if key := a.window(); key != "" && a.Window(now) {
+			if have, ok := open[key]; !ok || have.Until.Before(a.Until) {
+				open[key], want[key] = a, []byte(a.ID)
+			}
+		}
 		if have, ok := newest[a.pointer()]; a.live(now) && (!ok || a.Created.After(have.Created)) {
 			newest[a.pointer()] = a
 		}
 	}
 	for key, a := range newest {
 		want[key] = encode(a)
+	}
+	if err := b.keepUnreviewed(ctx, want); err != nil {
+		return err
 	}
 	// First the record, then the store: should the process die in between, the
 	// next start finds in the store what is still to be recorded.
@@ -96,20 +115,47 @@ func (b *Book) endedUnseen(ctx context.Context, a *Approval) (bool, error) {
 		return false, nil // nothing to go by: the journal's is put in its place
 	}
 	switch stored.State {
-	case Denied, Expired, Withdrawn:
+	case Denied, Expired, Withdrawn, Revoked:
 	default: // a spending that no intent followed ran nothing, and an approval must be on record
 		return false, nil
 	}
-	a.State, a.Reason, a.Ended, a.Votes, a.Cards = stored.State, stored.Reason, stored.Ended, stored.Votes, stored.Cards
+	a.State, a.Reason, a.Ended, a.Votes, a.Cards, a.Revoked = stored.State, stored.Reason, stored.Ended, stored.Votes, stored.Cards, stored.Revoked
 	if a.Ended.IsZero() {
 		a.Ended = b.Now().UTC()
 	}
 	return true, nil
 }
 
+// unfinished tells whether a call ran whose outcome nobody has noted.
+func (a Approval) unfinished() bool {
+	return a.State == Spent && a.Outcome == "" || slices.ContainsFunc(a.Calls, func(u Use) bool { return u.Outcome == "" })
+}
+
+// keepUnreviewed adds the broken glasses that the store knows of, that nothing
+// can come of any more, and that nobody has reviewed.
+func (b *Book) keepUnreviewed(ctx context.Context, want map[string][]byte) error {
+	keys, err := b.Bucket.Keys(ctx, documents)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		if want[key] != nil {
+			continue
+		}
+		raw, rev, err := b.Bucket.Get(ctx, key)
+		if err != nil {
+			return err
+		}
+		if a, err := decode(raw, rev); err == nil && documents+a.ID == key && a.State.Ended() && a.NeedsReview() {
+			want[key] = raw
+		}
+	}
+	return nil
+}
+
 // replace makes the store hold exactly what is wanted.
 func (b *Book) replace(ctx context.Context, want map[string][]byte) error {
-	for _, prefix := range []string{pointers, documents} {
+	for _, prefix := range []string{pointers, windows, documents} {
 		keys, err := b.Bucket.Keys(ctx, prefix)
 		if err != nil {
 			return err

@@ -45,8 +45,8 @@ func (b *Book) Revoke(ctx context.Context, id string, by Vote, p *rules.Policy) 
 		switch {
 		case a.State != Approved || !now.Before(a.Ends()):
 			return "", fmt.Errorf("%w: it is %s", ErrNotApproved, a.State)
-		case strings.TrimSpace(by.Reason) == "":
-			return "", ErrReason
+		case strings.TrimSpace(by.Reason) == "" || len(by.Reason) > maxReason:
+			return "", fmt.Errorf("%w, of %d bytes at most", ErrReason, maxReason)
 		}
 		if by.Via != ViaOperator {
 			if err := b.member(*a, &by, who, p); err != nil {
@@ -87,7 +87,7 @@ func (b *Book) ReviewBy(ctx context.Context, id string, v Vote, p *rules.Policy)
 	if err != nil {
 		return Approval{}, err
 	}
-	return b.change(ctx, id, func(a *Approval) (string, error) {
+	a, err := b.change(ctx, id, func(a *Approval) (string, error) {
 		broke, broken := a.BrokenGlass()
 		if !broken || a.Review != nil {
 			return "", ErrNoReview
@@ -101,8 +101,8 @@ func (b *Book) ReviewBy(ctx context.Context, id string, v Vote, p *rules.Policy)
 			return "", err
 		case breaker.share(who.names):
 			return "", fmt.Errorf("%w: who broke the glass does not review it", ErrDuplicate)
-		case strings.TrimSpace(v.Reason) == "":
-			return "", ErrReason
+		case strings.TrimSpace(v.Reason) == "" || len(v.Reason) > maxReason:
+			return "", fmt.Errorf("%w, of %d bytes at most", ErrReason, maxReason)
 		}
 		asReviewer := v
 		asReviewer.Approve, asReviewer.BreakGlass = true, false
@@ -112,6 +112,49 @@ func (b *Book) ReviewBy(ctx context.Context, id string, v Vote, p *rules.Policy)
 		a.Review = &Review{Person: v.Person, Issuer: v.Issuer, Sub: v.Sub, Email: v.Email, Justified: v.Approve, Note: v.Reason, At: b.Now().UTC(), Login: v.Login}
 		return EventReviewed, nil
 	})
+	if errors.Is(err, ErrUnrecorded) {
+		_, uerr := b.quietly(ctx, id, func(a *Approval) bool {
+			there := a.Review != nil
+			a.Review = nil
+			return there
+		})
+		err = errors.Join(err, uerr)
+	}
+	return a, err
+}
+
+// Reconsider ends the windows that the policy p, which has come into force, no
+// longer grants as they were granted: should it change back, they stay ended. It
+// returns how many it ended.
+func (b *Book) Reconsider(ctx context.Context, p *rules.Policy) (int, error) {
+	all, err := b.All(ctx)
+	if err != nil {
+		return 0, err
+	}
+	n := 0
+	var errs []error
+	for _, a := range all {
+		if !a.Window(b.Now()) || b.fresh(a, p) {
+			continue
+		}
+		done, err := b.change(ctx, a.ID, func(a *Approval) (string, error) {
+			if !a.Window(b.Now()) || b.fresh(*a, p) {
+				return "", nil
+			}
+			return a.outdate(b.Now().UTC()), nil
+		})
+		if done.State == Revoked {
+			n++
+		}
+		errs = append(errs, err)
+	}
+	return n, errors.Join(errs...)
+}
+
+// outdate ends a window whose rules have changed.
+func (a *Approval) outdate(now time.Time) (event string) {
+	a.State, a.Reason, a.Ended = Revoked, "the rules that granted it, the server or its credential have changed", now
+	return EventRevoked
 }
 
 // Left notes that the caller no longer waits: nothing runs unless it asks again.

@@ -28,7 +28,7 @@ const (
 // any other error than a refusal the approval may be spent all the same, and
 // the call must not run.
 func (b *Book) Spend(ctx context.Context, id string, r Request, call string) (Approval, error) {
-	return b.change(ctx, id, func(a *Approval) (string, error) {
+	a, err := b.change(ctx, id, func(a *Approval) (string, error) {
 		now := b.Now().UTC()
 		switch {
 		case call == "":
@@ -50,6 +50,17 @@ func (b *Book) Spend(ctx context.Context, id string, r Request, call string) (Ap
 		}
 		return EventUsed, a.use(call, now)
 	})
+	if errors.Is(err, ErrUnrecorded) && !a.Until.IsZero() {
+		// It does not run, and must not be taken for one that does.
+		_, uerr := b.quietly(ctx, id, func(a *Approval) bool {
+			before := len(a.Calls)
+			a.Calls = slices.DeleteFunc(slices.Clone(a.Calls), func(u Use) bool { return u.Call == call })
+			a.Uses -= before - len(a.Calls)
+			return len(a.Calls) < before
+		})
+		err = errors.Join(err, uerr)
+	}
+	return a, err
 }
 
 // use counts a call that runs on a window. It forgets the oldest that have ended.

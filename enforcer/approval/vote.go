@@ -11,6 +11,10 @@ import (
 	"countersign/rules"
 )
 
+// maxReason bounds a voter's words, in bytes: they stand in the record, and the
+// agent is told them.
+const maxReason = 3000
+
 // Vote counts one person's answer, under the policy p now in force. What the
 // caller fills in of v, the type says.
 //
@@ -116,35 +120,53 @@ func (b *Book) identify(ctx context.Context, v *Vote, p *rules.Policy) (identity
 		}
 		v.Issuer, v.Sub, v.Linked, v.Login = who.Issuer, who.Sub, who.Linked, nil
 	case v.Via == ViaOIDC && v.Login != nil && v.Issuer != "" && v.Sub != "":
-		now := b.Now()
-		if age := now.Sub(v.Login.AuthTime); age > MaxAuthAge || age < -MaxAuthAhead {
-			return identity{}, fmt.Errorf("%w: you authenticated at %s", ErrStaleLogin, v.Login.AuthTime.UTC().Format(time.TimeOnly))
-		}
 		v.Slack = nil
 	default:
 		return identity{}, ErrVote
 	}
+	last, err := b.lastLogin(ctx, *v)
+	if err != nil {
+		return identity{}, err
+	}
 	who := identity{subject: rules.Subject{Issuer: v.Issuer, Sub: v.Sub}}
 	who.stale = who.subject
-	if b.Logins != nil {
-		l, err := b.Logins.Get(ctx, v.Issuer, v.Sub)
-		switch {
-		case errors.Is(err, ErrNoLogin):
-		case err != nil:
-			return identity{}, err
-		default:
-			v.Email, who.stale.Groups = l.Email, l.Groups
-			if b.Now().Sub(l.At) <= p.Links().MaxAge {
-				who.subject.Groups = l.Groups
-			}
+	v.Email, who.stale.Groups = last.Email, last.Groups
+	if b.Now().Sub(last.At) <= p.Links().MaxAge {
+		who.subject.Groups = last.Groups
+	}
+	if v.Via == ViaOIDC {
+		proof := *v.Login
+		if last.ID == proof.ID {
+			proof = *last.Proof(proof.Source, proof.Door)
+		}
+		v.Login = &proof
+		if age := b.Now().Sub(proof.AuthTime); age > MaxAuthAge || age < -MaxAuthAhead {
+			return identity{}, fmt.Errorf("%w: you authenticated at %s", ErrStaleLogin, proof.AuthTime.UTC().Format(time.TimeOnly))
 		}
 	}
 	if person, known := p.Person(v.Issuer, v.Sub); known {
 		v.Person, v.Email = person.Name, ""
 	}
-	var err error
 	who.names, err = b.voter(ctx, *v, p)
 	return who, err
+}
+
+// lastLogin is the newest sign-in on record of who votes, the zero one if there
+// is none. A vote by signing in needs one that is no older than it says.
+func (b *Book) lastLogin(ctx context.Context, v Vote) (Login, error) {
+	if b.Logins == nil {
+		return Login{}, nil
+	}
+	last, err := b.Logins.Get(ctx, v.Issuer, v.Sub)
+	switch {
+	case errors.Is(err, ErrNoLogin) && v.Via != ViaOIDC:
+		return Login{}, nil
+	case err != nil:
+		return Login{}, err
+	case v.Via == ViaOIDC && last.At.Before(v.Login.At):
+		return Login{}, fmt.Errorf("%w at that time", ErrNoLogin)
+	}
+	return last, nil
 }
 
 // admit checks that v may be cast on a by who, and fills in for which sets it
@@ -159,6 +181,8 @@ func (b *Book) admit(ctx context.Context, a Approval, v *Vote, who identity, p *
 	switch {
 	case (!v.Approve || v.BreakGlass) && strings.TrimSpace(v.Reason) == "":
 		return ErrReason
+	case len(v.Reason) > maxReason:
+		return fmt.Errorf("%w of %d bytes at most", ErrReason, maxReason)
 	case v.Approve && v.Via == ViaSlack && a.Partial:
 		return ErrPartial
 	case v.Approve && !b.fresh(a, p):
@@ -168,9 +192,10 @@ func (b *Book) admit(ctx context.Context, a Approval, v *Vote, who identity, p *
 	}
 	v.Once = v.Approve && (v.Once || v.BreakGlass)
 	for _, earlier := range a.Votes {
-		// Who has approved may still deny: that is the safe direction.
-		if !v.Approve {
-			break
+		// Who has approved may still deny, that is the safe direction; and break
+		// the glass, if waiting for the others takes too long.
+		if !v.Approve || earlier.BreakGlass != v.BreakGlass {
+			continue
 		}
 		theirs, err := b.voter(ctx, earlier, p)
 		if err != nil {
