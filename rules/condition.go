@@ -27,6 +27,7 @@ type condition struct {
 	full    cel.Program
 	partial func() (cel.Program, error) // planned when a list is first filtered
 	sql     bool
+	secrets []issue // each text that is compared with what secrets() names
 }
 
 // newEnv declares what a condition may speak of. The subject's fields are
@@ -97,7 +98,7 @@ func compile(env *cel.Env, text conditionText) (*condition, []issue) {
 	partial := sync.OnceValues(func() (cel.Program, error) {
 		return env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptPartialEval))
 	})
-	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), parsesSQL...)}, nil
+	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), parsesSQL...), secrets: secretNames(ast.NativeRep())}, nil
 }
 
 // An issue is something wrong with a condition: line from 1, column from 0.
@@ -352,6 +353,12 @@ func (l *loader) compile() {
 			for _, is := range issues[src.text()] {
 				line, column := place(src.doc, src.when, is)
 				src.doc.reportAt(line, column, "when: %s", is.msg)
+			}
+			if src.rule.cond != nil {
+				for _, name := range src.rule.cond.secrets {
+					line, column := place(src.doc, src.when, name)
+					p.compared = append(p.compared, Problem{src.doc.file, line, column, name.msg})
+				}
 			}
 			p.usesSQL = p.usesSQL || src.rule.cond != nil && src.rule.cond.sql
 		}

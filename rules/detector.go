@@ -70,6 +70,9 @@ func (l *loader) detectors(d *document, n *yaml.Node) {
 		before := len(*d.problems)
 		det := l.detector(d, item)
 		if len(*d.problems) > before {
+			if det.ID != "" { // that it is named elsewhere is not wrong, too
+				l.policy.own = append(l.policy.own, Problem{d.file, item.Line, item.Column, det.ID})
+			}
 			continue
 		}
 		m := &l.policy.masks

@@ -87,6 +87,23 @@ func (l *loader) maskAllow(d *document, n *yaml.Node) {
 		}
 	}
 	l.policy.masks.Allow = append(l.policy.masks.Allow, a)
+	at := n
+	if f["expires"] != nil {
+		at = f["expires"]
+	}
+	l.policy.ends = append(l.policy.ends, Problem{File: d.file, Line: at.Line, Column: at.Column})
+}
+
+// Expired names the entries under allow that do not hold any more: hints, since
+// nothing is wrong with them but that they have no effect.
+func (p *Policy) Expired(now time.Time) (ps Problems) {
+	for i, a := range p.masks.Allow {
+		if at := p.ends[i]; !a.Expires.IsZero() && !now.Before(a.Expires) {
+			at.Msg = "this entry under allow has expired, and lets nothing through any more: take it out, or set a later day"
+			ps = append(ps, at)
+		}
+	}
+	return ps.sorted()
 }
 
 func isHash(s string) bool {
@@ -111,8 +128,7 @@ func parseDay(n *yaml.Node) (time.Time, error) {
 // the detectors that exist.
 func (p *Policy) unknownAllowed(known []string) (ps Problems) {
 	for _, at := range p.allowed {
-		own := slices.ContainsFunc(p.own, func(o Problem) bool { return o.Msg == at.Msg })
-		if at.Msg != "key" && !own && !slices.Contains(known, at.Msg) {
+		if at.Msg != "key" && !p.isOwn(at.Msg) && !slices.Contains(known, at.Msg) {
 			at.Msg = noDetector(at.Msg, known)
 			ps = append(ps, at)
 		}

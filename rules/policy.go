@@ -71,6 +71,8 @@ type Policy struct {
 	disabled []Problem // a place for each entry of masks.Disable, Msg being its name
 	own      []Problem // a place for each of masks.Detectors, Msg being its id
 	allowed  []Problem // and for each detector under masks.Allow
+	compared []Problem // and for each text that a condition compares with secrets()
+	ends     []Problem // and for each of masks.Allow, Msg being empty
 	freezers []string  // names of people who may freeze
 	rules    []*rule   // by id
 	index    index
@@ -84,12 +86,17 @@ type Policy struct {
 }
 
 // Load reads the policy in fsys, which commit names. The error is Problems.
-func Load(fsys fs.FS, commit string) (*Policy, error) {
+// Detectors, where any are given, are those that exist: what the policy names
+// beside them is a problem like any other. This package does not know them.
+func Load(fsys fs.FS, commit string, detectors ...string) (*Policy, error) {
 	l := loader{fsys: fsys, ids: map[string]*rule{}, pinned: map[string]string{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
 	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute, MaxGrant: time.Hour,
 		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20, MaxProcesses: 256}
 	l.load()
+	if len(detectors) > 0 {
+		l.problems = append(l.problems, l.policy.UnknownDetectors(detectors)...)
+	}
 	if len(l.problems) > 0 {
 		return nil, l.problems.sorted()
 	}
@@ -110,10 +117,11 @@ func (p *Policy) Masks() Masks {
 	return m
 }
 
-// UnknownDetectors reports what masks/*.yaml switch off, or allow, although it is none of
-// the detectors that exist: a typo there would leave a detector on, and its
-// author wondering. It reports a detector of their own that has the name of one,
-// too. This package does not know them.
+// UnknownDetectors reports what masks/*.yaml switch off, or allow, and what
+// conditions compare with secrets(), although it is none of the detectors that
+// exist: a typo there would leave a detector on, or a rule without effect, and
+// its author wondering. It reports a detector of their own that has the name of
+// one, too.
 func (p *Policy) UnknownDetectors(known []string) Problems {
 	var ps Problems
 	for _, at := range p.disabled {
@@ -128,7 +136,18 @@ func (p *Policy) UnknownDetectors(known []string) Problems {
 			ps = append(ps, at)
 		}
 	}
-	return append(ps, p.unknownAllowed(known)...).sorted()
+	ps = append(ps, p.unknownAllowed(known)...)
+	for _, at := range p.compared {
+		if at.Msg != "key" && at.Msg != "known" && !p.isOwn(at.Msg) && !slices.Contains(known, at.Msg) {
+			at.Msg = "when: " + noDetector(at.Msg, known)
+			ps = append(ps, at)
+		}
+	}
+	return ps.sorted()
+}
+
+func (p *Policy) isOwn(name string) bool {
+	return slices.ContainsFunc(p.own, func(o Problem) bool { return o.Msg == name })
 }
 
 // UsesSQL tells whether any rule calls sql(): whoever serves calls Warm first.

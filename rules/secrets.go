@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 
+	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/common/types/ref"
 	"go.yaml.in/yaml/v3"
@@ -138,4 +140,77 @@ func (p *Policy) guardArgs(d *Decision, f *facts, rs []*rule) {
 	default:
 		d.MaskArgs = true
 	}
+}
+
+// secretNames are the texts that a condition compares with the names of
+// secrets(): with the list, an element of it, or the variable of a macro over it.
+func secretNames(a *ast.AST) (found []issue) {
+	isList := func(e ast.Expr) bool { return e.Kind() == ast.CallKind && e.AsCall().FunctionName() == "secrets" }
+	var in func(e ast.Expr, vars []string)
+	compare := func(what, with ast.Expr, vars []string) {
+		one := what.Kind() == ast.IdentKind && slices.Contains(vars, what.AsIdent()) ||
+			what.Kind() == ast.CallKind && what.AsCall().FunctionName() == operators.Index && isList(what.AsCall().Args()[0])
+		values := []ast.Expr{with}
+		switch {
+		case with.Kind() == ast.ListKind && (one || isList(what)):
+			values = with.AsList().Elements()
+		case !one:
+			return
+		}
+		for _, v := range values {
+			if name, ok := text(v); ok {
+				at := a.SourceInfo().GetStartLocation(v.ID())
+				found = append(found, issue{at.Line(), at.Column(), name})
+			}
+		}
+	}
+	in = func(e ast.Expr, vars []string) {
+		switch e.Kind() {
+		case ast.SelectKind:
+			in(e.AsSelect().Operand(), vars)
+		case ast.ListKind:
+			for _, item := range e.AsList().Elements() {
+				in(item, vars)
+			}
+		case ast.MapKind:
+			for _, entry := range e.AsMap().Entries() {
+				in(entry.AsMapEntry().Key(), vars)
+				in(entry.AsMapEntry().Value(), vars)
+			}
+		case ast.ComprehensionKind:
+			c := e.AsComprehension()
+			in(c.IterRange(), vars)
+			inner := slices.DeleteFunc(slices.Clone(vars), func(v string) bool { return v == c.IterVar() || v == c.IterVar2() })
+			if isList(c.IterRange()) {
+				inner = append(inner, c.IterVar())
+			}
+			for _, part := range []ast.Expr{c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result()} {
+				in(part, inner)
+			}
+		case ast.CallKind:
+			c := e.AsCall()
+			if c.IsMemberFunction() {
+				in(c.Target(), vars)
+			}
+			args := c.Args()
+			for _, arg := range args {
+				in(arg, vars)
+			}
+			switch c.FunctionName() {
+			case operators.Equals, operators.NotEquals:
+				compare(args[0], args[1], vars)
+				compare(args[1], args[0], vars)
+			case operators.In:
+				if isList(args[1]) { // "x" in secrets(…)
+					if name, ok := text(args[0]); ok {
+						at := a.SourceInfo().GetStartLocation(args[0].ID())
+						found = append(found, issue{at.Line(), at.Column(), name})
+					}
+				}
+				compare(args[0], args[1], vars) // d in ["x"]
+			}
+		}
+	}
+	in(a.Expr(), nil)
+	return found
 }

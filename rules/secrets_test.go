@@ -2,9 +2,12 @@ package rules
 
 import (
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
+	"testing/fstest"
+	"time"
 )
 
 // findsKeys takes every text that begins with "sk-" for a secret, and counts how
@@ -119,5 +122,55 @@ func TestSecretsInArgsProblems(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", err, c.want)
 			}
 		})
+	}
+}
+
+// A name that no detector has is found wherever it is compared with secrets().
+func TestUnknownNamesOfSecrets(t *testing.T) {
+	known := []string{"e-mail", "github", "jwt"} // the first is one that base() names
+	for when, want := range map[string][]string{
+		`secrets(args) == ["nope"]`:                                                             {"18 nope"},
+		`["github", "nope", "nine"] != secrets(args)`:                                           {"11 nope", "19 nine"},
+		`"nope" in secrets(args)`:                                                               {"0 nope"},
+		`secrets(args).exists(d, d == "nope" || d in ["jwt", "nine"])`:                          {"29 nope", "52 nine"},
+		`secrets(args).size() > 0 && secrets(args)[0] == "nope"`:                                {"48 nope"},
+		`secrets(args).all(d, ["x"].exists(d, d == "y")) || secrets(args).exists(d, "z" != d)`:  {"75 z"},
+		`secrets(args) == [] || tool == "nope" || "nope" in ["nope"] || ["x"].all(d, d != "y")`: nil,
+		`"key" in secrets(args) || "known" in secrets(args) || "github" in secrets(args)`:       nil,
+		`{"a": secrets(args) == ["nope"]}["a"]`:                                                 {"24 nope"},
+	} {
+		p := load(t, base(), "rules/x.yaml", "- id: a\n  server: files\n  effect: deny\n  reason: r\n  when: '"+when+"'\n")
+		var got []string
+		for _, pr := range p.UnknownDetectors(known) {
+			name := strings.TrimPrefix(pr.Msg, `when: there is no detector "`)
+			name, _, _ = strings.Cut(name, `"`)
+			got = append(got, fmt.Sprint(pr.Column-10, " ", name))
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %q, want %q", when, got, want)
+		}
+	}
+	// It is said with all else that is wrong.
+	files := fstest.MapFS{}
+	for name, text := range base() {
+		files[name] = &fstest.MapFile{Data: []byte(text), Mode: 0o644}
+	}
+	if _, err := Load(files, "c", known...); err != nil {
+		t.Fatal(err)
+	}
+	files["rules/x.yaml"] = &fstest.MapFile{Mode: 0o644, Data: []byte("- { id: a, server: nowhere, effect: deny, reason: r, when: '\"nope\" in secrets(args)' }\n")}
+	if _, err := Load(files, "c", known...); err == nil || !strings.Contains(err.Error(), "nowhere") || !strings.Contains(err.Error(), "nope") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestExpiredAllowances(t *testing.T) {
+	p := load(t, base(), "masks/x.yaml", "allow:\n- { detector: a, expires: 2027-01-31, reason: r }\n- { detector: b, reason: r }\n- { detector: c, expires: 2027-02-01, reason: r }\n")
+	if ps := p.Expired(time.Date(2027, 1, 31, 23, 59, 59, 0, time.UTC)); len(ps) != 0 {
+		t.Errorf("%v", ps)
+	}
+	ps := p.Expired(time.Date(2027, 2, 1, 0, 0, 0, 0, time.UTC))
+	if len(ps) != 1 || !strings.HasPrefix(ps[0].String(), "masks/x.yaml:2:27: this entry under allow has expired") {
+		t.Errorf("%v", ps)
 	}
 }

@@ -32,6 +32,15 @@ func TestExitCodesAndWords(t *testing.T) {
 	})
 	misspelt := written(t, map[string]string{
 		"countersign.yaml": "version: 1\n", "masks/a.yaml": "disable: [jwt, mailgunn]\n", "masks/b.yaml": "disable:\n- jwtt\n",
+		"servers/s.yaml": "server: s\nurl: http://127.0.0.1:1/\nlimit: 1\n",
+		"rules/a.yaml":   "- { id: a, server: s, effect: deny, reason: r, when: 'secrets(args) == [\"nope\"]' }\n",
+	})
+	ended := written(t, map[string]string{
+		"countersign.yaml": "version: 1\n", "masks/a.yaml": "allow:\n- { detector: jwt, expires: 2020-01-31, reason: a sample }\n- { detector: jwt, expires: 2999-01-31, reason: a sample }\n",
+	})
+	claims := written(t, map[string]string{
+		"countersign.yaml": "version: 1\n", "servers/s.yaml": "server: s\nurl: http://127.0.0.1:1/\n",
+		"rules/a.yaml": "- { id: a, server: s, tool: t, effect: allow, when: 'has(subject.claims.team) && subject.claims.team == \"blue\"' }\n",
 	})
 	surprised := written(t, map[string]string{
 		"countersign.yaml": "version: 1\n", "servers/s.yaml": "server: s\nurl: http://127.0.0.1:1/\n",
@@ -48,17 +57,22 @@ func TestExitCodesAndWords(t *testing.T) {
 		code int
 		says []string
 	}{
-		"help":                     {[]string{"--help"}, 0, []string{"policy check", "audit verify"}},
-		"help of serve":            {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
-		"an unknown command":       {[]string{"serv"}, 2, []string{"unknown command"}},
-		"an unknown flag":          {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
-		"a good policy":            {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 5 cases"}},
-		"a bad policy":             {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},
-		"a detector misspelt":      {[]string{"policy", "check", misspelt}, 1, []string{"masks/a.yaml:1:16: there is no detector \"mailgunn\"", "masks/b.yaml:2:3: there is no detector \"jwtt\"", "2 problems"}},
-		"a case that fails":        {[]string{"policy", "check", surprised}, 1, []string{"tests/a.yaml:1:3: case \"a\": expected allow, and it is deny: No rule lets you", "1 problem"}},
-		"a policy that is missing": {[]string{"policy", "check", filepath.Join(bad, "x")}, 2, []string{"no such file"}},
-		"explain without a server": {[]string{"policy", "explain", "../../docs/policy"}, 2, []string{`"server" not set`}},
-		"explain with bad JSON":    {[]string{"policy", "explain", "../../docs/policy", "--server", "customers", "--args", "{"}, 2, []string{"--args: not JSON"}},
+		"help":               {[]string{"--help"}, 0, []string{"policy check", "audit verify"}},
+		"help of serve":      {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
+		"an unknown command": {[]string{"serv"}, 2, []string{"unknown command"}},
+		"an unknown flag":    {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
+		"a good policy":      {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 5 cases"}},
+		"a bad policy":       {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},
+		"a detector misspelt": {[]string{"policy", "check", misspelt}, 1, []string{"masks/a.yaml:1:16: there is no detector \"mailgunn\"", "masks/b.yaml:2:3: there is no detector \"jwtt\"",
+			"servers/s.yaml:3:1: ", `rules/a.yaml:1:73: when: there is no detector "nope"`, "4 problems"}},
+		"an allowance that ended":   {[]string{"policy", "check", ended}, 0, []string{"masks/a.yaml:2:29: hint: this entry under allow has expired", "no problems"}},
+		"explain with claims":       {[]string{"policy", "explain", claims, "--server", "s", "--tool", "t", "--claims", `{"team":"blue"}`}, 0, []string{"ALLOW"}},
+		"explain without claims":    {[]string{"policy", "explain", claims, "--server", "s", "--tool", "t"}, 0, []string{"DENY"}},
+		"explain with wrong claims": {[]string{"policy", "explain", claims, "--server", "s", "--claims", "[1]"}, 2, []string{"--claims: not a JSON object"}},
+		"a case that fails":         {[]string{"policy", "check", surprised}, 1, []string{"tests/a.yaml:1:3: case \"a\": expected allow, and it is deny: No rule lets you", "1 problem"}},
+		"a policy that is missing":  {[]string{"policy", "check", filepath.Join(bad, "x")}, 2, []string{"no such file"}},
+		"explain without a server":  {[]string{"policy", "explain", "../../docs/policy"}, 2, []string{`"server" not set`}},
+		"explain with bad JSON":     {[]string{"policy", "explain", "../../docs/policy", "--server", "customers", "--args", "{"}, 2, []string{"--args: not JSON"}},
 		"serve without anything": {[]string{"serve"}, 2, []string{"COUNTERSIGN_ID is missing", "COUNTERSIGN_POLICY_REPO is missing",
 			"COUNTERSIGN_OIDC_ISSUERS is missing", "COUNTERSIGN_AUDIT_COMMIT_KEY is missing", "serve --help"}},
 		"health of nobody":          {[]string{"health", "--url", "http://127.0.0.1:1"}, 1, []string{"not ready"}},

@@ -178,12 +178,9 @@ func (f *policyFollower) take(ctx context.Context, snap *gitsync.Snapshot) error
 
 // loadSnapshot compiles a policy, and holds it to its own test cases.
 func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
-	p, err := rules.Load(snap.FS, snap.Commit)
+	p, err := rules.Load(snap.FS, snap.Commit, mask.Detectors()...)
 	if err != nil {
 		return nil, err
-	}
-	if ps := p.UnknownDetectors(mask.Detectors()); len(ps) > 0 {
-		return nil, ps
 	}
 	p.FindSecrets(enforcer.SecretsByPolicy(p))
 	if p.UsesSQL() {

@@ -44,9 +44,6 @@ found: use it in the policy repository's CI.`,
 			if err != nil && !errors.As(err, &problems) {
 				return err
 			}
-			if p != nil {
-				problems = p.UnknownDetectors(mask.Detectors())
-			}
 			cases := 0
 			if len(problems) == 0 {
 				for _, c := range p.Cases() {
@@ -63,6 +60,10 @@ found: use it in the policy repository's CI.`,
 				fmt.Fprintf(out, "%s\n", count(len(problems), "problem"))
 				return errFound
 			}
+			for _, hint := range p.Expired(time.Now()) {
+				hint.Msg = "hint: " + hint.Msg
+				fmt.Fprintln(out, hint)
+			}
 			fmt.Fprintf(out, "no problems: %s, %s\n", count(len(p.Servers()), "server"), count(cases, "case"))
 			return nil
 		},
@@ -71,7 +72,7 @@ found: use it in the policy repository's CI.`,
 
 func policyExplainCommand() *cobra.Command {
 	var req rules.Request
-	var args, issuer, sub, email, at string
+	var args, issuer, sub, email, claims, at string
 	var groups []string
 	cmd := &cobra.Command{
 		Use:   "explain [directory]",
@@ -97,6 +98,11 @@ func policyExplainCommand() *cobra.Command {
 				req.Args = []byte(args)
 			}
 			req.Subject = rules.Subject{Issuer: issuer, Sub: sub, Email: email, Groups: groups}
+			if claims != "" {
+				if err := json.Unmarshal([]byte(claims), &req.Subject.Claims); err != nil || req.Subject.Claims == nil {
+					return fmt.Errorf("--claims: not a JSON object: %s", claims)
+				}
+			}
 			d := p.Decide(req)
 			explain(cmd.OutOrStdout(), d)
 			if d.Effect != rules.Deny {
@@ -119,6 +125,7 @@ func policyExplainCommand() *cobra.Command {
 	f.StringVar(&sub, "sub", "", "the subject")
 	f.StringVar(&email, "email", "", "the subject's e-mail")
 	f.StringSliceVar(&groups, "group", nil, "the subject's groups")
+	f.StringVar(&claims, "claims", "", "the other claims of the subject's token, as a JSON object")
 	f.StringVar(&at, "now", "", "time of the request, RFC 3339")
 	if err := cmd.MarkFlagRequired("server"); err != nil {
 		panic(err) // the flag is defined three lines up
@@ -230,7 +237,7 @@ func loadPolicy(args []string) (*rules.Policy, error) {
 	} else if !st.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", dir)
 	}
-	p, err := rules.Load(os.DirFS(dir), "working tree")
+	p, err := rules.Load(os.DirFS(dir), "working tree", mask.Detectors()...)
 	if p != nil {
 		p.FindSecrets(enforcer.SecretsByPolicy(p))
 	}
