@@ -37,7 +37,7 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	reply, err := x.force.upstreams[x.server].Send(context.WithoutCancel(x.r.Context()), &upstream.Request{
 		Verb: http.MethodPost, Header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}},
 		Body: answer, Message: parsed, Session: x.session, Holder: x.ownerKey(), Inject: x.inject,
-		Room: room,
+		Room: room, Live: x.live(),
 	})
 	if err != nil {
 		x.e.Log.Warn("the upstream could not be told that its request was refused", "server", x.server, "method", m.Method, "err", err)

@@ -194,6 +194,15 @@ func (e *Enforcer) operatedOn(ctx context.Context, by freeze.Operator, status, r
 	return e.event(context.WithoutCancel(ctx), en, all)
 }
 
+// live asks for an upstream whether the exchange's lease is; nil where it has
+// none.
+func (x *exchange) live() func() bool {
+	if x.lease == nil {
+		return nil
+	}
+	return x.lease.Live
+}
+
 // orRevoked is why a call failed, where a person revoked its credential.
 func (x *exchange) orRevoked(err error) error {
 	var ref *refusal

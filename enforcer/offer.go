@@ -57,6 +57,7 @@ type asking struct {
 	session string
 	holder  string
 	inject  upstream.Injection
+	live    func() bool               // see upstream.Request
 	limits  wire.Limits               // of one message
 	room    *budget.Share             // what its messages are counted in; nil: they are not
 	works   func(bytes int, f func()) // lets f work on a message when it is its turn
@@ -150,7 +151,7 @@ func (a *asking) send(ctx context.Context, body string) (*upstream.Reply, error)
 	wire.MirrorHeaders(header, m)
 	return a.up.Send(ctx, &upstream.Request{
 		Verb: http.MethodPost, Header: header, Body: m.Raw, Message: m, Session: a.session, Holder: a.holder, Inject: a.inject,
-		Room: a.room, Quiet: true,
+		Room: a.room, Live: a.live, Quiet: true,
 	})
 }
 

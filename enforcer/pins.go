@@ -152,7 +152,7 @@ func (x *exchange) askTools(ctx context.Context) (tools map[string]sight, err er
 	defer cancel()
 	turn, start := x.e.pins.now(x.server), x.e.Now()
 	ask := asking{
-		up: up, id: "countersign:" + x.id, session: x.session, holder: x.ownerKey(), inject: x.inject,
+		up: up, id: "countersign:" + x.id, session: x.session, holder: x.ownerKey(), inject: x.inject, live: x.live(),
 		limits: wire.Limits{Bytes: int(set.MaxResponse), Depth: set.MaxDepth}, room: x.e.room.answers.Share(), works: x.e.room.works,
 	}
 	defer ask.room.Free()

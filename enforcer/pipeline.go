@@ -221,9 +221,6 @@ func (x *exchange) forward(ctx context.Context) error {
 	if err := x.openable(up); err != nil {
 		return err
 	}
-	if x.lease != nil && x.lease.Ended() != "" {
-		return refuse(kindUnavailable, "the credential has ended") // by whom, orRevoked says
-	}
 	header := forwardHeader(x.r.Header, x.msg)
 	if err := x.hideInHeaders(header); err != nil {
 		return err
@@ -233,7 +230,7 @@ func (x *exchange) forward(ctx context.Context) error {
 	reply, err := up.Send(x.buffers(x.upstreamContext(ctx)), &upstream.Request{
 		Verb: x.r.Method, Header: header, Body: x.body, Message: x.msg,
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
-		Room: x.answers,
+		Room: x.answers, Live: x.live(),
 	})
 	if err != nil {
 		x.forwarded = !errors.Is(err, upstream.ErrNotSent)

@@ -293,6 +293,14 @@ func (l *Lease) Ended() string {
 	return l.e.why
 }
 
+// Live tells whether nobody has ended the lease at once (EndNow, Revoke). From
+// when it says no, on, the values may be dead.
+func (l *Lease) Live() bool {
+	l.m.mu.Lock()
+	defer l.m.mu.Unlock()
+	return !l.e.doomed
+}
+
 // room has a holder give up the lease that it has not used for longest, where
 // it has as many as it may have. Called with mu held.
 func (m *Minter) room(holder string) error {

@@ -3,9 +3,11 @@ package upstream
 import (
 	"crypto/x509"
 	"errors"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -235,4 +237,37 @@ func TestHTTPInjectsParameters(t *testing.T) {
 	if _, err := answer(t, u, r); err == nil || strings.Contains(err.Error(), "hunter") {
 		t.Errorf("got %v", err)
 	}
+}
+
+// A lease that has ended is used by no exchange that EndKey did not find, and one
+// that ends right after an exchange was entered is found by it.
+func TestLeasesThatEndRightBeforeTheSending(t *testing.T) {
+	sent := make(chan struct{}, 4)
+	u := against(t, HTTPConfig{}, func(_ http.ResponseWriter, r *http.Request) {
+		sent <- struct{}{}
+		_, _ = io.Copy(io.Discard, r.Body) // whoever sent it may be gone
+		<-r.Context().Done()
+	})
+	for name, u := range map[string]Upstream{"http": u, "stdio": spawns(t, "raw")} {
+		r := modern(1, "ping")
+		r.Inject.Key, r.Live = "ended", func() bool { return false }
+		if _, err := u.Send(t.Context(), r); !errors.Is(err, ErrNotSent) || !errors.Is(err, errKeyEnded) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	select {
+	case <-sent:
+		t.Error("it was sent")
+	default:
+	}
+	r := request(ping)
+	var ending sync.WaitGroup
+	r.Inject.Key, r.Live = "ending", func() bool {
+		ending.Go(func() { u.EndKey("ending") })
+		return true
+	}
+	if _, err := u.Send(t.Context(), r); !errors.Is(err, errKeyEnded) {
+		t.Errorf("got %v", err)
+	}
+	ending.Wait()
 }

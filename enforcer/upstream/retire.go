@@ -2,6 +2,7 @@ package upstream
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"sync"
 	"time"
@@ -24,6 +25,11 @@ type traffic struct {
 func (t *traffic) enter(mu *sync.Mutex, r *Request) (leave func(), err error) {
 	if t.closed {
 		return nil, unsent{ErrClosed}
+	}
+	// EndKey needs the lock, too: it comes after this, and finds the exchange, or
+	// the lease has ended.
+	if r.Live != nil && !r.Live() {
+		return nil, unsent{fmt.Errorf("%w: %w", ErrDead, errKeyEnded)}
 	}
 	// Streams that only listen may last for days, and their clients open them
 	// again: they hold up nothing.

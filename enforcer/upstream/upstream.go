@@ -57,6 +57,9 @@ type Request struct {
 	// Next gave last included, until Done. Nil: they are not. An answer for
 	// which there is no room ends with budget.ErrFull.
 	Room *budget.Share
+	// Live is asked when EndKey finds the exchange, and before anything is sent:
+	// where it says no, the lease was ended before that, and nothing is. Nil: yes.
+	Live func() bool
 	// Quiet marks a question of our own among the caller's messages: it gets its
 	// response and nothing else, so that no message for the caller goes astray.
 	Quiet bool
