@@ -71,7 +71,6 @@ func (x *exchange) openable(up upstream.Upstream) error {
 func (e *Enforcer) endIdle(ctx context.Context) {
 	e.endSessions(e.force.Load(), e.session.sweep(), endedIdle)
 	e.hub.Sweep()
-	e.endIdleHolders(ctx)
 }
 
 // endSessions ends what is out of the table: here at once, at the server and
@@ -105,7 +104,7 @@ func (e *Enforcer) endSessions(f *force, gone []session, why string) {
 					e.leave(s, why)
 				}
 			}
-			e.endHolder(e.lifetime, s.owner)
+			go e.endHolder(context.WithoutCancel(e.lifetime), s.owner) // beside: Vault may take its time, and others wait for this place
 		}()
 	}
 }

@@ -156,10 +156,22 @@ func (e *Enforcer) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
-			e.flushAuthFailures(ctx)
-			e.endIdle(ctx)
-			e.endFrozenLeases(ctx)
+			e.tidy(ctx)
 		}
+	}
+}
+
+// tidy does the housekeeping once. Vault may take its time, and nothing else
+// waits for that: each look at the leases waits for those alone that it found to
+// end, which no later one finds again. At a stop nobody waits for them either:
+// all leases are revoked then.
+func (e *Enforcer) tidy(ctx context.Context) {
+	e.flushAuthFailures(ctx)
+	e.endIdle(ctx)
+	e.running.severed.prune(e.Now())
+	if e.Credentials != nil {
+		go e.endIdleHolders(context.WithoutCancel(ctx))
+		go e.endFrozenLeases(context.WithoutCancel(ctx))
 	}
 }
 

@@ -227,9 +227,8 @@ func holderOf(key string) freeze.Call {
 // endFrozenLeases ends what was minted at the very moment of a freeze, after
 // froze had looked.
 func (e *Enforcer) endFrozenLeases(ctx context.Context) {
-	e.running.severed.prune(e.Now())
 	all := e.Freezes.List()
-	if e.Credentials == nil || len(all) == 0 {
+	if len(all) == 0 {
 		return
 	}
 	e.Credentials.EndNow(ctx, func(l credential.LeaseInfo) bool {

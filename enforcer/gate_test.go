@@ -152,8 +152,8 @@ func (g *gate) post(ctx context.Context, body []byte, header http.Header) (*http
 var client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64, DisableCompression: true}, Timeout: time.Minute}
 
 // withVault gives the gate a Vault that mints database users under
-// database/creds/app.
-func withVault(tb testing.TB) func(*Config) {
+// database/creds/app, seen through what is given.
+func withVault(tb testing.TB, through ...func(url string) string) func(*Config) {
 	return func(c *Config) {
 		tb.Helper()
 		v := vault.New(nil)
@@ -162,6 +162,9 @@ func withVault(tb testing.TB) func(*Config) {
 		tb.Cleanup(srv.Close)
 		cfg := api.DefaultConfig()
 		cfg.Address = srv.URL
+		for _, f := range through {
+			cfg.Address = f(cfg.Address)
+		}
 		cl, err := api.NewClient(cfg)
 		if err != nil {
 			tb.Fatal(err)

@@ -15,9 +15,6 @@ import (
 // endIdleHolders ends the leases that nobody uses: the stateless era has no
 // sessions whose end would tell.
 func (e *Enforcer) endIdleHolders(ctx context.Context) {
-	if e.Credentials == nil {
-		return
-	}
 	e.Credentials.EndWhere(ctx, func(l credential.LeaseInfo) bool {
 		return l.Uses == 0 && e.Now().Sub(l.LastUsed) > holderIdle
 	})
