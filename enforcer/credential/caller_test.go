@@ -156,6 +156,9 @@ func TestCallersOwnLogin(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(b.CallerTokens()) > 0 {
+			t.Error("the caller's token is kept after it logged in")
+		}
 		if got := p.whose("ssh/creds/blue"); !slices.Equal(got, []string{"jwt-ann"}) {
 			t.Errorf("Vault's audit log has %v", got)
 		}

@@ -69,6 +69,8 @@ func (m *Minter) exchange(ctx context.Context, e *entry) error {
 		return fmt.Errorf("%s: %w: no caller's token is at hand", x.doing(), ErrNoToken)
 	case !x.Expires.IsZero() && !m.cfg.Now().Before(x.Expires):
 		return fmt.Errorf("%s: %w: it has expired meanwhile; get a new one, and repeat the call", x.doing(), ErrNoToken)
+	case m.owed(x.Issuer) >= mostOwed:
+		return fmt.Errorf("%s: %w: it has not taken back %d tokens that it was told to, and is asked for no more until it does, or their time is up", x.doing(), ErrSilent, mostOwed)
 	}
 	id, err := m.cfg.Mask.Add("caller token", token)
 	if err != nil {
@@ -105,6 +107,22 @@ func (m *Minter) exchange(ctx context.Context, e *entry) error {
 		return m.worded(x.doing(), err)
 	}
 	return m.takeIssued(ctx, e, answer)
+}
+
+// mostOwed bounds the tokens of one issuer that are to be given back, again and
+// again: a broken one gives a token for every call, and takes none.
+const mostOwed = 64
+
+// owed counts those.
+func (m *Minter) owed(issuer string) (n int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.all {
+		if e.failed && e.spec.Exchange != nil && e.spec.Exchange.Issuer == issuer {
+			n++
+		}
+	}
+	return n
 }
 
 // hold masks what an issuer gave. From here on there is something to give back,
@@ -178,12 +196,18 @@ func within(given, asked string) bool {
 }
 
 // giveBack ends what an issuer gave (RFC 7009), and forgets the entry. What has
-// expired is gone.
+// expired is gone; what the issuer has not taken back by the end of the
+// credential's ttl is left to it, on record: a token that was used has expired by
+// then, and one that was refused nobody has seen.
 func (m *Minter) giveBack(ctx context.Context, e *entry) error {
 	ctx, cancel := context.WithTimeout(ctx, requestLimit)
 	defer cancel()
 	was := e.issued
 	action := "revoke"
+	m.mu.Lock()
+	over := !m.cfg.Now().Before(e.end)
+	m.mu.Unlock()
+	var left error
 	switch expired := !was.expires.IsZero() && !m.cfg.Now().Before(was.expires); {
 	case expired || len(was.tokens) == 0:
 	case was.revoke == "":
@@ -191,7 +215,10 @@ func (m *Minter) giveBack(ctx context.Context, e *entry) error {
 	default:
 		for _, token := range was.tokens {
 			if err := was.by.post(ctx, was.revoke, url.Values{"token": {token}}, nil); err != nil {
-				return m.worded("revoke a token at "+was.by.name, err)
+				if left = m.worded("revoke a token at "+was.by.name, err); !over {
+					return left
+				}
+				action = "forget"
 			}
 		}
 	}
@@ -199,7 +226,7 @@ func (m *Minter) giveBack(ctx context.Context, e *entry) error {
 		return nil
 	}
 	m.mu.Lock()
-	ev := m.event(action, e, nil)
+	ev := m.event(action, e, left)
 	m.mu.Unlock()
 	if err := m.cfg.Record(ctx, ev); err != nil {
 		m.cfg.Log.Error("a revocation is not on record", "key", e.key, "err", err)

@@ -88,6 +88,9 @@ func (s *swap) get(holder string, spec credential.Spec) (*credential.Lease, stri
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	if held := s.CallerTokens(); len(held) > 0 {
+		s.t.Error("a caller's token is kept after it was exchanged")
+	}
 	token := s.render(l, "{{access_token}}")
 	s.mu.Lock()
 	s.minted = append(s.minted, token, spec.Exchange.Token)
@@ -284,6 +287,64 @@ func TestExchangeGivesARefreshTokenBack(t *testing.T) {
 			break
 		}
 	}
+	s.close()
+}
+
+// A token that was refused, and that the issuer does not take back, is given up at
+// the end of the ttl, on record; and while many wait for that, no more are asked
+// for.
+func TestExchangeGivesUpOnABrokenIssuer(t *testing.T) {
+	s := newSwap(t, startIssuer(t), answers("refresh_token", "refresh-0123456789"))
+	now, mu := time.Now(), sync.Mutex{}
+	s.now = func() time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return now
+	}
+	s.open()
+	s.issuer.Intercept(func(w http.ResponseWriter, r *http.Request) bool {
+		if r.URL.Path != "/revoke" {
+			return false
+		}
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return true
+	})
+	const most = 64
+	spec := s.of("alice")
+	spec.PerCall = true
+	for n := range most {
+		if _, err := s.Acquire(t.Context(), "h1", "c_1", spec); !errors.Is(err, credential.ErrDeclined) {
+			t.Fatalf("got %v", err)
+		}
+		s.count("revoke-failed", n+1)
+	}
+	if held := s.CallerTokens(); len(held) > 0 {
+		t.Error("a caller's token is kept though it was refused")
+	}
+	before := s.issuer.Hits("/token")
+	if _, err := s.Acquire(t.Context(), "h2", "c_1", spec); !errors.Is(err, credential.ErrSilent) || !strings.Contains(err.Error(), "not taken back 64 tokens") {
+		t.Errorf("got %v", err)
+	}
+	if s.issuer.Hits("/token") != before {
+		t.Error("it was asked for one more")
+	}
+	if n := len(s.Leases()); n != most {
+		t.Errorf("%d listed", n)
+	}
+	mu.Lock()
+	now = now.Add(time.Hour)
+	mu.Unlock()
+	s.count("forget", most)
+	if n := len(s.Leases()); n != 0 {
+		t.Errorf("%d listed", n)
+	}
+	s.mu.Lock()
+	for _, e := range s.events {
+		if !strings.Contains(e.Err, "revoke a token at "+s.issuer.URL) {
+			t.Errorf("%s: %q", e.Action, e.Err)
+		}
+	}
+	s.mu.Unlock()
 	s.close()
 }
 

@@ -2,6 +2,7 @@ package credential
 
 import (
 	"encoding/json"
+	"slices"
 	"testing"
 )
 
@@ -20,4 +21,21 @@ func FuzzTokenAnswer(f *testing.F) {
 			t.Errorf("%s: %d seconds", b, a.ExpiresIn)
 		}
 	})
+}
+
+// CallerTokens are those of callers that are still held; none, once their mints
+// are over.
+func (m *Minter) CallerTokens() (held []string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, e := range m.all {
+		held = append(held, e.callerToken)
+		if e.spec.Login != nil {
+			held = append(held, e.spec.Login.Token)
+		}
+		if e.spec.Exchange != nil {
+			held = append(held, e.spec.Exchange.Token)
+		}
+	}
+	return slices.DeleteFunc(held, func(token string) bool { return token == "" })
 }

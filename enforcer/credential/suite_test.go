@@ -250,6 +250,29 @@ func (b *bench) await(action string) {
 	}
 }
 
+// count returns when there are n events of that kind.
+func (b *bench) count(action string, n int) {
+	b.t.Helper()
+	for {
+		b.mu.Lock()
+		came, had := b.came, 0
+		for _, e := range b.events {
+			if e.Action == action {
+				had++
+			}
+		}
+		b.mu.Unlock()
+		if had >= n {
+			return
+		}
+		select {
+		case <-came:
+		case <-b.t.Context().Done():
+			b.t.Fatalf("only %d of %d %s came", had, n, action)
+		}
+	}
+}
+
 func newBench(t *testing.T, dir string) *bench {
 	return &bench{t: t, dir: dir, mask: mask.New(mask.Options{}), logs: &buffer{}, came: make(chan struct{})}
 }
