@@ -28,6 +28,9 @@ type condition struct {
 	partial func() (cel.Program, error) // planned when a list is first filtered
 	sql     bool
 	secrets []issue // each text that is compared with what secrets() names
+
+	speaks   []speech // what it takes for SQL or shell
+	composes bool     // and of more than that
 }
 
 // newEnv declares what a condition may speak of. The subject's fields are
@@ -98,7 +101,9 @@ func compile(env *cel.Env, text conditionText) (*condition, []issue) {
 	partial := sync.OnceValues(func() (cel.Program, error) {
 		return env.Program(ast, cel.CostLimit(costLimit), cel.EvalOptions(cel.OptPartialEval))
 	})
-	return &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), parsesSQL...), secrets: secretNames(ast.NativeRep())}, nil
+	c := &condition{full: full, partial: partial, sql: calls(ast.NativeRep(), parsesSQL...), secrets: secretNames(ast.NativeRep())}
+	c.speaks, c.composes = speeches(ast.NativeRep())
+	return c, nil
 }
 
 // An issue is something wrong with a condition: line from 1, column from 0.
@@ -128,6 +133,7 @@ type facts struct {
 	shells  map[string]*shellFacts
 	exposed []finding // by the whole request; nil: not asked yet
 	shown   []finding // what the condition under evaluation was told
+	heard   []spoken  // what it had sql() and shell() read
 	finder  Finder
 	secrets map[string]found                // by value
 	unknown []*interpreter.AttributePattern // nil: everything is known
@@ -210,6 +216,7 @@ func (f *facts) ResolveFunction(name string) (functions.LateBoundOp, bool) {
 		if !ok {
 			return types.NewErr("%s() takes a text", name)
 		}
+		f.heard = append(f.heard, spoken{string(text), name == "shell", "what the policy makes of the arguments"})
 		return of(string(text))
 	}, true
 }

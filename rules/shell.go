@@ -41,6 +41,7 @@ type shellFacts struct {
 // A shellCommand is one command that is run.
 type shellCommand struct {
 	name    string // without its folder: cat for /bin/cat
+	program string // with it, as the text spells it
 	args    []shellWord
 	via     []string // what runs it: sudo, env, bash…, the outermost first
 	reads   []shellWord

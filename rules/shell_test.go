@@ -243,6 +243,7 @@ func FuzzShell(f *testing.F) {
 				t.Fatalf("%q: %+v", text, c)
 			}
 		}
+		told(t, text, shellDoes(got))
 	})
 }
 

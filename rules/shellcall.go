@@ -125,7 +125,7 @@ func (w *shellWalker) call(words []shellWord, at shellPlace) {
 	}
 	first, args := words[0], words[1:]
 	first.glob = first.glob && first.text != "[" // the test, not a bracket
-	c := &shellCommand{name: path.Base(first.text), args: args, dynamic: first.variable || first.glob, unsure: first.unknown || first.computed || first.glob}
+	c := &shellCommand{name: path.Base(first.text), program: first.text, args: args, dynamic: first.variable || first.glob, unsure: first.unknown || first.computed || first.glob}
 	name := shellName(first.text)
 	if first.unknown && first.bare != "" && first.bare != first.text { // e$x nv
 		w.call(append([]shellWord{known(first.bare)}, args...), at)

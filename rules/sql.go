@@ -53,6 +53,13 @@ type statement struct {
 	nested    bool     // stands inside another statement
 	password  bool     // sets a password or a connection string, or names one in its options
 	settings  []string // of the server that it shows; "*" is all
+
+	// For does: in full and as SQL spells them, this statement's own.
+	node    any        // of the parse tree
+	holder  *statement // the statement that this one stands inside
+	sources []string   // relations read
+	targets []string   // relations changed
+	calls   []string   // functions
 }
 
 const (

@@ -356,6 +356,7 @@ func FuzzSQL(f *testing.F) {
 		if again := fmt.Sprint(line(parseSQL(text))); again != line(got) {
 			t.Fatalf("%q: %s, and then %s", text, line(got), again)
 		}
+		told(t, text, sqlDoes(got))
 	})
 }
 

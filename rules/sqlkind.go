@@ -45,12 +45,6 @@ func object(t pg.ObjectType) string {
 
 // statementKind spells what a statement is, as it begins in SQL.
 func statementKind(m protoreflect.Message) string {
-	either := func(b bool, yes, no string) string {
-		if b {
-			return yes
-		}
-		return no
-	}
 	switch n := m.Interface().(type) {
 	case *pg.DropStmt:
 		return "DROP " + object(n.GetRemoveType())

@@ -107,9 +107,9 @@ func (w *walker) fields(m protoreflect.Message, in *scope, except ...protoreflec
 }
 
 // enter opens the entry of a statement; the function it returns closes it.
-func (w *walker) enter(kind string) (s *statement, leave func()) {
+func (w *walker) enter(kind string, node any) (s *statement, leave func()) {
 	outer, ddl := w.at, w.ddl
-	s = &statement{kind: kind, nested: outer != nil}
+	s = &statement{kind: kind, nested: outer != nil, node: node, holder: outer}
 	w.facts.statements = append(w.facts.statements, s)
 	w.at, w.ddl = s, false
 	return s, func() {
@@ -129,7 +129,7 @@ func (w *walker) query(n *pg.SelectStmt, in *scope) {
 	w.ddl = false
 	defer func() { w.ddl = ddl }()
 	if w.at == nil {
-		s, leave := w.enter("SELECT")
+		s, leave := w.enter("SELECT", n)
 		defer leave()
 		s.where = looks(n.GetWhereClause())
 	}
@@ -170,7 +170,7 @@ func (w *walker) with(c *pg.WithClause, in *scope) *scope {
 
 // statement visits anything but a SELECT.
 func (w *walker) statement(m protoreflect.Message, in *scope) {
-	s, leave := w.enter(statementKind(m))
+	s, leave := w.enter(statementKind(m), m.Interface())
 	defer leave()
 	w.connects(m)
 	switch n := m.Interface().(type) {
@@ -266,10 +266,12 @@ func (w *walker) relation(n *pg.RangeVar, in *scope) {
 }
 
 func (w *walker) read(n *pg.RangeVar) {
+	w.at.sources = union(w.at.sources, nonEmpty(relationName(n)))
 	w.at.reads = union(w.at.reads, spellings(n.GetCatalogname(), n.GetSchemaname(), n.GetRelname()))
 }
 
 func (w *walker) write(n *pg.RangeVar) {
+	w.at.targets = union(w.at.targets, nonEmpty(relationName(n)))
 	w.at.writes = union(w.at.writes, spellings(n.GetCatalogname(), n.GetSchemaname(), n.GetRelname()))
 }
 
@@ -282,6 +284,7 @@ func (w *walker) named(n *pg.Node) {
 		words = append(words, item.GetString_().GetSval())
 	}
 	words = slices.DeleteFunc(words, func(s string) bool { return s == "" })
+	w.at.targets = union(w.at.targets, nonEmpty(dotted(words...)))
 	w.at.writes = union(w.at.writes, spellings(words...))
 	if len(words) > 1 {
 		w.at.writes = union(w.at.writes, spellings(words[:len(words)-1]...))
@@ -296,6 +299,7 @@ func (w *walker) call(name []*pg.Node) {
 	if w.at == nil || len(words) == 0 {
 		return
 	}
+	w.at.calls = union(w.at.calls, []string{dotted(words...)})
 	w.at.functions = union(w.at.functions, spellings(words...))
 	known := powers(strings.ToLower(words[len(words)-1]))
 	w.at.files = w.at.files || known.files
