@@ -152,3 +152,39 @@ func TestHoldersAreTold(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// Of a window each call is closed by itself; it stays open.
+func TestRecoverWindow(t *testing.T) {
+	window := func(calls ...approval.Use) audit.Entry {
+		a := approval.Approval{ID: "a", State: approval.Approved, Until: time.Unix(7200, 0).UTC(), Uses: len(calls), Calls: calls}
+		detail, err := audit.Detail(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return audit.Entry{Kind: audit.KindApproval, Approval: "a", Detail: detail}
+	}
+	use := func(call, outcome string) approval.Use { return approval.Use{Call: call, Outcome: outcome} }
+	intent := func(call string) audit.Entry {
+		return audit.Entry{Kind: audit.KindIntent, Call: call, Approval: "a", Method: "tools/call"}
+	}
+	r, err := Recover(journalOf(
+		window(), window(use("told", "")), intent("told"), audit.Entry{Kind: audit.KindOutcome, Call: "told", Status: audit.StatusOK}, window(use("told", "ok")),
+		window(use("told", "ok"), use("ran", "")), intent("ran"), audit.Entry{Kind: audit.KindOutcome, Call: "ran", Status: audit.StatusError},
+	), journalOf(
+		window(use("told", "ok"), use("ran", ""), use("cut", "")), intent("cut"),
+		window(use("told", "ok"), use("ran", ""), use("cut", ""), use("never", "")),
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Unfinished{{"a", "ran", audit.StatusError}, {"a", "cut", audit.StatusUnknown}, {"a", "never", audit.StatusNotRun}}
+	if !slices.Equal(r.Unfinished, want) {
+		t.Errorf("%+v, want %+v", r.Unfinished, want)
+	}
+	if len(r.Approvals) != 1 || r.Approvals[0].State != approval.Approved || r.Approvals[0].Uses != 4 || r.Approvals[0].SpentBy != "" || r.Approvals[0].Until.IsZero() {
+		t.Errorf("%+v", r.Approvals)
+	}
+	if len(r.Dangling) != 1 || r.Dangling[0].Call != "cut" {
+		t.Errorf("%+v", r.Dangling)
+	}
+}

@@ -1,11 +1,14 @@
 package approval_test
 
 import (
+	"encoding/json"
 	"errors"
+	"reflect"
 	"testing"
 	"time"
 
 	"countersign/enforcer/approval"
+	"countersign/rules"
 )
 
 // seen is what the record knows of an approval.
@@ -136,5 +139,147 @@ func TestRestoreLeavesOutWhatEndedLongAgo(t *testing.T) {
 	}
 	if _, err := w.book.Get(t.Context(), concluded.ID); err != nil {
 		t.Errorf("forgotten at once: %v", err)
+	}
+}
+
+// After a crash a window stands as the journal has it: with the uses that were
+// recorded, found by what it covers; a use that was not recorded ran nothing.
+func TestRestoreWindows(t *testing.T) {
+	w := newWorld(t)
+	a := w.opened("d1", rules.ScopeTool)
+	if _, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_2"); err != nil {
+		t.Fatal(err)
+	}
+	known := w.seen(a.ID)
+	for call, err := range map[string]error{"c_3": nil, "c_4": errors.New("disk full")} {
+		w.breakRecord(err)
+		if _, serr := w.book.Spend(t.Context(), a.ID, a.Request, call); err == nil && serr != nil {
+			t.Fatal(serr)
+		}
+	}
+	w.breakRecord(nil)
+	keys, err := w.bucket.Keys(t.Context(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range keys { // the disk is lost, too
+		_, rev, err := w.bucket.Get(t.Context(), key)
+		if err == nil {
+			err = w.bucket.Delete(t.Context(), key, rev)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.book.Restore(t.Context(), []approval.Approval{known}); err != nil {
+		t.Fatal(err)
+	}
+	got, created, err := w.book.Ask(t.Context(), w.windowed("d7", rules.ScopeTool))
+	if err != nil || created || got.ID != a.ID || got.Uses != 1 || len(got.Calls) != 1 || !got.Until.Equal(a.Until) || !got.LastUse.Equal(known.LastUse) {
+		t.Fatalf("%+v, created %v, %v", got, created, err)
+	}
+	if err := w.book.Finish(t.Context(), a.ID, "c_2", "unknown"); err != nil {
+		t.Error(err)
+	}
+	if _, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_2"); !errors.Is(err, approval.ErrSpent) {
+		t.Errorf("the same call again: %v", err)
+	}
+	w.pass(time.Hour)
+	if err := w.book.Restore(t.Context(), []approval.Approval{w.seen(a.ID)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_5"); !errors.Is(err, approval.ErrExpired) {
+		t.Error(err)
+	}
+}
+
+// A revocation stands although the process died before it was recorded; a
+// window that only the store knows of never counted.
+func TestRestoreRevoked(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask("d0")
+	known := w.seen(a.ID)
+	b := w.opened("d1", rules.ScopeServer)
+	open := w.seen(b.ID)
+	w.breakRecord(errors.New("disk full"))
+	if _, err := w.book.Revoke(t.Context(), b.ID, no("carol", "Enough"), w.policy); !errors.Is(err, approval.ErrUnrecorded) {
+		t.Fatal(err)
+	}
+	w.breakRecord(nil)
+	c := w.opened("d2", rules.ScopeTool) // in the store only
+	if err := w.book.Restore(t.Context(), []approval.Approval{known, open}); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.seen(b.ID); got.State != approval.Revoked || got.Revoked == nil || got.Revoked.Person != "carol" || w.count(approval.EventRevoked) != 1 {
+		t.Errorf("%+v", got)
+	}
+	if _, err := w.book.Get(t.Context(), c.ID); !errors.Is(err, approval.ErrUnknown) {
+		t.Error(err)
+	}
+	if keys, err := w.bucket.Keys(t.Context(), "win."); err != nil || len(keys) != 0 {
+		t.Errorf("%v, %v", keys, err)
+	}
+}
+
+// The store was ahead of the journal with a renewal: what the journal knows
+// holds, and the next call renews again.
+func TestRestoreRenewal(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask("d1", under("writes", "dba", 1, "dba"), under("writes", "security", 1, "sec"))
+	w.vote(a.ID, yes("carol"))
+	known := w.seen(a.ID)
+	r := w.request("d1", under("writes", "dba", 1, "dba"))
+	r.RulesDigest = "sha256:changed"
+	if got, _, err := w.book.Ask(t.Context(), r); err != nil || got.State != approval.Approved {
+		t.Fatalf("%s, %v", got.State, err)
+	}
+	if err := w.book.Restore(t.Context(), []approval.Approval{known}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := w.book.Get(t.Context(), a.ID); err != nil || got.State != approval.Pending || got.RulesDigest != known.RulesDigest || len(got.Votes) != 1 || len(got.Renewals) != 0 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, _, err := w.book.Ask(t.Context(), r); err != nil || got.ID != a.ID || got.State != approval.Approved || len(got.Renewals) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+// Everything that an approval holds comes back from the record as it was.
+func TestRestoreEverything(t *testing.T) {
+	w := newWorld(t)
+	w.policy = policy(t, "a", signers())
+	r := w.request("d1", glass("dba", 2), under("writes", "security", 1, "sec"))
+	r.Does, r.Task, r.Trace = []string{"writes table t, no WHERE clause"}, "task_1", []rules.Match{{Rule: "writes", Matched: true}}
+	r.Grant = rules.Grant{For: time.Hour, Scope: rules.ScopeTool}
+	a, _, err := w.book.Ask(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.vote(a.ID, breaking(w.signIn("olga", "oncall")))
+	if _, _, err := w.book.Remind(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.book.Left(t.Context(), a.ID); err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(w.seen(a.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var known approval.Approval
+	if err := json.Unmarshal(raw, &known); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.book.Restore(t.Context(), []approval.Approval{known}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := w.book.Get(t.Context(), a.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	was := w.seen(a.ID)
+	was.Rev, got.Rev = 0, 0
+	if !reflect.DeepEqual(got, was) {
+		t.Errorf("%+v\nwas %+v", got, was)
 	}
 }

@@ -80,7 +80,7 @@ func (a *Approval) use(call string, now time.Time) error {
 		return fmt.Errorf("%w: %d", ErrWindow, running)
 	}
 	a.Calls = slices.DeleteFunc(slices.Clone(a.Calls), func(u Use) bool {
-		if u.Outcome == "" || ended < maxCalls {
+		if u.Outcome == "" || ended <= maxCalls {
 			return false
 		}
 		ended--
