@@ -48,7 +48,7 @@ func (x *exchange) approve(ctx context.Context) error {
 	asked := x.decision.RulesDigest
 	request := approval.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
-		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial,
+		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Does: x.does(),
 		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy, Grant: x.decision.Grant,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
 	}

@@ -18,6 +18,7 @@ const (
 	maxDoesWidth = 280 // characters of a line
 	maxDoesWord  = 80  // characters of a name or a word; a longer one is counted
 	maxDoesTexts = 8
+	maxDoesTotal = 48 // lines of all texts
 )
 
 // A doing is what one statement or command does. Its parts are never cut: what

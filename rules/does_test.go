@@ -178,6 +178,11 @@ func TestPolicyDoes(t *testing.T) {
 			t.Errorf("%s of %s\ngot  %s\nwant %s", test.when, test.args, strings.Join(got, "\n"), test.want)
 		}
 	}
+	batch := strings.Repeat("rm x;", 30)
+	if got := load(`has(args.a) && has(args.b) && has(args.c) && [args.a, args.b, args.c].exists(c, shell(c).dynamic)`).Does(Request{Server: "db", Method: "tools/call", Tool: "query",
+		Args: []byte(`{"a":"1;` + batch + `","b":"2;` + batch + `","c":"3;` + batch + `"}`)}); len(got) != maxDoesTotal+1 || got[maxDoesTotal] != "and 15 more lines like these: read the texts yourself" {
+		t.Errorf("%d lines, %q", len(got), got[len(got)-1])
+	}
 	var many []string
 	for i := range 20 {
 		many = append(many, fmt.Sprintf(`"rm %d"`, i))

@@ -14,7 +14,7 @@ import (
 // An argument holds SQL or shell where a rule that names the request's server,
 // method and tool has sql() or shell() read it; of others nothing is said.
 //
-// It returns at most 8 texts' lines, 22 of each, in the order of the rules. A
+// It returns at most 8 texts' lines, 48 together, in the order of the rules. A
 // line is of at most 1,200 characters, in which names and words of the request
 // stand whole or are only counted: mask the lines before they are cut or
 // escaped, and escape them before they are shown.
@@ -62,6 +62,9 @@ func (p *Policy) Does(req Request) []string {
 			out = append(out, fmt.Sprintf("%s, as %s:", s.at, either(s.shell, "shell", "SQL")))
 		}
 		out = append(out, lines...)
+	}
+	if more := len(out) - maxDoesTotal; more > 0 {
+		out = append(out[:maxDoesTotal], fmt.Sprintf("and %d more lines like these: read the texts yourself", more))
 	}
 	return out
 }
