@@ -104,7 +104,11 @@ func What(a approval.Approval) (text string, whole bool) {
 // notifications and screen readers.
 func Summary(a approval.Approval, p *rules.Policy) string {
 	headline, _ := Headline(a, p)
-	return headline + ". " + capital(Join(Standing(a), "; ")) + "."
+	text := headline + ". " + capital(Join(Standing(a), "; ")) + "."
+	if notes := Notes(a); len(notes) > 0 {
+		text += " " + capital(Join(notes, "; ")) + "."
+	}
+	return text
 }
 
 func capital(s string) string {

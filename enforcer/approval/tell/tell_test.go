@@ -86,6 +86,26 @@ func TestStanding(t *testing.T) {
 			"expired at 1 Mar 12:15 UTC, which counts as a denial; nothing ran"},
 		"withdrawn": {func(a *approval.Approval) { a.State, a.Ended, a.Reason = approval.Withdrawn, ended, "the caller left" },
 			"withdrawn at 1 Mar 12:02 UTC: the caller left; nothing ran"},
+		"approved and not used": {func(a *approval.Approval) {
+			a.State, a.Votes = approval.Expired, []approval.Vote{yes("bob"), yes("carol")}
+		}, "approved by bob at 1 Mar 12:01 UTC; approved by carol at 1 Mar 12:01 UTC; not used until 1 Mar 12:15 UTC, so it is void; nothing ran"},
+		"a window": {func(a *approval.Approval) {
+			a.State, a.Grant, a.Until, a.Uses, a.LastUse = approval.Approved, rules.Grant{For: time.Hour, Scope: rules.ScopeTool}, noon.Add(time.Hour), 3, ended
+		}, "good until 1 Mar 13:00 UTC for every call of query on db that the same rules ask about, with any arguments; used 3 times, last at 1 Mar 12:02 UTC"},
+		"a window that is over": {func(a *approval.Approval) {
+			a.State, a.Grant, a.Until = approval.Expired, rules.Grant{For: time.Hour, Scope: rules.ScopeExact}, noon.Add(time.Hour)
+		}, "its time was over at 1 Mar 13:00 UTC; nothing ran"},
+		"a window revoked": {func(a *approval.Approval) {
+			a.State, a.Until, a.Uses, a.LastUse, a.Ended, a.Reason, a.Revoked = approval.Revoked, noon.Add(time.Hour), 1, noon, ended, "too wide", &approval.Vote{Person: "carol"}
+		}, "revoked by carol at 1 Mar 12:02 UTC: “too wide”; used 1 time, last at 1 Mar 12:00 UTC"},
+		"broken glass": {func(a *approval.Approval) {
+			a.State, a.Votes = approval.Approved, []approval.Vote{{Person: "bob", Approve: true, BreakGlass: true, Reason: "prod is down", At: noon}}
+		}, "approved alone by bob, who broke the glass, at 1 Mar 12:00 UTC: “prod is down”; not used yet: good for one identical call, until 1 Mar 12:15 UTC"},
+		"one call of a window": {func(a *approval.Approval) {
+			v := yes("bob")
+			v.Once, a.Grant = true, rules.Grant{For: time.Hour, Scope: rules.ScopeExact}
+			a.Votes = []approval.Vote{v}
+		}, "approved for one call by bob at 1 Mar 12:01 UTC; needs 1 of dba; until 1 Mar 12:15 UTC"},
 		"running": {func(a *approval.Approval) { a.State, a.Ended = approval.Spent, ended },
 			"used at 1 Mar 12:02 UTC; under way: it has no outcome yet"},
 		"ran": {func(a *approval.Approval) { a.State, a.Ended, a.Outcome = approval.Spent, ended, "ok" },
@@ -112,12 +132,39 @@ func TestStanding(t *testing.T) {
 	}
 }
 
-func TestVoters(t *testing.T) {
-	a := asking(2)
-	if got := Join(Voters(a, load(t)), "; "); got != "2 of dba: bob, carol; not alice, who asks" {
+func TestNotes(t *testing.T) {
+	a := asking(1)
+	if got := Notes(a); len(got) != 0 {
+		t.Errorf("%q", Join(got, "; "))
+	}
+	a.Partial = true
+	a.Renewals = []approval.Renewal{{At: noon, Policy: strings.Repeat("4", 40), Kept: []string{"dba"}, Dropped: []string{"security"}}}
+	a.Gone = noon.Add(time.Minute)
+	a.Grant = rules.Grant{For: 90 * time.Minute, Scope: rules.ScopeServer}
+	want := "part of the request is masked or left out; " +
+		"policy changed at 1 Mar 12:00 UTC: asked again under policy 4444444; the votes of dba stand; the votes of security do not, since what they approved has changed; " +
+		"the caller left at 1 Mar 12:01 UTC: nothing has run, and nothing will unless it asks again; " +
+		"an approval is good for 90 minutes, every call on db that the same rules ask about; or for one call, if it is given once"
+	if got := Join(Notes(a), "; "); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	a = asking(1)
+	a.Votes = []approval.Vote{{Person: "bob", Approve: true, BreakGlass: true, Reason: "x", At: noon}}
+	if got := Join(Notes(a), "; "); got != "the glass was broken: somebody else of the sets that were asked has to review it" {
 		t.Errorf("%q", got)
 	}
-	if got := Join(Voters(a, nil), "; "); got != "2 of dba, which the policy in force does not know" {
+	a.Review = &approval.Review{Person: "carol", Justified: true, Note: "it was down", At: noon}
+	if got := Join(Notes(a), "; "); got != "reviewed by carol at 1 Mar 12:00 UTC: justified, “it was down”" {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestVoters(t *testing.T) {
+	a := asking(2)
+	if got := Join(Voters(a, load(t)), "; "); got != "2 of dba: bob, carol; not alice, whose request it is" {
+		t.Errorf("%q", got)
+	}
+	if got := Join(Voters(a, nil), "; "); got != "2 of dba: the policy in force does not know it" {
 		t.Errorf("without a policy: %q", got)
 	}
 }
