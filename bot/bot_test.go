@@ -217,9 +217,10 @@ func (w *world) card(id, says string) slack.Card {
 	return c
 }
 
-// text is everything that the card shows, in one line.
+// text is everything that the card shows: as it is drawn, and as it is sent.
 func text(c slack.Card) string {
 	var b strings.Builder
+	b.WriteString(slack.Render(c, 1000))
 	for _, raw := range c.Blocks {
 		b.Write(raw)
 	}
@@ -548,8 +549,8 @@ func TestUntrustedText(t *testing.T) {
 				Elements []struct{ Type, Text string }
 			}
 		}
-		if json.Unmarshal(raw, &b) == nil && len(b.Elements) == 1 && b.Elements[0].Type == "rich_text_preformatted" {
-			pre = b.Elements[0].Elements[0].Text
+		if json.Unmarshal(raw, &b) == nil && len(b.Elements) == 2 && b.Elements[1].Type == "rich_text_preformatted" {
+			pre = b.Elements[1].Elements[0].Text
 		}
 	}
 	if want := "```<!channel> <https://evil.example|click> @here *bold* \\u{202E}txt.exe\\u{200B} \\u{00} \\u{5C}u{202E}\nsecond line"; pre != want {

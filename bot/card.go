@@ -5,7 +5,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"strings"
+	"slices"
 
 	"github.com/slack-go/slack"
 
@@ -17,16 +17,23 @@ import (
 // The actions of a card's buttons.
 const (
 	actionApprove = "countersign_approve"
+	actionOnce    = "countersign_approve_once" // for one call, where the rules grant a window
 	actionDeny    = "countersign_deny"
 	actionDetails = "countersign_details"
+	actionPage    = "countersign_page" // a link: the browser follows it, and Slack tells us too
 )
 
 // Slack's limits, with a margin for how it counts: 3,000 characters in a text
 // object, 150 in a header, 50 blocks and about 13,000 characters in a message.
+// The parts of a card have shares of these that add up to less.
 const (
 	maxText   = 2900
 	maxHeader = 145
+	maxDoes   = 2000 // what it does, all lines together
 	maxAsks   = 8
+	maxWhy    = 200 // of each rule's reason, on a card
+	maxState  = 1800
+	maxNotes  = 1500
 )
 
 // face is what a card shows.
@@ -47,77 +54,156 @@ func (f face) digest() (string, error) {
 	return hex.EncodeToString(sum[:8]), nil
 }
 
-// draw makes the card of an approval for one of its sets. It depends on its
-// arguments alone: no clock.
-func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy) face {
-	f := face{approvable: true}
-	headline, named := tell.Headline(a, p)
-	f.approvable = named
+// draw makes the card of an approval for one of its sets: while it waits, the
+// question; afterwards, its record. It depends on its arguments alone: no clock.
+// The policy may be nil; public is where the approval page is, or "".
+func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy, public string) face {
+	var f face
+	var settings rules.Settings
+	if p != nil {
+		settings = p.Settings()
+	}
+	headline, _ := tell.Headline(a, p)
 	if tell.Cost(headline) <= maxHeader {
 		f.add(slack.NewHeaderBlock(plain(headline)))
 	} else {
 		f.add(slack.NewSectionBlock(plain(headline), nil, nil))
 	}
-	shown, whole := tell.Visible(orElse(a.Args, "(no arguments)"), true, maxText)
-	f.add(preformatted(shown))
-	var obstacles []string
-	switch {
-	case a.Partial:
-		obstacles = append(obstacles, "Part of the request is masked or left out.")
-	case !whole:
-		obstacles = append(obstacles, "The request is longer than a card can show.")
-	case !f.approvable:
-		obstacles = append(obstacles, "A name in it is longer than a card can show.")
+	if a.State != approval.Pending {
+		f.add(richText(list(fitLines(tell.Standing(a), maxState))))
 	}
-	f.approvable = f.approvable && whole && !a.Partial
-	if len(a.Asks) > maxAsks {
-		f.approvable = false
-		obstacles = append(obstacles, fmt.Sprintf("%d rules ask; a card shows %d.", len(a.Asks), maxAsks))
+	if does, _ := fitTexts(tell.Does(a), maxDoes); len(does) > 0 {
+		f.add(richText(section(bold("What it does")), bullets(does)))
 	}
-	for _, ask := range a.Asks[:min(len(a.Asks), maxAsks)] {
-		why, _ := tell.Visible(ask.Reason, false, tell.MaxReason) // reviewed text: a long one may be cut, visibly
-		rule, _ := tell.Visible(ask.Rule, false, tell.MaxName)
-		f.add(smallPrint(fmt.Sprintf("why: %s · rule %s, %s:%d · policy %.7s", why, rule, ask.File, ask.Line, a.Policy)))
+	shown, _ := tell.Visible(orElse(a.Args, "(no arguments)"), true, maxText)
+	f.add(richText(section(bold("The request in full")), preformatted(shown)))
+	f.add(whyBlock(a, settings.PolicyLink))
+	if notes := tell.Notes(a); len(notes) > 0 {
+		f.add(richText(list(fitLines(notes, maxNotes))))
 	}
-	if set.Via == approval.ViaOIDC {
-		f.approvable = false
-		obstacles = append(obstacles, "This approver set approves by signing in, not by button.")
-	}
-
-	state := soFar(a)
+	page := tell.PageLink(public, a.ID)
 	if a.State == approval.Pending {
-		f.add(smallPrint(fmt.Sprintf("%s · approval %s", state, a.ID)))
-		if !f.approvable {
-			way := "Deny it, or have it asked again in a form that fits."
-			f.add(slack.NewSectionBlock(plain(strings.Join(obstacles, " ")+" What cannot be seen in full cannot be approved here. "+way), nil, nil))
-		}
-		f.add(buttons(a, f.approvable))
+		f.ask(a, set, p, page)
 	} else {
-		f.approvable = false
-		f.add(slack.NewSectionBlock(plain(state), nil, nil))
-		f.add(smallPrint(fmt.Sprintf("approval %s · call %s", a.ID, orElse(a.SpentBy, a.Call))))
+		f.record(a, settings.AuditLink, page)
 	}
-	f.text = headline + ". " + state
+	f.text = tell.Summary(a, p)
 	return f
-}
-
-// soFar is where the approval stands, in one line.
-func soFar(a approval.Approval) string {
-	out, _ := tell.Cut(tell.Join(tell.Standing(a), " · "), maxText)
-	return out
 }
 
 func (f *face) add(b slack.Block) { f.blocks = append(f.blocks, b) }
 
-func buttons(a approval.Approval, approvable bool) slack.Block {
-	value := ballot(a)
-	var all []slack.BlockElement
-	if approvable {
-		all = append(all, slack.NewButtonBlockElement(actionApprove, value, plain("Approve")).WithStyle(slack.StylePrimary))
+// ask is the foot of a card that waits: what is missing, until when, and the
+// buttons.
+func (f *face) ask(a approval.Approval, set rules.ApproverSet, p *rules.Policy, page string) {
+	f.add(richText(section(inline(fitLines(tell.Standing(a), maxState))...)))
+	obstacles := unseen(a, p)
+	f.approvable = len(obstacles) == 0 && !signsIn(a, set)
+	switch {
+	case f.approvable:
+	case len(obstacles) > 0 && page != "":
+		f.say(sentences(obstacles) + " What cannot be seen in full cannot be approved here: open the approval page, where it is whole.")
+	case len(obstacles) > 0:
+		f.say(sentences(obstacles) + " What cannot be seen in full cannot be approved here. Deny it, or have it asked again in a form that fits.")
+	case page != "":
+		f.say("It is approved by signing in on the approval page, not by a button.")
+	default:
+		f.say("It is approved by signing in, not by a button.")
 	}
-	all = append(all, slack.NewButtonBlockElement(actionDeny, value, plain("Deny")).WithStyle(slack.StyleDanger),
-		slack.NewButtonBlockElement(actionDetails, value, plain("Details")))
+	f.add(buttons(a, f.approvable, page))
+	f.add(smallPrint("approval " + a.ID))
+}
+
+// record is the foot of a card that is decided: no buttons, but where to read
+// on.
+func (f *face) record(a approval.Approval, auditLink, page string) {
+	call := orElse(a.SpentBy, a.Call)
+	foot := []slack.RichTextSectionElement{text("approval " + a.ID + " · call " + call)}
+	if link := tell.AuditLink(auditLink, call); link != "" {
+		foot = append(foot, text(" · "), slack.NewRichTextSectionLinkElement(link, "its entry in the record", nil))
+	}
+	if page != "" {
+		what := "the approval page"
+		if a.State == approval.Approved {
+			what = "revoke it on the approval page"
+		}
+		foot = append(foot, text(" · "), slack.NewRichTextSectionLinkElement(page, what, nil))
+	}
+	f.add(richText(section(foot...)))
+}
+
+func (f *face) say(s string) { f.add(slack.NewSectionBlock(plain(s), nil, nil)) }
+
+// unseen lists what a card cannot show of an approval, or only in part: with
+// any of these there is no Approve button, and a press of one does not count.
+func unseen(a approval.Approval, p *rules.Policy) []string {
+	var out []string
+	if a.Partial {
+		out = append(out, "part of the request is masked or left out")
+	}
+	if _, whole := tell.Visible(a.Args, true, maxText); !whole {
+		out = append(out, "the request is longer than a card can show")
+	}
+	if _, whole := tell.Headline(a, p); !whole {
+		out = append(out, "a name in it is longer than a card can show")
+	}
+	if _, whole := fitTexts(tell.Does(a), maxDoes); !whole {
+		out = append(out, "what it does is longer than a card can show")
+	}
+	if n := len(a.Asks); n > maxAsks {
+		out = append(out, fmt.Sprintf("%d rules ask, and a card shows %d", n, maxAsks))
+	}
+	return out
+}
+
+// signsIn tells whether the set approves by signing in, as the set or a rule
+// that asks it wants.
+func signsIn(a approval.Approval, set rules.ApproverSet) bool {
+	return set.Via == approval.ViaOIDC || slices.ContainsFunc(a.Asks, func(ask rules.Ask) bool {
+		return ask.Approvers == set.Name && ask.Via == approval.ViaOIDC
+	})
+}
+
+// whyBlock says which rules ask and why, with the way to each rule.
+func whyBlock(a approval.Approval, policyLink string) slack.Block {
+	items := []slack.RichTextElement{}
+	for _, r := range tell.Reasons(a, policyLink)[:min(len(a.Asks), maxAsks)] {
+		why, _ := tell.Cut(r.Why, maxWhy) // reviewed text: a long one may be cut, visibly
+		place := slack.RichTextSectionElement(text(r.Place))
+		if r.Link != "" {
+			place = slack.NewRichTextSectionLinkElement(r.Link, r.Place, nil)
+		}
+		items = append(items, section(text(orElse(why, "(no reason)")+" · rule "+r.Rule+", "), place, text(" · policy "+r.At)))
+	}
+	return richText(section(bold("Why a person is asked")), slack.NewRichTextList(slack.RTEListBullet, 0, items...))
+}
+
+func buttons(a approval.Approval, approvable bool, page string) slack.Block {
+	value := ballot(a)
+	button := func(action, label string) *slack.ButtonBlockElement {
+		return slack.NewButtonBlockElement(action, value, plain(label))
+	}
+	var all []slack.BlockElement
+	switch {
+	case !approvable:
+	case a.Grant.For > 0:
+		long := "Approve for " + tell.Span(a.Grant.For)
+		all = append(all, button(actionOnce, "Approve once").WithStyle(slack.StylePrimary), button(actionApprove, long).WithConfirm(
+			slack.NewConfirmationBlockObject(plain(long+"?"), plain(scopeWords(a)), plain("Approve"), plain("Back"))))
+	default:
+		all = append(all, button(actionApprove, "Approve").WithStyle(slack.StylePrimary))
+	}
+	all = append(all, button(actionDeny, "Deny").WithStyle(slack.StyleDanger), button(actionDetails, "Details"))
+	if page != "" {
+		all = append(all, button(actionPage, "Approval page").WithURL(page))
+	}
 	return slack.NewActionBlock("countersign", all...)
+}
+
+// scopeWords fit a confirmation dialog: 300 characters.
+func scopeWords(a approval.Approval) string {
+	s, _ := tell.Cut("Nobody is asked again for "+tell.Span(a.Grant.For)+", for "+tell.Scope(a)+". It can be revoked.", 280)
+	return s
 }
 
 // ballot is a button's value: the approval's id, a dot, and 16 hex digits of a
@@ -127,30 +213,4 @@ func buttons(a approval.Approval, approvable bool) slack.Block {
 func ballot(a approval.Approval) string {
 	sum := sha256.Sum256([]byte(a.ID + "\n" + a.Digest + "\n" + a.RulesDigest))
 	return a.ID + "." + hex.EncodeToString(sum[:8])
-}
-
-func plain(s string) *slack.TextBlockObject {
-	return slack.NewTextBlockObject(slack.PlainTextType, s, false, false)
-}
-
-func smallPrint(s string) slack.Block {
-	if tell.Cost(s) > maxText {
-		s, _ = tell.Cut(s, maxText)
-	}
-	return slack.NewContextBlock("", plain(s))
-}
-
-// preformatted holds text in which Slack looks for nothing.
-func preformatted(s string) slack.Block {
-	return slack.NewRichTextBlock("", &slack.RichTextPreformatted{
-		Type:     slack.RTEPreformatted,
-		Elements: []slack.RichTextSectionElement{slack.NewRichTextSectionTextElement(s, nil)},
-	})
-}
-
-func orElse(s, other string) string {
-	if strings.TrimSpace(s) == "" {
-		return other
-	}
-	return s
 }

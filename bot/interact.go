@@ -189,7 +189,9 @@ func (b *Bot) read(raw []byte) (press, error) {
 		}
 		act := in.ActionCallback.BlockActions[0]
 		p.action, p.ballot, p.proof.ActionTS = act.ActionID, act.Value, act.ActionTs
-		if p.action != actionApprove && p.action != actionDeny && p.action != actionDetails {
+		switch p.action {
+		case actionApprove, actionOnce, actionDeny, actionDetails, actionPage:
+		default:
 			return p, fmt.Errorf("unknown action %.40q", p.action)
 		}
 	case slack.InteractionTypeViewSubmission:
@@ -223,6 +225,9 @@ func (b *Bot) interact(ctx context.Context, raw []byte) {
 		}
 		return
 	}
+	if p.action == actionPage {
+		return // their browser follows the link
+	}
 	a, v, err := b.act(ctx, p)
 	if err == nil {
 		return
@@ -241,7 +246,7 @@ var (
 
 // vote is what a press says, as long as nobody knows who pressed.
 func (p press) vote(now time.Time) approval.Vote {
-	return approval.Vote{Via: approval.ViaSlack, Slack: p.proof, Approve: p.action == actionApprove, Reason: strings.TrimSpace(p.reason), At: now.UTC()}
+	return approval.Vote{Via: approval.ViaSlack, Slack: p.proof, Approve: p.action == actionApprove || p.action == actionOnce, Once: p.action == actionOnce, Reason: strings.TrimSpace(p.reason), At: now.UTC()}
 }
 
 // act does what a press asks for. It returns the vote also if it does not count.
@@ -280,14 +285,11 @@ func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vot
 			return a, v, err
 		}
 		return a, v, b.openReason(ctx, a, p)
-	case actionApprove:
+	case actionApprove, actionOnce:
 		// The card that the presser saw had this button only if the request
 		// could be seen in full; a forged press comes without having seen it.
-		for _, ask := range a.Asks {
-			set, _ := policy.ApproverSet(ask.Approvers)
-			if a.State == approval.Pending && !draw(a, set, policy).approvable {
-				return a, v, approval.ErrPartial
-			}
+		if a.State == approval.Pending && len(unseen(a, policy)) > 0 {
+			return a, v, approval.ErrPartial
 		}
 	}
 	voted, err := b.Book.Vote(ctx, a.ID, v, policy)

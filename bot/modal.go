@@ -10,6 +10,7 @@ import (
 
 	"countersign/enforcer/approval"
 	"countersign/enforcer/approval/tell"
+	"countersign/rules"
 )
 
 // modalMemory is what the deny modal carries from press to submission, in its
@@ -39,23 +40,77 @@ func (b *Bot) openReason(ctx context.Context, a approval.Approval, p press) erro
 	})
 }
 
-// openDetails shows what the card leaves out: the exact identities, and what
-// every rule that was looked at said.
+// openDetails shows what the card leaves out.
 func (b *Bot) openDetails(ctx context.Context, a approval.Approval, p press) error {
-	var facts strings.Builder
-	for _, f := range tell.Facts(a) {
-		fmt.Fprintf(&facts, "%-8s %s\n", f.Name, f.Value)
-	}
-	shown, _ := tell.Cut(strings.TrimSpace(facts.String()), maxText)
-	why, _ := tell.Cut(orElse(strings.Join(tell.Trace(a), "\n"), "(no rule)"), maxText)
 	return b.open(ctx, p, slack.ModalViewRequest{
 		Type: slack.VTModal, Title: plain("Details"), Close: plain("Close"),
-		Blocks: slack.Blocks{BlockSet: []slack.Block{
-			slack.NewSectionBlock(plain("What is asked, exactly"), nil, nil), preformatted(shown),
-			slack.NewSectionBlock(plain("What the rules said"), nil, nil), preformatted(why),
-			slack.NewSectionBlock(plain("So far: "+soFar(a)), nil, nil),
-		}},
+		Blocks: slack.Blocks{BlockSet: details(a, b.Policy(), b.PublicURL)},
 	})
+}
+
+// What a dialog may hold: 100 blocks. Each part of Details has a share of them,
+// of one text of maxText characters a block.
+const (
+	maxRequestBlocks = 30
+	maxPartBlocks    = 10
+)
+
+// details is the whole approval: where it stands and who may vote, the request,
+// what every rule that was looked at said, the exact identities and digests, and
+// how each vote came about.
+func details(a approval.Approval, p *rules.Policy, public string) []slack.Block {
+	var all []slack.Block
+	part := func(title string, limit int, lines []string) {
+		if len(lines) == 0 {
+			return
+		}
+		all = append(all, richText(section(bold(title))))
+		texts := pages(strings.Join(lines, "\n"), limit)
+		for _, t := range texts {
+			all = append(all, richText(preformatted(t)))
+		}
+	}
+	said := func(lines []tell.Line) []string {
+		var out []string
+		for _, l := range lines {
+			out = append(out, l.String())
+		}
+		return out
+	}
+	headline, _ := tell.Headline(a, p)
+	all = append(all, slack.NewSectionBlock(plain(headline), nil, nil))
+	if page := tell.PageLink(public, a.ID); page != "" {
+		all = append(all, richText(section(slack.NewRichTextSectionLinkElement(page, "Open it on the approval page", nil))))
+	}
+	part("Where it stands", maxPartBlocks, append(said(tell.Standing(a)), said(tell.Notes(a))...))
+	part("Who may vote", maxPartBlocks, said(tell.Voters(a, p)))
+	part("What it does", maxPartBlocks, tell.Does(a))
+	request, _ := tell.Visible(orElse(a.Args, "(no arguments)"), true, 1<<30)
+	part("The request in full", maxRequestBlocks, []string{request})
+	part("What the rules said", maxPartBlocks, tell.Trace(a))
+	var facts []string
+	for _, f := range tell.Facts(a) {
+		facts = append(facts, fmt.Sprintf("%-8s %s", f.Name, f.Value))
+	}
+	part("Exactly", maxPartBlocks, facts)
+	part("How the votes came about", maxPartBlocks, tell.Proofs(a))
+	return all
+}
+
+// pages cuts a text that is visible into at most so many texts of maxText
+// characters, at line breaks where there are any; what is left over is counted.
+func pages(visible string, limit int) []string {
+	var out []string
+	for len(out) < limit-1 && tell.Cost(visible) > maxText {
+		head, _ := tell.Split(visible, maxText)
+		if i := strings.LastIndexByte(head, '\n'); i > len(head)/2 {
+			head = head[:i+1]
+		}
+		out = append(out, head)
+		visible = visible[len(head):]
+	}
+	last, _ := tell.Cut(visible, maxText)
+	return append(out, orElse(last, " "))
 }
 
 func (b *Bot) open(ctx context.Context, p press, v slack.ModalViewRequest) error {

@@ -169,7 +169,7 @@ func (b *Bot) place(ctx context.Context, p place, sure *bool) error {
 	card, has := a.Card(p.set)
 	switch {
 	case has && card.TS != "":
-		return b.update(ctx, a, card, draw(a, set, policy))
+		return b.update(ctx, a, card, draw(a, set, policy, b.PublicURL))
 	case a.State != approval.Pending && !has:
 		return nil // over before it was shown
 	case a.State == approval.Pending && (!ok || set.Channel == ""):
@@ -216,7 +216,7 @@ func (b *Bot) post(ctx context.Context, p place, set rules.ApproverSet, policy *
 	case a.State != approval.Pending:
 		return nil
 	}
-	f := draw(a, set, policy)
+	f := draw(a, set, policy, b.PublicURL)
 	shown, err := f.digest()
 	if err != nil {
 		return err

@@ -13,6 +13,7 @@ package tell
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -100,15 +101,40 @@ func What(a approval.Approval) (text string, whole bool) {
 	return thing + " on " + server, one && two
 }
 
-// Summary says everything that is known of an approval in a few sentences: for
+// Summary says all that matters of an approval in a few sentences: who asks for
+// what, what that does, why a person is asked, and where it stands. It is for
 // notifications and screen readers.
 func Summary(a approval.Approval, p *rules.Policy) string {
 	headline, _ := Headline(a, p)
-	text := headline + ". " + capital(Join(Standing(a), "; ")) + "."
+	text := headline + ". "
+	if len(a.Does) > 0 {
+		does, _ := Cut(strings.Join(Does(a), "; "), MaxReason)
+		text += "What it does: " + does + ". "
+	}
+	var why []string
+	for _, ask := range a.Asks {
+		if r := reason(ask.Reason); r != "" && !slices.Contains(why, r) {
+			why = append(why, r)
+		}
+	}
+	if len(why) > 0 {
+		because, _ := Cut(strings.Join(why, "; "), MaxReason)
+		text += "Why a person is asked: " + because + ". "
+	}
+	text += capital(Join(Standing(a), "; ")) + "."
 	if notes := Notes(a); len(notes) > 0 {
 		text += " " + capital(Join(notes, "; ")) + "."
 	}
 	return text
+}
+
+// Does is what SQL and shell in the arguments do, made visible, a line each.
+func Does(a approval.Approval) []string {
+	out := make([]string, len(a.Does))
+	for i, line := range a.Does {
+		out[i], _ = Visible(line, false, 1<<20)
+	}
+	return out
 }
 
 func capital(s string) string {

@@ -127,7 +127,8 @@ func TestStanding(t *testing.T) {
 		}
 	}
 	a := asking(1)
-	if got := Summary(a, load(t)); got != "desk-assistant asks for alice: query on db. Needs 1 of dba; until 1 Mar 12:15 UTC." {
+	a.Does = []string{"drops table t"}
+	if got := Summary(a, load(t)); got != "desk-assistant asks for alice: query on db. What it does: drops table t. Why a person is asked: Writes need a DBA. Needs 1 of dba; until 1 Mar 12:15 UTC." {
 		t.Errorf("%q", got)
 	}
 }
@@ -192,7 +193,8 @@ func TestLinks(t *testing.T) {
 		{"", commit, "rules/all.yaml", ""},
 		{good, "main", "rules/all.yaml", ""},
 		{good, commit, "../../evil/x.yaml", ""},
-		{"http://github.com/{commit}", commit, "x", ""},
+		{"{file}://github.com/{commit}", commit, "https", ""},
+		{"//github.com/{commit}", commit, "x", ""},
 		{"javascript:alert('{commit}')", commit, "x", ""},
 		{"https://{file}/", commit, "evil.example", ""},
 		{"https://me@github.com/{commit}", commit, "x", ""},

@@ -47,10 +47,7 @@ func Cut(visible string, limit int) (out string, whole bool) {
 	used, fits, fitted := 0, 0, 0 // fits: bytes that leave room for the note
 	seen := 0
 	for i := 0; i < len(visible); {
-		_, n := utf8.DecodeRuneInString(visible[i:])
-		if strings.HasPrefix(visible[i:], `\u{`) {
-			n = max(strings.IndexByte(visible[i:], '}')+1, n)
-		}
+		n := unit(visible[i:])
 		used += Cost(visible[i : i+n])
 		if used > limit {
 			return visible[:fits] + fmt.Sprintf(note, seen+units(visible[i:])-fitted), false
@@ -64,18 +61,35 @@ func Cut(visible string, limit int) (out string, whole bool) {
 	return visible, true
 }
 
+// Split parts a visible text after at most limit characters (see Cost), not
+// within an escape.
+func Split(visible string, limit int) (head, rest string) {
+	used := 0
+	for i := 0; i < len(visible); {
+		n := unit(visible[i:])
+		if used += Cost(visible[i : i+n]); used > limit && i > 0 {
+			return visible[:i], visible[i:]
+		}
+		i += n
+	}
+	return visible, ""
+}
+
+// unit is the length in bytes of the first character, or of the escape that
+// stands for one.
+func unit(visible string) int {
+	_, n := utf8.DecodeRuneInString(visible)
+	if strings.HasPrefix(visible, `\u{`) {
+		n = max(strings.IndexByte(visible, '}')+1, n)
+	}
+	return n
+}
+
 // units counts characters, an escape being one.
 func units(visible string) int {
-	escapes := strings.Count(visible, `\u{`)
-	n := utf8.RuneCountInString(visible)
-	for range escapes {
-		_, rest, _ := strings.Cut(visible, `\u{`)
-		inside, after, closed := strings.Cut(rest, "}")
-		if !closed {
-			break
-		}
-		n -= len(inside) + len(`\u{}`) - 1
-		visible = after
+	n := 0
+	for i := 0; i < len(visible); i += unit(visible[i:]) {
+		n++
 	}
 	return n
 }

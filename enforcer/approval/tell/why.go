@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
 
 	"countersign/enforcer/approval"
 	"countersign/rules"
@@ -41,7 +42,9 @@ func Facts(a approval.Approval) []Fact {
 		{"subject", a.Subject.Issuer + "#" + a.Subject.Sub}, {"client", a.Client}, {"server", a.Server}, {"method", a.Method},
 		{"tool", a.Tool}, {"resource", a.Resource}, {"digest", a.Digest}, {"rules", a.RulesDigest}, {"policy", a.Policy},
 		{"holder", a.Holder}, {"call", a.Call}, {"used by", a.SpentBy}, {"approval", a.ID},
-		{"asked", moment(a)},
+	}
+	if !a.Created.IsZero() {
+		all = append(all, Fact{"asked", exact(a.Created)})
 	}
 	var out []Fact
 	for _, f := range all {
@@ -52,13 +55,6 @@ func Facts(a approval.Approval) []Fact {
 		out = append(out, f)
 	}
 	return out
-}
-
-func moment(a approval.Approval) string {
-	if a.Created.IsZero() {
-		return ""
-	}
-	return a.Created.UTC().Format("2006-01-02T15:04:05Z")
 }
 
 // Trace lists what every rule that was looked at said, one a line. Without a
@@ -89,6 +85,33 @@ func Trace(a approval.Approval) []string {
 	return out
 }
 
+// Proofs says how each vote came about, one a line: who exactly, by which door,
+// how they were linked, and when to the second.
+func Proofs(a approval.Approval) []string {
+	var out []string
+	for _, v := range a.Votes {
+		verdict := "denied"
+		if v.Approve {
+			verdict = "approved"
+		}
+		s := fmt.Sprintf("%s %s at %s as %s#%s, for %s, by %s", v.Who(), verdict, exact(v.At), v.Issuer, v.Sub, strings.Join(v.Sets, " and "), v.Via)
+		if p := v.Slack; p != nil {
+			s += fmt.Sprintf(": user %s of team %s", p.User, p.Team)
+		}
+		if v.Linked != "" {
+			s += ", linked by " + v.Linked
+		}
+		if l := v.Login; l != nil {
+			s += fmt.Sprintf("; signed in at %s, authenticated at %s, acr %s, amr %s", exact(l.At), exact(l.AuthTime), orElse(l.ACR, "none"), orElse(strings.Join(l.AMR, " "), "none"))
+		}
+		s, _ = Visible(s, false, 2*MaxReason)
+		out = append(out, s)
+	}
+	return out
+}
+
+func exact(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
 const maxLink = 2000
 
 var (
@@ -98,7 +121,7 @@ var (
 
 // PolicyLink fills a template, "https://…/{commit}/{file}#L{line}", and returns
 // "" where no link comes of it that is safe to show: without a template, or
-// where the result is no https address on the template's own host.
+// where the result is no web address on the template's own host.
 func PolicyLink(template, commit, file string, line int) string {
 	if !commitID.MatchString(commit) {
 		return ""
@@ -139,7 +162,7 @@ func fill(template string, pairs ...string) string {
 		return ""
 	}
 	own, err := url.Parse(strings.NewReplacer(pairs...).Replace(template))
-	if err != nil || whole.Scheme != "https" || whole.Host == "" || whole.Host != own.Host || whole.User != nil || strings.ContainsAny(link, "{}<>\"'`| \\") {
+	if err != nil || whole.Scheme != "https" && whole.Scheme != "http" || whole.Scheme != own.Scheme || whole.Host == "" || whole.Host != own.Host || whole.User != nil || strings.ContainsAny(link, "{}<>\"'`| \\") {
 		return ""
 	}
 	return link
