@@ -19,18 +19,23 @@ import (
 	"countersign/rules"
 )
 
-// keepAlive is how often a waiting caller hears from us: well below every
-// client's idle limit that is known.
-const keepAlive = 10 * time.Second
-
-// approve has a person decide, where policy asks for one.
+// approve has a person decide, where policy asks for one. It is the way down a
+// ladder, by what the client can do:
 //
-// The caller waits on an open event stream for as long as the policy holds it;
-// then it is told that the approval is pending, and an identical call attaches
-// to the same approval. Once granted, the request is decided again under the
-// policy then in force, and the approval is spent by compare-and-swap: at most
-// one call runs on it.
+//  1. A client with the tasks extension gets a task at once; see task.go.
+//  2. Any other waits on an open event stream, for as long as policy holds it.
+//  3. Then one of the stateless era is answered with `input_required`, and waits
+//     again with its retry; see ticket.go.
+//  4. At last it is told that the approval is pending, and an identical call
+//     attaches to the same approval.
+//
+// Once granted, the request is decided again under the policy then in force, and
+// the approval is spent by compare-and-swap: at most one call runs on it. A
+// policy that changes meanwhile is noticed at once: see reconsider.
 func (x *exchange) approve(ctx context.Context) error {
+	if x.ticket != nil && x.ticket.Digest != x.digest {
+		return refuse(kindUnknown, "requestState was given for another call, or for other arguments: repeat the call without it")
+	}
 	if x.decision.Effect != rules.Approve {
 		return nil
 	}
@@ -41,63 +46,167 @@ func (x *exchange) approve(ctx context.Context) error {
 	if x.binds, err = x.binding(); err != nil {
 		return err
 	}
-	if err := x.deliverLate(); err != nil {
-		return err
-	}
-	shown, partial := x.shown()
-	asked := x.decision.RulesDigest
-	request := approval.Request{
-		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
-		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Does: x.does(),
-		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: asked, Policy: x.decision.Policy, Grant: x.decision.Grant,
-		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
-	}
-	a, _, err := x.e.Approvals.Ask(ctx, request)
-	if err != nil {
-		return refuse(kindUnavailable, "the approval could not be asked for: %w", err)
-	}
-	x.approval = a.ID
-	if a.State == approval.Pending {
-		if a, err = x.wait(ctx, a); err != nil {
+	if x.task == nil {
+		if err := x.deliverLate(ctx); err != nil {
 			return err
 		}
 	}
-	if a.State != approval.Approved {
-		return x.denied(verdict(a))
+	if err := x.resumed(ctx); err != nil {
+		return err
 	}
+	hold := time.NewTimer(x.force.policy.HoldFor(x.caller.Client))
+	defer hold.Stop()
+	var earlier string // the approval that was asked for until the policy changed
+	if x.task != nil {
+		earlier = x.task.Approval
+	}
+	for {
+		planned := x.plan(ctx)
+		request := x.request(planned)
+		a, _, err := x.e.Approvals.Ask(ctx, request)
+		if err != nil {
+			x.drop(ctx, planned)
+			return refuse(kindUnavailable, "the approval could not be asked for: %w", err)
+		}
+		if earlier != "" && earlier != a.ID {
+			x.withdraw(ctx, earlier, "the policy has changed, and asks for another approval instead: "+a.ID)
+		}
+		x.approval, earlier = a.ID, a.ID
+		if a.State == approval.Pending {
+			if err := x.queue(ctx, a, planned); err != nil {
+				return err
+			}
+			if a, err = x.wait(ctx, a, hold.C); err != nil && !errors.Is(err, errPolicy) {
+				return err
+			}
+		} else {
+			x.drop(ctx, planned)
+		}
+		switch a.State {
+		case approval.Pending: // the policy has changed
+		case approval.Approved:
+			done, err := x.spend(ctx, a, request)
+			if done || err != nil {
+				return err
+			}
+		default:
+			return x.denied(verdict(a))
+		}
+		if done, err := x.reconsider(ctx, a); done || err != nil {
+			return err
+		}
+	}
+}
+
+// request is what people are asked.
+func (x *exchange) request(planned *task) approval.Request {
+	shown, partial := x.shown()
+	r := approval.Request{
+		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
+		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Does: x.does(),
+		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: x.decision.RulesDigest, Policy: x.decision.Policy, Grant: x.decision.Grant,
+		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
+	}
+	switch {
+	case planned != nil:
+		r.Task = planned.ID
+	case x.task != nil:
+		r.Task = x.task.ID
+	}
+	return r
+}
+
+// spend decides the request again, and uses the approval for this call. It
+// returns false if the policy has changed what it asks for, so that the approval
+// is not good for it.
+func (x *exchange) spend(ctx context.Context, a approval.Approval, request approval.Request) (done bool, err error) {
 	if x.force, err = x.e.current(); err != nil {
-		return refuse(kindUnavailable, "%w", err)
+		return false, refuse(kindUnavailable, "%w", err)
 	}
 	x.req.Now = x.e.Now()
 	again := x.ask()
-	if again.Effect == rules.Deny {
-		x.decision = again
-		return x.denied("approved, but the policy has changed since and now denies it: " + again.Reason)
-	}
-	if again.Effect == rules.Approve && again.RulesDigest != asked {
-		x.decision = again
-		return x.denied("approved, but the rules that ask for approval, the server or its credential have changed since: repeat the call to ask again")
-	}
-	if again.Credential != x.decision.Credential {
-		x.decision = again
-		return x.denied("approved, but the policy has changed its credential since: repeat the call to ask again")
+	if again.Effect != rules.Approve || again.RulesDigest != x.decision.RulesDigest || again.Credential != x.decision.Credential {
+		return false, nil
 	}
 	if err := x.unfrozen(ctx); err != nil {
-		return err // the approval stays: it may be spent once the freeze is lifted
+		return false, err // the approval stays: it may be spent once the freeze is lifted
 	}
 	if err := x.answerable(ctx); err != nil { // the approval stays
-		return err
+		return false, err
 	}
 	if refused := x.e.Quotas.Count(x.req.Now, x.draws()); refused != nil {
-		return x.exhausted(refused) // the approval stays
+		return false, x.exhausted(refused) // the approval stays
 	}
-	x.lateKey = x.sameRequest() // as the caller's next identical call will have it
 	x.decision = again
+	if x.task == nil {
+		x.owes = x.owedKey()
+		if err := x.e.owe(ctx, x.owes, owed{Approval: a.ID, Call: x.id, At: x.e.Now()}); err != nil {
+			return false, refuse(kindUnavailable, "what the call comes to could not be kept for its caller, so it does not run: %w", err)
+		}
+	}
+	x.cleanup = append(x.cleanup, x.e.runs.begin(x.id))
+	if err := x.present(ctx); err != nil { // as late as can be: nothing runs for a caller who has left
+		return false, err
+	}
 	if _, err = x.e.Approvals.Spend(ctx, a.ID, request, x.id); err != nil {
-		return x.denied("the approval cannot be used: " + err.Error())
+		return false, x.denied("the approval cannot be used: " + err.Error())
 	}
 	x.spent = true
+	return true, nil
+}
+
+// present refuses to go on for a caller who has cancelled or left.
+func (x *exchange) present(ctx context.Context) error {
+	if x.cancelled.Load() || ctx.Err() != nil {
+		x.left(x.approval)
+		return refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
+	}
 	return nil
+}
+
+// reconsider decides the request under the policy now in force, while its
+// approval a is not used. Denied, the caller is told at once; allowed, it goes
+// on without: in both cases nobody is asked any more. Otherwise people are asked
+// what the new policy asks (done is false).
+func (x *exchange) reconsider(ctx context.Context, a approval.Approval) (done bool, err error) {
+	if x.force, err = x.e.current(); err != nil {
+		return false, refuse(kindUnavailable, "%w", err)
+	}
+	x.req.Now = x.e.Now()
+	x.decision = x.ask()
+	switch x.decision.Effect {
+	case rules.Deny:
+		x.withdraw(ctx, a.ID, "the policy has changed, and denies it: "+x.decision.Reason)
+		return true, x.denied("the policy has changed while approval was asked for, and now denies it: " + x.decision.Reason)
+	case rules.Allow:
+		x.withdraw(ctx, a.ID, "the policy has changed, and allows it without approval")
+		x.approval = ""
+	default:
+		if x.binds, err = x.binding(); err != nil {
+			return false, err
+		}
+	}
+	for _, step := range []func(context.Context) error{x.unfrozen, x.worded, x.answerable, x.foreseen} {
+		if err := step(ctx); err != nil {
+			return false, err
+		}
+	}
+	if x.decision.Effect == rules.Approve {
+		return false, nil
+	}
+	if refused := x.e.Quotas.Count(x.req.Now, x.draws()); refused != nil {
+		return false, x.exhausted(refused)
+	}
+	return true, x.present(ctx)
+}
+
+// withdraw has nobody asked any more. One that was decided meanwhile, or taken
+// back by another waiter, is as it is.
+func (x *exchange) withdraw(ctx context.Context, id, why string) {
+	err := x.e.Approvals.Withdraw(context.WithoutCancel(ctx), id, x.e.words(why, 1024))
+	if err != nil && !errors.Is(err, approval.ErrDecided) {
+		x.e.Log.Warn("an approval that the policy does not ask for any more could not be withdrawn", "approval", id, "err", err)
+	}
 }
 
 // binding is what an approval is bound to: what is asked, and what Vault is
@@ -135,98 +244,6 @@ func (x *exchange) finish(ctx context.Context) {
 	if err := x.e.Approvals.Finish(ctx, x.approval, x.id, outcome); err != nil {
 		x.e.Log.Warn("the approval was not told of its call's outcome", "approval", x.approval, "call", x.id, "err", err)
 	}
-}
-
-// verdict is what the agent is told of an approval that was not granted.
-func verdict(a approval.Approval) string {
-	switch a.State {
-	case approval.Denied:
-		who := "an approver"
-		for _, v := range a.Votes {
-			if !v.Approve {
-				who = v.Who()
-			}
-		}
-		return fmt.Sprintf("%s denied this call: %q", who, a.Reason)
-	case approval.Expired:
-		return "nobody approved this call in time: ask the approvers, then repeat it"
-	case approval.Withdrawn:
-		return "the request for approval was withdrawn"
-	case approval.Revoked:
-		return fmt.Sprintf("the approval was revoked: %q", a.Reason)
-	default:
-		return "the approval has been used already: repeat the call to ask again"
-	}
-}
-
-// wait holds the caller until the approval is decided, the policy's hold is
-// over, the caller leaves, or the enforcer stops.
-func (x *exchange) wait(ctx context.Context, a approval.Approval) (approval.Approval, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer x.e.waiting.hold(x, func() { cancel(errCancelled) })()
-	stopped := context.AfterFunc(x.e.lifetime, func() { cancel(errStopping) })
-	defer stopped()
-
-	type result struct {
-		a   approval.Approval
-		err error
-	}
-	decided := make(chan result, 1)
-	go func() {
-		a, err := x.e.Approvals.Wait(ctx, a.ID)
-		decided <- result{a, err}
-	}()
-	hold := time.NewTimer(x.force.policy.Settings().Hold)
-	defer hold.Stop()
-	tick, look := time.NewTicker(keepAlive), time.NewTicker(250*time.Millisecond)
-	defer tick.Stop()
-	defer look.Stop()
-	x.out.open("waiting for approval " + a.ID)
-	for n := 1; ; {
-		select {
-		case r := <-decided:
-			switch cause := context.Cause(ctx); { // even if it was granted at the same moment: nobody waits for it any more
-			case errors.Is(cause, errStopping):
-				return a, refuse(kindPending, "the enforcer is restarting; approval %s stays: repeat the identical call", a.ID)
-			case ctx.Err() != nil:
-				return a, refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
-			case r.err != nil:
-				return a, refuse(kindUnavailable, "the approval's state cannot be read: %w", r.err)
-			}
-			return r.a, nil
-		case <-hold.C:
-			return a, refuse(kindPending, "approval pending: %s has been asked (approval %s, until %s). Repeat the identical call to continue; it runs at most once",
-				approvers(a), a.ID, a.Expires.UTC().Format("15:04 MST"))
-		case <-look.C:
-			if err := x.cardError(a.ID); err != nil {
-				return a, refuse(kindUnavailable, "approval %s is needed, but nobody could be asked: %w", a.ID, err)
-			}
-		case <-tick.C:
-			x.out.progress(x.msg.ProgressToken, float64(n)/1e6, "waiting for approval by "+approvers(a))
-			n++
-		}
-	}
-}
-
-var (
-	errCancelled = errors.New("cancelled by the client")
-	errStopping  = errors.New("the enforcer is stopping")
-)
-
-func (x *exchange) cardError(id string) error {
-	if x.e.CardError == nil {
-		return nil
-	}
-	return x.e.CardError(id)
-}
-
-func approvers(a approval.Approval) string {
-	var sets []string
-	for _, ask := range a.Asks {
-		sets = append(sets, ask.Approvers)
-	}
-	return strings.Join(sets, " and ")
 }
 
 func (x *exchange) waitKey(id []byte) string {

@@ -21,6 +21,9 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 		Method: m.Method, FromServer: true, Args: m.Bytes(m.Params), Now: x.e.Now(),
 	})
 	d.Reason, _ = x.e.Mask.Text(d.Reason)
+	if x.task != nil { // a task's call has no connection to a client
+		d.Effect, d.Reason = rules.Deny, noAsking
+	}
 	if d.Effect == rules.Allow {
 		return true, x.recordServer(audit.KindIntent, m, string(d.Effect), d.Reason)
 	}
@@ -45,6 +48,9 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 	}
 	return false, reply.Close()
 }
+
+// noAsking is why a call that runs for a task cannot ask its client.
+const noAsking = "the call waited for approval as a task, and runs without a connection to its client, which cannot be asked"
 
 // inputAsks decides what a server asks of the client otherwise than by a request
 // of its own:
@@ -110,6 +116,9 @@ func (x *exchange) inputAsk(method string, params []byte) error {
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Source: x.source,
 		Method: method, FromServer: true, Args: params, Now: x.e.Now(),
 	})
+	if x.task != nil {
+		d.Effect, d.Reason = rules.Deny, noAsking
+	}
 	kind, effect := audit.KindIntent, rules.Allow
 	if d.Effect != rules.Allow {
 		kind, effect = audit.KindRefused, rules.Deny

@@ -43,6 +43,9 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 			return nil, nil, err
 		}
 	}
+	if clean, err = x.unchained(clean); err != nil {
+		return nil, nil, refuse(kindBlocked, "%w", err)
+	}
 	return m, clean, nil
 }
 

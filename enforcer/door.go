@@ -167,6 +167,14 @@ func (x *exchange) read(ctx context.Context) error {
 	if err := x.readMessage(ctx); err != nil {
 		return err
 	}
+	if err := x.untaken(); err != nil {
+		return err
+	}
+	return x.known()
+}
+
+// known enters the message among those under way, and into its session.
+func (x *exchange) known() error {
 	if x.msg != nil {
 		if x.msg.Modern() {
 			x.session = "" // the stateless era has no sessions

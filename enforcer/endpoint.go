@@ -74,6 +74,9 @@ func (x *exchange) readAll(ctx context.Context) error {
 // answer it.
 func (x *exchange) spread(ctx context.Context) error {
 	ctx = context.WithValue(ctx, viaKey{}, allServers)
+	if x.msg != nil {
+		ctx = context.WithValue(ctx, originKey{}, x.msg)
+	}
 	if x.endless() { // a stop does not wait for it
 		var end context.CancelFunc
 		ctx, end = context.WithCancel(ctx)

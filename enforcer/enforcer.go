@@ -21,6 +21,7 @@ package enforcer
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -38,6 +39,7 @@ import (
 	"countersign/enforcer/freeze"
 	"countersign/enforcer/hub"
 	"countersign/enforcer/identity"
+	"countersign/enforcer/kv"
 	"countersign/enforcer/mask"
 	"countersign/enforcer/quota"
 	"countersign/enforcer/upstream"
@@ -59,7 +61,13 @@ type Config struct {
 	Mask        *mask.Mask
 	Credentials *credential.Minter // nil where no Vault is configured: rules that need it refuse
 	Approvals   *approval.Book
-	Quotas      *quota.Table // counts begin anew if nil
+	// Kept is where what callers who left have not heard is kept, and the tasks of
+	// calls that wait for approval; nil: nothing is kept, and there are no tasks.
+	Kept *kv.Bucket
+	// Alone says that no other enforcer uses Kept: what another run has claimed
+	// there died with that.
+	Alone  bool
+	Quotas *quota.Table // counts begin anew if nil
 	// CardError says why nobody could be asked about an approval (the chat
 	// service refused the channel, say); nil, or a nil error, means that
 	// somebody was, or is about to be.
@@ -86,20 +94,26 @@ type Config struct {
 // health, readiness, metrics and resource metadata beside it.
 type Enforcer struct {
 	Config
-	public  *url.URL
-	force   atomic.Pointer[force]
-	policy  Standing
-	session sessions
-	hub     *hub.Hub
-	waiting inflight
-	running running
-	auth    authFailures
-	late    undelivered
-	room    room
-	mirrors mirrors
-	schemas schemas
-	pins    sights
-	metrics *metrics
+	public    *url.URL
+	force     atomic.Pointer[force]
+	policy    Standing
+	session   sessions
+	hub       *hub.Hub
+	waiting   inflight
+	running   running
+	auth      authFailures
+	kept      keeper          // see undelivered.go and task.go
+	orphans   map[string]bool // texts without a document, as of the last sweep
+	tickets   approval.Seal
+	runs      runs
+	tasks     taskRuns
+	turns     turns // of the policy
+	attending attending
+	room      room
+	mirrors   mirrors
+	schemas   schemas
+	pins      sights
+	metrics   *metrics
 
 	processes *upstream.Pool // of all spawned servers, those of earlier policies included
 
@@ -139,6 +153,13 @@ func New(c Config) (*Enforcer, error) {
 	e.running.init()
 	e.metrics = newMetrics(e)
 	e.lifetime, e.stop = context.WithCancel(context.Background())
+	if e.tickets, err = approval.NewSeal(c.DigestKey); err != nil {
+		return nil, err
+	}
+	if e.kept.sealer, err = newSealer(c.DigestKey); err != nil {
+		return nil, err
+	}
+	e.kept.bucket, e.tasks.by = c.Kept, rand.Text()
 	if c.Freezes != nil {
 		c.Freezes.Notify(e.froze)
 	}
@@ -149,14 +170,19 @@ func New(c Config) (*Enforcer, error) {
 // failures are recorded, idle sessions and the leases of idle holders and of
 // frozen ones end.
 func (e *Enforcer) Run(ctx context.Context) {
-	tick := time.NewTicker(5 * time.Second)
+	tick, sweep := time.NewTicker(5*time.Second), time.NewTicker(time.Minute)
 	defer tick.Stop()
+	defer sweep.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 			e.tidy(ctx)
+		case <-sweep.C:
+			if err := e.sweepKept(ctx); err != nil && ctx.Err() == nil {
+				e.Log.Warn("what is kept for callers could not be cleared", "err", err)
+			}
 		}
 	}
 }
@@ -242,7 +268,7 @@ func (e *Enforcer) serve(w http.ResponseWriter, r *http.Request, server string, 
 	// The deadline of the last write is the connection's: left there, it would
 	// break the next answer on it, a minute later.
 	defer func() { _ = conn.SetWriteDeadline(time.Time{}) }()
-	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: server, via: via(r.Context())}
+	x := &exchange{e: e, w: w, r: r, id: e.ID(), start: e.Now(), server: server, via: via(r.Context()), origin: origin(r)}
 	x.out.w, x.out.r = w, r
 	x.asked, x.answers, x.sending = e.room.requests.Share(), e.room.answers.Share(), e.room.answers.Share()
 	ctx, thaw := x.freezable(r.Context())

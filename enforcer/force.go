@@ -61,6 +61,7 @@ func (e *Enforcer) Install(p *rules.Policy, confirmed time.Time) {
 	}
 	e.Confirm(confirmed)
 	e.force.Store(next)
+	e.turns.turn()
 	if old != nil {
 		// Calls under way may hold an upstream for long; a policy does not wait
 		// for them.

@@ -121,7 +121,7 @@ func (x *exchange) orFrozen(err error) error {
 	if !x.forwarded {
 		return refuse(kindFrozen, "%w; nothing ran", err)
 	}
-	x.cancelUpstream()
+	x.cancelUpstream("frozen")
 	return refuse(kindFrozen, "%w; the call was with the server already: it was cancelled there, and may have run", err)
 }
 
@@ -152,11 +152,11 @@ const cancelLimit = 10 * time.Second
 // a connection that closes does not say so (2025-11-25, streamable HTTP,
 // "Sending messages"). Recorded now, before the call's outcome; sent when the
 // client has its answer.
-func (x *exchange) cancelUpstream() {
+func (x *exchange) cancelUpstream(why string) {
 	if x.msg == nil || x.msg.Kind != wire.Request || x.msg.Modern() || x.msg.Method == "initialize" || x.closed {
 		return
 	}
-	note := []byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":` + string(x.msg.ID) + `,"reason":"frozen"}}`)
+	note := []byte(`{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":` + string(x.msg.ID) + `,"reason":` + string(wire.Quote(why)) + `}}`)
 	m, err := wire.Parse(note, wire.Limits{})
 	up := x.force.upstreams[x.server]
 	if err != nil || up == nil {
@@ -164,7 +164,7 @@ func (x *exchange) cancelUpstream() {
 	}
 	en := x.entry(audit.KindIntent)
 	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Detail, en.Masked = m.Method, "", "", "", "", nil, nil
-	en.Reason = "the call is frozen: the server is told that it is cancelled"
+	en.Reason = "the call is " + why + ": the server is told that it is cancelled"
 	if err := x.append(en); err != nil {
 		x.e.Log.Error("the upstream is not told that a frozen call is cancelled: the record cannot be written", "call", x.id, "err", err)
 		return

@@ -34,7 +34,7 @@ func TestTheEndOfALeaseDoesNotCutACancellation(t *testing.T) {
 		r:      httptest.NewRequest(http.MethodPost, "/mcp/echo", nil),
 		inject: upstream.Injection{Key: "l_1", Header: http.Header{"Authorization": {"Bearer x"}}},
 	}
-	x.cancelUpstream()
+	x.cancelUpstream("frozen")
 	for _, f := range x.cleanup {
 		f()
 	}

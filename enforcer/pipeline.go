@@ -43,7 +43,13 @@ type exchange struct {
 
 	quota    string            // id of the quota that refused it
 	retry    time.Duration     // when to try again, if the refusal says
-	approval string            // id, when a person approved it
+	approval string            // id, when a person approved it, or is asked to
+	ticket   *ticket           // that a retry brought, and its request is without
+	origin   *wire.Message     // what the client sent, where that is not msg; see client
+	task     *task             // that the call runs for
+	chained  *task             // of ours, which the request asks for by the server's id
+	took     func([]byte)      // gets the answer, as the client would
+	refused  *refusal          // how it ended, if early
 	lease    *credential.Lease // nil when no credential is injected
 	perCall  bool              // it was minted for this call alone
 	inject   upstream.Injection
@@ -68,7 +74,7 @@ type exchange struct {
 	reachable bool // by a freeze
 
 	spent     bool   // the approval is used up by this call
-	lateKey   string // under which its answer is kept, if the client leaves
+	owes      string // under which its answer is kept, if the client leaves
 	intended  bool   // the intent is in the record: an outcome must follow
 	forwarded bool   // the upstream may have run it
 	closed    bool   // the outcome is in the record
@@ -80,10 +86,23 @@ type exchange struct {
 // exchange with a *refusal; every refusal is recorded by the caller.
 func (x *exchange) run(ctx context.Context) error {
 	for _, step := range []func(context.Context) error{
-		x.door,       // host, origin, HTTP method
-		x.identify,   // bearer token → subject and client
-		x.read,       // body, one strict parse, mirrored headers, session owner
+		x.door,     // host, origin, HTTP method
+		x.identify, // bearer token → subject and client
+		x.read,     // body, one strict parse, mirrored headers, session owner
+		x.call,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// call is the way of a message that has been read, from whom is known.
+func (x *exchange) call(ctx context.Context) error {
+	for _, step := range []func(context.Context) error{
 		x.admit,      // not stopping, policy still in force
+		x.own,        // what is asked about a task of ours is answered here
 		x.decide,     // the policy's decision
 		x.unfrozen,   // by nobody; asked again before an approval is spent
 		x.worded,     // an argument that a credential replaces: as the policy knows it

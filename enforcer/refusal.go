@@ -41,6 +41,7 @@ const (
 	kindVersion                     // a revision of MCP that is not served
 	kindFrozen                      // by a freeze, before forwarding or after
 	kindWithheld                    // the answer came, and policy does not let it pass
+	kindOwed                        // what an earlier identical call came to, which nobody has heard
 )
 
 // refusal is an early end with its reason. The reason is words for the agent:
@@ -49,6 +50,9 @@ type refusal struct {
 	kind  kind
 	cause error
 	data  map[string]any // for the client, beside the record's id
+	// result is what the client gets instead of words, where that is no end: a
+	// result that has it wait in another way.
+	result []byte
 }
 
 func (r *refusal) Error() string { return r.cause.Error() }
@@ -68,7 +72,7 @@ func (k kind) status() string {
 		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
 		kindQuota: "over-quota", kindHeaders: "bad-request",
 		kindUnknown: "bad-request", kindNoMethod: "bad-request", kindVersion: "bad-request",
-		kindFrozen: audit.StatusFrozen, kindWithheld: "blocked",
+		kindFrozen: audit.StatusFrozen, kindWithheld: "blocked", kindOwed: "undelivered",
 	}[k]
 }
 
@@ -88,6 +92,7 @@ const (
 // for OAuth; 404 is for a session that is gone.
 func (x *exchange) refuse(err error) {
 	var ref *refusal
+	defer func() { x.refused = ref }()
 	if !errors.As(err, &ref) {
 		ref = &refusal{kind: kindUnavailable, cause: err}
 	}
@@ -177,12 +182,19 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		data["quota"] = x.quota
 	}
 	maps.Copy(data, ref.data)
-	said := ref.kind == kindDenied || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota || ref.kind == kindFrozen || ref.kind == kindWithheld
-	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && said {
-		x.out.message(status, wire.ToolError(id, reason))
+	if isRequest && ref.result != nil {
+		x.out.message(status, fmt.Appendf(nil, `{"jsonrpc":"2.0","id":%s,"result":%s}`, id, ref.result))
 		return
 	}
-	x.out.message(status, wire.ErrorReply(id, code, reason, data))
+	said := ref.kind == kindDenied || ref.kind == kindOwed || ref.kind == kindPending || ref.kind == kindCancelled || ref.kind == kindQuota || ref.kind == kindFrozen || ref.kind == kindWithheld
+	answer := wire.ErrorReply(id, code, reason, data)
+	if isRequest && x.msg.Method == "tools/call" && status == http.StatusOK && said {
+		answer = wire.ToolError(id, reason)
+	}
+	x.out.message(status, answer)
+	if isRequest {
+		x.delivered(answer)
+	}
 }
 
 // protocolError is the protocol's own code for what leads nowhere, and the HTTP

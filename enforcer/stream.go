@@ -157,7 +157,7 @@ func (x *exchange) event(ev wire.Event) error {
 	}
 	response := m.Kind == wire.Response
 	text := ev.Rewrite(clean, beside)
-	if !response || !x.spent {
+	if !response || !x.spent && x.took == nil {
 		clean = nil
 	}
 	x.reply.Done()

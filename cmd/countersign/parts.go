@@ -27,6 +27,7 @@ import (
 type approvals struct {
 	store *kv.Store
 	book  *approval.Book
+	kept  *kv.Bucket // what the enforcers keep for callers who have left
 	log   *slog.Logger
 }
 
@@ -71,7 +72,11 @@ func openApprovals(ctx context.Context, c config, r *record, commit func() strin
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("approvals: %w", err), store.Close())
 	}
-	return &approvals{store: store, book: book, log: log}, nil
+	kept, err := store.Bucket(ctx, "callers")
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("approvals: %w", err), store.Close())
+	}
+	return &approvals{store: store, book: book, kept: kept, log: log}, nil
 }
 
 // maxApproval is how much of an approval fits an entry, beside the rest.
