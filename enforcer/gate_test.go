@@ -33,6 +33,7 @@ import (
 type gate struct {
 	*Enforcer
 	token string // of alice, in the group "support"
+	other string // of mallory, in the same
 }
 
 // newGate puts an enforcer in front of a server, which the policy calls echo.
@@ -93,7 +94,11 @@ func newGate(tb testing.TB, server http.Handler, policy map[string]string, more 
 	if err != nil {
 		tb.Fatal(err)
 	}
-	return &gate{Enforcer: e, token: token}
+	other, err := iss.Mint(issuer.Claims{"sub": "mallory", "aud": url, "client_id": "desk-assistant", "groups": []string{"support"}}, nil)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &gate{Enforcer: e, token: token, other: other}
 }
 
 // nothingFrozen is a kill switch that nobody has thrown.

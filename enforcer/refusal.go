@@ -41,6 +41,7 @@ const (
 	kindVersion                     // a revision of MCP that is not served
 	kindFrozen                      // by a freeze, before forwarding or after
 	kindWithheld                    // the answer came, and policy does not let it pass
+	kindCapability                  // a method of an extension that the client does not declare
 	kindOwed                        // what an earlier identical call came to, which nobody has heard
 )
 
@@ -71,7 +72,7 @@ func (k kind) status() string {
 		kindMismatch: "bad-request", kindNoSession: "no-session", kindNoServer: "no-server", kindMethod: "bad-request",
 		kindForbidden: "forbidden", kindUnavailable: "unavailable", kindUpstream: "error", kindBlocked: "blocked", kindCancelled: "cancelled",
 		kindQuota: "over-quota", kindHeaders: "bad-request",
-		kindUnknown: "bad-request", kindNoMethod: "bad-request", kindVersion: "bad-request",
+		kindUnknown: "bad-request", kindNoMethod: "bad-request", kindVersion: "bad-request", kindCapability: "bad-request",
 		kindFrozen: audit.StatusFrozen, kindWithheld: "blocked", kindOwed: "undelivered",
 	}[k]
 }
@@ -136,7 +137,7 @@ func (x *exchange) tell(ref *refusal, reason string) {
 		if errors.As(ref.cause, &werr) {
 			code, id = werr.Code, werr.ID
 		}
-	case kindUnknown, kindNoMethod, kindVersion:
+	case kindUnknown, kindNoMethod, kindVersion, kindCapability:
 		status, code = x.protocolError(ref.kind)
 	case kindNoSession, kindNoServer:
 		status = http.StatusNotFound
@@ -207,6 +208,8 @@ func (x *exchange) protocolError(k kind) (status, code int) {
 		status, code = http.StatusNotFound, wire.CodeMethodNotFound
 	case kindVersion:
 		status, code = http.StatusBadRequest, wire.CodeVersion
+	case kindCapability:
+		status, code = http.StatusBadRequest, wire.CodeCapability
 	default:
 		status, code = http.StatusBadRequest, wire.CodeInvalidParams
 	}

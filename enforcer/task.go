@@ -145,9 +145,17 @@ func (x *exchange) takesTasks() bool {
 		at, ok := m.Member(m.Params, "task")
 		return ok && m.Bytes(at)[0] == '{'
 	}
+	return declaresTasks(m)
+}
+
+const tasksExtension = "io.modelcontextprotocol/tasks"
+
+// declaresTasks tells whether a request of the stateless era declares that its
+// client takes tasks.
+func declaresTasks(m *wire.Message) bool {
 	caps, _ := m.Member(m.Meta, "io.modelcontextprotocol/clientCapabilities")
 	extensions, _ := m.Member(caps, "extensions")
-	at, ok := m.Member(extensions, "io.modelcontextprotocol/tasks")
+	at, ok := m.Member(extensions, tasksExtension)
 	return ok && m.Bytes(at)[0] == '{'
 }
 

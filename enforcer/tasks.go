@@ -29,6 +29,11 @@ func (x *exchange) own(ctx context.Context) error {
 	default:
 		return nil
 	}
+	if m := x.client(); m.Modern() && !declaresTasks(m) {
+		ref := refuse(kindCapability, "Missing required client capability: extensions[%q]", tasksExtension)
+		ref.data = map[string]any{"requiredCapabilities": map[string]any{"extensions": map[string]any{tasksExtension: struct{}{}}}}
+		return ref
+	}
 	t, err := x.e.findTask(ctx, x.ownerKey(), x.msg.TaskID)
 	if errors.Is(err, kv.ErrNotFound) {
 		return refuse(kindUnknown, "there is no such task of yours, or its time is over")
