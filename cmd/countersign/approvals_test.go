@@ -203,12 +203,12 @@ func TestPolicyChangesMeanwhile(t *testing.T) {
 		if p.happened("risky", "approved") != 0 {
 			t.Error("the press counted")
 		}
-		asked := p.happened("risky", "asked")
+		renewed, asked := p.happened("risky", "renewed"), p.happened("risky", "asked")
 		if a := p.ask("probe", alice, toolCall("risky", "first")); !a.failed || !strings.Contains(a.text, "approval pending") {
 			t.Errorf("got %+v", a)
 		}
-		if n := p.happened("risky", "asked"); n != asked+1 {
-			t.Errorf("asked %d times, want %d", n, asked+1)
+		if n := p.happened("risky", "renewed"); n != renewed+1 || p.happened("risky", "asked") != asked {
+			t.Errorf("renewed %d times, want %d; asked %d times more", n, renewed+1, p.happened("risky", "asked")-asked)
 		}
 		change(t, map[string]string{"approvers.yaml": approvers(t, s, "bob")})
 	})
