@@ -145,7 +145,7 @@ func New(c Config) (*Enforcer, error) {
 		e.Quotas = quota.New(c.Now())
 	}
 	e.session.init(c.Now)
-	e.hub = hub.New(hub.Config{Inner: http.HandlerFunc(e.serveMCP), Now: c.Now, Log: c.Log})
+	e.hub = hub.New(hub.Config{Inner: http.HandlerFunc(e.serveMCP), Now: c.Now, Log: c.Log, Own: ownTask})
 	e.waiting.init()
 	e.auth.init()
 	e.room.init()

@@ -42,6 +42,9 @@ type Config struct {
 	Inner http.Handler
 	Now   func() time.Time
 	Log   *slog.Logger // behind the mask
+	// Own tells whether a task is the endpoints' own and no server's, by its id
+	// without the server's name; nil: none is.
+	Own func(task string) bool
 	// Patience is how long a merged answer waits for one server. 10 s if zero.
 	Patience time.Duration
 }
@@ -51,6 +54,7 @@ type Hub struct {
 	inner    http.Handler
 	now      func() time.Time
 	log      *slog.Logger
+	own      func(task string) bool
 	patience time.Duration
 	sessions sessions
 	eras     eras
@@ -62,7 +66,10 @@ func New(c Config) *Hub {
 	if c.Patience <= 0 {
 		c.Patience = 10 * time.Second
 	}
-	h := &Hub{inner: c.Inner, now: c.Now, log: c.Log, patience: c.Patience}
+	if c.Own == nil {
+		c.Own = func(string) bool { return false }
+	}
+	h := &Hub{inner: c.Inner, now: c.Now, log: c.Log, own: c.Own, patience: c.Patience}
 	h.sessions.init(c.Now)
 	h.eras.m = map[string]*era{}
 	h.bridges.m = map[string]*session{}

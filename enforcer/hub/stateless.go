@@ -192,7 +192,8 @@ func statelessRequest(m *wire.Message, introduction []byte, level string) []byte
 	return wire.Splice(m.Raw, wire.Edit{Span: wire.Span{Start: at, End: at}, New: fmt.Appendf(nil, `,"params":{"_meta":%s}`, meta)})
 }
 
-// carries refuses what does not cross.
+// carries refuses what does not cross. (A task that is the endpoints' own does:
+// no server hears of it.)
 func (n *stateless) carries(server, method string) error {
 	switch {
 	case n == nil:
