@@ -100,10 +100,10 @@ func (x *exchange) approve(ctx context.Context) error {
 
 // request is what people are asked.
 func (x *exchange) request(planned *task) approval.Request {
-	shown, partial := x.shown()
+	shown, partial, cut := x.shown()
 	r := approval.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
-		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Does: x.does(),
+		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Cut: cut, Does: x.does(),
 		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: x.decision.RulesDigest, Policy: x.decision.Policy, Grant: x.decision.Grant,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
 	}
@@ -251,16 +251,16 @@ func (x *exchange) waitKey(id []byte) string {
 }
 
 // shown is the request in full, masked, as an approver will read it, and
-// whether anything of it could not be shown. A tool's arguments come one a
+// whether anything of it is masked, or could not be shown at all. A tool's arguments come one a
 // line, `name: value`; a text value of several lines is set as a block whose
 // every line begins with "│ ", so that no text can pose as another argument.
 // Whatever else the parameters hold is appended as JSON, because the digest
 // covers it.
-func (x *exchange) shown() (text string, partial bool) {
+func (x *exchange) shown() (text string, partial, cut bool) {
 	x.e.room.works(len(x.raw), func() {
 		masked, report, err := x.e.Mask.MessageAt(x.canon(), x.askedSite())
 		if err != nil {
-			text, partial = "[cannot be shown: "+err.Error()+"]", true
+			text, partial, cut = "[cannot be shown: "+err.Error()+"]", true, true
 			return
 		}
 		text = showParams(masked)
@@ -270,7 +270,7 @@ func (x *exchange) shown() (text string, partial bool) {
 			return !x.decision.MaskArgs || !in || rest == "" || rest[0] != '.' && rest[0] != '['
 		})
 	})
-	return text, partial
+	return text, partial, cut
 }
 
 func showParams(params []byte) string {

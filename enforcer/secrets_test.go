@@ -113,7 +113,7 @@ func TestShownWithoutSecrets(t *testing.T) {
 	for _, masked := range []bool{false, true} {
 		x := &exchange{e: e, msg: m, raw: m.Raw, server: "s"}
 		x.decision.MaskArgs = masked
-		if text, partial := x.shown(); text != "x: [masked: gitlab-pat]" || partial == masked {
+		if text, partial, cut := x.shown(); text != "x: [masked: gitlab-pat]" || partial == masked || cut {
 			t.Errorf("masked %v: %q, in part: %v", masked, text, partial)
 		}
 	}

@@ -93,9 +93,9 @@ func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Appr
 	}
 	detail, err := json.Marshal(a)
 	if err == nil && len(detail) > maxApproval {
-		// No card can show so much, so no button approves it; a start after a
-		// crash must find it no easier to approve than it was.
-		a.Args, a.Partial, a.Trace = strings.ToValidUTF8(a.Args[:min(len(a.Args), 4<<10)], ""), true, nil
+		// A start after a crash must find it no easier to approve than it was:
+		// what it does not have nobody approves, until the caller asks again.
+		a.Args, a.Partial, a.Cut, a.Trace = strings.ToValidUTF8(a.Args[:min(len(a.Args), 4<<10)], ""), true, true, nil
 		detail, err = json.Marshal(a)
 	}
 	if err != nil {

@@ -66,9 +66,13 @@ type Request struct {
 
 	// Args is the request as a person reads it, masked; never empty of meaning:
 	// Partial says that something in it was masked or left out.
-	Args    string   `json:"args"`
-	Partial bool     `json:"partial,omitempty"`
-	Does    []string `json:"does,omitempty"` // in words, what SQL and shell in the arguments do
+	Args    string `json:"args"`
+	Partial bool   `json:"partial,omitempty"`
+	// Cut says that part of it is not here at all, rather than masked: it was too
+	// long to be kept, or could not be masked. Nobody can see it, so nobody
+	// approves it, through whatever door. Cut implies Partial.
+	Cut  bool     `json:"cut,omitempty"`
+	Does []string `json:"does,omitempty"` // in words, what SQL and shell in the arguments do
 
 	Asks        []rules.Ask   `json:"asks"`
 	Trace       []rules.Match `json:"trace,omitempty"` // for who wants to know why

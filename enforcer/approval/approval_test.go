@@ -293,8 +293,24 @@ func TestPartialIsNotApprovedByButton(t *testing.T) {
 
 	long := w.request("d2")
 	long.Args = strings.Repeat("x", 1<<20)
-	if a, _, err = w.book.Ask(t.Context(), long); err != nil || !a.Partial || len(a.Args) > 64<<10 {
-		t.Fatalf("what is not kept in full is not partial: %v %v, %d bytes", err, a.Partial, len(a.Args))
+	if a, _, err = w.book.Ask(t.Context(), long); err != nil || !a.Partial || !a.Cut || len(a.Args) > 64<<10 {
+		t.Fatalf("what is not kept in full is not said to be so: %v %+v", err, a)
+	}
+	for _, glass := range []bool{false, true} { // by no door, and in no emergency
+		v.BreakGlass, v.Reason = glass, "it burns"
+		if _, err := w.cast(w.book, a.ID, v, w.policy); err == nil {
+			t.Fatalf("what nobody could see was approved")
+		}
+	}
+	// What a start found cut is whole again once the caller asks again.
+	long.Args, long.Digest, long.Cut = "half", "d3", true
+	if a, _, err = w.book.Ask(t.Context(), long); err != nil || !a.Cut || !a.Partial {
+		t.Fatalf("%v %+v", err, a)
+	}
+	long.Args, long.Cut = "half and half", false
+	again, created, err := w.book.Ask(t.Context(), long)
+	if err != nil || created || again.ID != a.ID || again.Cut || again.Partial || again.Args != long.Args {
+		t.Fatalf("%v %v %+v", created, err, again)
 	}
 }
 

@@ -116,8 +116,9 @@ func (a Approval) live(now time.Time) bool {
 func (b *Book) Ask(ctx context.Context, r Request) (a Approval, created bool, err error) {
 	r.Subject = rules.Subject{Issuer: r.Subject.Issuer, Sub: r.Subject.Sub, Email: r.Subject.Email}
 	if len(r.Args) > maxShown {
-		r.Args, r.Partial = strings.ToValidUTF8(r.Args[:maxShown], ""), true
+		r.Args, r.Cut = strings.ToValidUTF8(r.Args[:maxShown], ""), true
 	}
+	r.Partial = r.Partial || r.Cut
 	for size, i := 0, 0; i < len(r.Does); i++ {
 		if size += len(r.Does[i]); size > maxDoes {
 			r.Does = append(slices.Clip(r.Does[:i]), "and more, which is not listed")
@@ -186,7 +187,7 @@ func (b *Book) attach(ctx context.Context, first Approval, r Request) (a Approva
 		_, err = b.expire(ctx, a.ID)
 		return a, false, err
 	}
-	if a.Policy == r.Policy && a.RulesDigest == r.RulesDigest && a.Gone.IsZero() {
+	if a.Policy == r.Policy && a.RulesDigest == r.RulesDigest && a.Gone.IsZero() && (r.Cut || !a.Cut) {
 		return a, true, nil
 	}
 	a, err = b.change(ctx, a.ID, func(a *Approval) (string, error) { return a.renew(b.Now().UTC(), r), nil })
@@ -208,6 +209,11 @@ func (a *Approval) renew(now time.Time, r Request) (event string) {
 	}
 	if !a.Gone.IsZero() {
 		a.Gone, event = time.Time{}, EventBack
+	}
+	if a.Cut && !r.Cut && a.State == Pending && a.Digest == r.Digest {
+		// The journal keeps less of a long request than the store; after a restart
+		// the caller brings the rest again.
+		a.Args, a.Partial, a.Cut, event = r.Args, r.Partial, false, EventAsked
 	}
 	switch {
 	case a.RulesDigest == r.RulesDigest && (a.Policy == r.Policy || a.State != Pending):
@@ -248,7 +254,7 @@ func (a *Approval) renew(now time.Time, r Request) (event string) {
 	}
 	a.Votes, a.State = votes, Pending
 	a.Policy, a.Asks, a.Trace, a.RulesDigest, a.Grant = r.Policy, r.Asks, r.Trace, r.RulesDigest, r.Grant
-	a.Args, a.Partial, a.Does, a.Reminded = r.Args, r.Partial, r.Does, time.Time{}
+	a.Args, a.Partial, a.Cut, a.Does, a.Reminded = r.Args, r.Partial, r.Cut, r.Does, time.Time{}
 	if quorate(a.Asks, a.Votes) {
 		a.approve(now, a.Grant.For)
 	}

@@ -10,7 +10,7 @@ var (
 	ErrNotApprover = errors.New("not a member of the approver sets that were asked")
 	ErrDecided     = errors.New("already decided")
 	ErrExpired     = errors.New("the approval has expired")
-	ErrPartial     = errors.New("the request could not be shown in full, so a button cannot approve it")
+	ErrPartial     = errors.New("the request could not be shown in full, so it cannot be approved here")
 	ErrSignIn      = errors.New("this approver set approves by signing in, not by button")
 	ErrStaleLogin  = errors.New("the last sign-in is too long ago: sign in again")
 	ErrACR         = errors.New("the sign-in was not strong enough") // the error's text says which acr are wanted

@@ -183,7 +183,7 @@ func (b *Book) admit(ctx context.Context, a Approval, v *Vote, who identity, p *
 		return ErrReason
 	case len(v.Reason) > maxReason:
 		return fmt.Errorf("%w of %d bytes at most", ErrReason, maxReason)
-	case v.Approve && v.Via == ViaSlack && a.Partial:
+	case v.Approve && (a.Cut || v.Via == ViaSlack && a.Partial):
 		return ErrPartial
 	case v.Approve && !b.fresh(a, p):
 		return ErrStale
