@@ -68,10 +68,11 @@ type Login struct {
 // Config is a client of ours at one issuer: its own, not one by which agents
 // get tokens.
 type Config struct {
-	Issuer      string // as iss has it
-	ID, Secret  string // the client; without a secret it is a public one
-	GroupsClaim string // "groups" if empty
-	AllowHTTP   bool   // an http:// issuer on a loopback address
+	Issuer      string   // as iss has it
+	ID, Secret  string   // the client; without a secret it is a public one
+	Scopes      []string // asked for; openid, profile and email if empty
+	GroupsClaim string   // "groups" if empty
+	AllowHTTP   bool     // an http:// issuer on a loopback address
 	HTTP        *http.Client
 	Now         func() time.Time
 }
@@ -101,6 +102,12 @@ type endpoints struct {
 func New(c Config) (*Client, error) {
 	if c.ID == "" {
 		return nil, errors.New("signin: no client id")
+	}
+	if len(c.Scopes) == 0 {
+		c.Scopes = []string{"openid", "profile", "email"}
+	}
+	if !slices.Contains(c.Scopes, "openid") {
+		return nil, errors.New("signin: the scopes do not hold openid, without which there is no ID token")
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -154,7 +161,7 @@ func (c *Client) Begin(ctx context.Context, f Flow) (string, error) {
 	}
 	q := u.Query()
 	for name, value := range map[string]string{
-		"response_type": "code", "client_id": c.ID, "redirect_uri": f.Redirect, "scope": "openid profile email",
+		"response_type": "code", "client_id": c.ID, "redirect_uri": f.Redirect, "scope": strings.Join(c.Scopes, " "),
 		"state": f.State, "nonce": f.Nonce, "code_challenge": f.Challenge, "code_challenge_method": "S256",
 		"max_age": strconv.Itoa(int(MaxAge.Seconds())),
 	} {
