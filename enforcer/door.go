@@ -62,6 +62,9 @@ func (x *exchange) admit(ctx context.Context) error {
 	return nil
 }
 
+// Source is the address that a request comes from, behind trusted proxies too.
+func (e *Enforcer) Source(r *http.Request) string { return e.source(r) }
+
 // source is the caller's address: the connection's, or, behind a trusted
 // proxy, the last address in X-Forwarded-For that no trusted proxy added.
 func (e *Enforcer) source(r *http.Request) string {

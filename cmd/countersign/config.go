@@ -75,6 +75,11 @@ type config struct {
 	VaultRoleID     string `env:"VAULT_ROLE_ID" secret:"yes" help:"for approle"`
 	VaultSecretID   string `env:"VAULT_SECRET_ID" secret:"yes" help:"for approle"`
 
+	ApprovalsClientID     string   `env:"COUNTERSIGN_APPROVALS_CLIENT_ID" help:"OpenID Connect client of the approval page, <public URL>/approvals; there is none without. Its own: no token for MCP names it as audience"`
+	ApprovalsClientSecret string   `env:"COUNTERSIGN_APPROVALS_CLIENT_SECRET" secret:"yes" help:"its secret; without, it is a public client"`
+	ApprovalsIssuer       string   `env:"COUNTERSIGN_APPROVALS_ISSUER" help:"where people sign in to approve; by default the issuer of COUNTERSIGN_OIDC_ISSUERS, if it is one"`
+	ApprovalsScopes       []string `env:"COUNTERSIGN_APPROVALS_SCOPES" envDefault:"openid,profile,email" help:"scopes that are asked for, openid among them; more where the issuer gives groups, or acr, for one"`
+
 	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nothing can be approved"`
 	SlackAppToken      string `env:"SLACK_APP_TOKEN" secret:"yes" help:"xapp-…: Socket Mode"`
 	SlackSigningSecret string `env:"SLACK_SIGNING_SECRET" secret:"yes" help:"HTTP mode: interactions are posted to /slack/interactions"`
@@ -203,6 +208,7 @@ func (c config) check() (problems []string) {
 		bad("COUNTERSIGN_PSEUDONYM_KEY", "too short: want at least 32 characters")
 	}
 	c.checkVault(bad)
+	c.checkApprovals(bad)
 	if c.SlackBotToken == "" && (c.SlackAppToken != "" || c.SlackSigningSecret != "") {
 		bad("SLACK_BOT_TOKEN", "missing: the other Slack variables do nothing without it")
 	}

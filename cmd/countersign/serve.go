@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/enforcer"
+	"countersign/enforcer/approval/page"
 	"countersign/enforcer/identity"
 	"countersign/enforcer/mask"
 )
@@ -127,7 +128,11 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	p.down.add(closeControl) // after the gate: calls that finish can still be frozen
-	p.front.open(gate.Handler(), chat)
+	votes, err := newPage(p, gate.Source)
+	if err != nil {
+		return err
+	}
+	p.front.open(gate.Handler(), votes, chat)
 	p.down.addCtx(func(ctx context.Context) error {
 		// First the gate, which answers what it refuses; then the listener.
 		return errors.Join(gate.Shutdown(ctx), p.server.Shutdown(ctx), p.server.Close())
@@ -140,10 +145,15 @@ func serve(ctx context.Context, c config) (err error) {
 // front answers before the gate is open, and then lets everything through.
 type front struct{ inside atomic.Pointer[http.ServeMux] }
 
-// open puts what answers behind the front, and the Slack endpoint beside it.
-func (f *front) open(rest http.Handler, chat *chat) {
+// open puts what answers behind the front, and the approval page and the Slack
+// endpoint beside it.
+func (f *front) open(rest http.Handler, votes *page.Page, chat *chat) {
 	mux := http.NewServeMux()
 	mux.Handle("/", rest)
+	if votes != nil {
+		mux.Handle("/approvals", votes)
+		mux.Handle("/approvals/", votes)
+	}
 	if chat.bot != nil && chat.config.SlackSigningSecret != "" {
 		mux.Handle("POST /slack/interactions", chat.bot.Handler())
 	}

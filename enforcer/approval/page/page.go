@@ -64,8 +64,8 @@ type Config struct {
 	// Refused is told of each vote of a signed-in person that did not count:
 	// v.Issuer and v.Sub say who voted. Texts in v and why are not masked.
 	Refused func(ctx context.Context, approvalID string, v approval.Vote, why error)
-	// Failed is told of each sign-in that an issuer's answer began and that
-	// failed, with the address it came from. Texts in why are not masked.
+	// Failed is told of the sign-ins that failed with the issuer's answer, and the
+	// address they came from; of at most 20 at once, and then one in three seconds. Texts in why are not masked.
 	Failed func(ctx context.Context, source string, why error)
 	// Source is the address that a request comes from; nil: the connection's.
 	Source func(*http.Request) string
@@ -84,11 +84,13 @@ type Page struct {
 	mux      *http.ServeMux
 	starts   *limits // of sign-ins, by address
 	posts    *limits // of votes, by person
+	failures *limits // told of
 	busy     chan struct{}
 
-	mu    sync.Mutex
-	used  map[string]time.Time // states that were answered, until they are too old
-	ended map[string]time.Time // sessions that were signed out, until they are too old
+	mu     sync.Mutex
+	untold int                  // failures
+	used   map[string]time.Time // states that were answered, until they are too old
+	ended  map[string]time.Time // sessions that were signed out, until they are too old
 }
 
 //go:embed view
@@ -118,7 +120,7 @@ func New(c Config) (*Page, error) {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	p := &Page{Config: c, public: u, used: map[string]time.Time{}, ended: map[string]time.Time{},
-		starts: newLimits(20, 3*time.Second), posts: newLimits(20, 3*time.Second), busy: make(chan struct{}, maxBusy)}
+		starts: newLimits(20, 3*time.Second), posts: newLimits(20, 3*time.Second), failures: newLimits(20, 3*time.Second), busy: make(chan struct{}, maxBusy)}
 	if p.style, err = view.ReadFile("view/style.css"); err != nil {
 		return nil, err
 	}

@@ -141,13 +141,33 @@ func (p *Page) finishSignIn(w http.ResponseWriter, r *http.Request) {
 		err = p.open(w, l)
 	}
 	if err != nil {
-		if p.Failed != nil {
-			p.Failed(r.Context(), p.Source(r), err)
-		}
+		p.report(r, err)
 		p.signInFailed(w, r, s, err)
 		return
 	}
 	http.Redirect(w, r, firstOf(s.To, "/approvals"), http.StatusSeeOther)
+}
+
+// report tells of a failed sign-in. What this browser never began says nothing
+// of anybody; and strangers must not fill the record, so that those which come
+// too fast are counted, and told with the next.
+func (p *Page) report(r *http.Request, err error) {
+	if p.Failed == nil || errors.Is(err, errNotBegun) {
+		return
+	}
+	told := p.failures.allow("", p.Now())
+	p.mu.Lock()
+	n := p.untold
+	if p.untold++; told {
+		p.untold = 0
+	}
+	p.mu.Unlock()
+	if n > 0 {
+		err = fmt.Errorf("%w (and %d more, which came too fast to be told one by one)", err, n)
+	}
+	if told {
+		p.Failed(r.Context(), p.Source(r), err)
+	}
 }
 
 // login is who signed in, by the issuer's answer (RFC 6749 section 4.1.2).
