@@ -31,6 +31,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"sync"
 	"time"
 
@@ -154,6 +155,18 @@ func (b *Bot) CardError(id string) error {
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+// CardErrors tells which cards could not be posted, and why: by approval and
+// approver set. What concerns all of them, CardError tells.
+func (b *Bot) CardErrors() map[string]map[string]error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	out := map[string]map[string]error{}
+	for id, sets := range b.cardErrs {
+		out[id] = maps.Clone(sets)
+	}
+	return out
 }
 
 func (b *Bot) setCardError(p place, err error) {

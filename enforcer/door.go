@@ -65,15 +65,17 @@ func (x *exchange) admit(ctx context.Context) error {
 // Source is the address that a request comes from, behind trusted proxies too.
 func (e *Enforcer) Source(r *http.Request) string { return e.source(r) }
 
-// source is the caller's address: the connection's, or, behind a trusted
+func (e *Enforcer) source(r *http.Request) string { return Source(r, e.TrustedProxies) }
+
+// Source is the caller's address: the connection's, or, behind a trusted
 // proxy, the last address in X-Forwarded-For that no trusted proxy added.
-func (e *Enforcer) source(r *http.Request) string {
+func Source(r *http.Request, trusted []netip.Prefix) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		host = r.RemoteAddr
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0 && e.trusted(host); i-- {
+	for i := len(hops) - 1; i >= 0 && within(host, trusted); i-- {
 		hop := strings.TrimSpace(hops[i])
 		if _, err := netip.ParseAddr(hop); err != nil {
 			break
@@ -83,13 +85,13 @@ func (e *Enforcer) source(r *http.Request) string {
 	return host
 }
 
-func (e *Enforcer) trusted(host string) bool {
+func within(host string, networks []netip.Prefix) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
 		return false
 	}
-	for _, p := range e.TrustedProxies {
-		if p.Contains(ip.Unmap()) {
+	for _, n := range networks {
+		if n.Contains(ip.Unmap()) {
 			return true
 		}
 	}

@@ -80,6 +80,7 @@ type config struct {
 	ApprovalsIssuer       string   `env:"COUNTERSIGN_APPROVALS_ISSUER" help:"where people sign in to approve; by default the issuer of COUNTERSIGN_OIDC_ISSUERS, if it is one"`
 	ApprovalsScopes       []string `env:"COUNTERSIGN_APPROVALS_SCOPES" envDefault:"openid,profile,email" help:"scopes that are asked for, openid among them; more where the issuer gives groups, or acr, for one"`
 
+	Bot                string `env:"COUNTERSIGN_BOT" envDefault:"on" help:"off: this enforcer asks nobody itself, since processes of their own do (countersign bot), over COUNTERSIGN_NATS_URL"`
 	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nothing can be approved"`
 	SlackAppToken      string `env:"SLACK_APP_TOKEN" secret:"yes" help:"xapp-…: Socket Mode"`
 	SlackSigningSecret string `env:"SLACK_SIGNING_SECRET" secret:"yes" help:"HTTP mode: interactions are posted to /slack/interactions"`
@@ -91,6 +92,12 @@ type config struct {
 	GitHubChecksRepo     string `env:"COUNTERSIGN_GITHUB_CHECKS_REPO" help:"owner/name of the policy repository, to show policy state as check runs"`
 	GitHubAPIURL         string `env:"COUNTERSIGN_GITHUB_API_URL" help:"for GitHub Enterprise and tests"`
 }
+
+// What COUNTERSIGN_BOT may say.
+const (
+	botOn  = "on"
+	botOff = "off"
+)
 
 // loadConfig reads the environment. All that is wrong is reported at once,
 // each with what was expected.
@@ -209,6 +216,12 @@ func (c config) check() (problems []string) {
 	}
 	c.checkVault(bad)
 	c.checkApprovals(bad)
+	switch {
+	case c.Bot != botOn && c.Bot != botOff:
+		bad("COUNTERSIGN_BOT", "%q: want on or off", c.Bot)
+	case c.Bot == botOff && c.NATSURL == "":
+		bad("COUNTERSIGN_BOT", "off: want COUNTERSIGN_NATS_URL beside it, where the bots are met")
+	}
 	if c.SlackBotToken == "" && (c.SlackAppToken != "" || c.SlackSigningSecret != "") {
 		bad("SLACK_BOT_TOKEN", "missing: the other Slack variables do nothing without it")
 	}

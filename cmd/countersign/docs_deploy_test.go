@@ -88,16 +88,20 @@ func secretsAreThere(s *shell) {
 	}
 }
 
-// cluster is what deploy/kubernetes.yaml asks for.
+// cluster is what a manifest asks for.
 type cluster struct {
 	config map[string]string
+	own    map[string]string // variables beside the ConfigMap's; "" where it is a field of the pod
 	image  string
+	args   []string
 	mounts []string
 	probes map[string]string
 	kinds  []string
 }
 
-func kubernetes(t *testing.T) (c cluster) {
+func kubernetes(t *testing.T) cluster { return manifest(t, "deploy/kubernetes.yaml", 1) }
+
+func manifest(t *testing.T, name string, replicas int) (c cluster) {
 	t.Helper()
 	type probe struct {
 		HTTPGet struct{ Path, Port string } `yaml:"httpGet"`
@@ -112,6 +116,8 @@ func kubernetes(t *testing.T) (c cluster) {
 				Spec struct {
 					Containers []struct {
 						Image           string
+						Args            []string
+						Env             []struct{ Name, Value string }
 						EnvFrom         []map[string]map[string]string `yaml:"envFrom"`
 						StartupProbe    probe                          `yaml:"startupProbe"`
 						LivenessProbe   probe                          `yaml:"livenessProbe"`
@@ -127,7 +133,7 @@ func kubernetes(t *testing.T) (c cluster) {
 			}
 		}
 	}
-	dec := yaml.NewDecoder(strings.NewReader(docPage(t, "deploy/kubernetes.yaml")))
+	dec := yaml.NewDecoder(strings.NewReader(docPage(t, name)))
 	for {
 		var o object
 		if err := dec.Decode(&o); errors.Is(err, io.EOF) {
@@ -140,19 +146,50 @@ func kubernetes(t *testing.T) (c cluster) {
 		case "ConfigMap":
 			c.config = o.Data
 		case "StatefulSet":
-			if n := len(o.Spec.Template.Spec.Containers); n != 1 || o.Spec.Replicas != 1 {
+			if n := len(o.Spec.Template.Spec.Containers); n != 1 || o.Spec.Replicas != replicas {
 				t.Fatalf("%d containers, %d replicas", n, o.Spec.Replicas)
 			}
 			box := o.Spec.Template.Spec.Containers[0]
 			if !box.SecurityContext.ReadOnlyRootFilesystem {
 				t.Error("the root can be written")
 			}
-			c.image = box.Image
+			c.image, c.args, c.own = box.Image, box.Args, map[string]string{}
+			for _, v := range box.Env {
+				c.own[v.Name] = v.Value
+			}
 			c.probes = map[string]string{"startup": box.StartupProbe.HTTPGet.Path, "liveness": box.LivenessProbe.HTTPGet.Path, "readiness": box.ReadinessProbe.HTTPGet.Path}
 			for _, m := range box.VolumeMounts {
 				c.mounts = append(c.mounts, m.MountPath)
 			}
 		}
+	}
+}
+
+// The bot's manifest differs from the enforcer's where a bot differs from an enforcer, and what both
+// say together is a configuration.
+func TestTheManifestOfTheBot(t *testing.T) {
+	gate, bot := kubernetes(t), manifest(t, "deploy/kubernetes-bot.yaml", 2)
+	if !slices.Equal(bot.kinds, []string{"Service", "StatefulSet"}) || bot.image != gate.image || !maps.Equal(bot.probes, gate.probes) || !slices.Equal(bot.mounts, gate.mounts) ||
+		!slices.Equal(bot.args, []string{"bot"}) {
+		t.Errorf("%+v\n%+v", bot, gate)
+	}
+	vars := maps.Clone(gate.config)
+	maps.Copy(vars, bot.own)
+	vars["COUNTERSIGN_ID"] = "countersign-bot-0"
+	vars["COUNTERSIGN_NATS_URL"], vars["COUNTERSIGN_BOT"] = "nats://nats.internal.example.com:4222", "off"
+	var environ []string
+	for name, value := range vars {
+		if short, file := strings.CutSuffix(name, "_FILE"); file {
+			name, value = short, "what "+value+" holds"
+		}
+		environ = append(environ, name+"="+value)
+	}
+	c, err := loadConfig(environ)
+	if err == nil {
+		err = c.checkBot()
+	}
+	if err != nil {
+		t.Error(err)
 	}
 }
 

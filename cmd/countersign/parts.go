@@ -151,10 +151,11 @@ func (a *approvals) expire(ctx context.Context) error {
 	}
 }
 
-// chat is the Slack bot, or its absence.
+// chat is the Slack bot, or its absence, or what is known of bots elsewhere.
 type chat struct {
 	config config
 	bot    *bot.Bot
+	bots   *bots // elsewhere; nil: the bot is here, or nowhere
 }
 
 func newChat(c config, book *approval.Book, policy *policyFollower, journal *audit.Journal, m *mask.Mask, log *slog.Logger) (*chat, error) {
@@ -190,9 +191,13 @@ func recordRefusedVote(ctx context.Context, journal *audit.Journal, m *mask.Mask
 	return err
 }
 
-// run posts cards, and hears presses over Socket Mode where that is chosen.
+// run posts cards, and hears presses over Socket Mode where that is chosen; or
+// it listens for the bots that do.
 func (c *chat) run(ctx context.Context) error {
-	if c.bot == nil {
+	switch {
+	case c.bots != nil:
+		return c.bots.follow(ctx)
+	case c.bot == nil:
 		return nil
 	}
 	if c.config.SlackAppToken == "" {
@@ -208,6 +213,9 @@ func (c *chat) run(ctx context.Context) error {
 
 // cardError says why nobody could be asked.
 func (c *chat) cardError(id string) error {
+	if c.bots != nil {
+		return c.bots.cardError(id)
+	}
 	if c.bot == nil {
 		return errors.New("no chat service is configured (SLACK_BOT_TOKEN)")
 	}

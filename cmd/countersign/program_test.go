@@ -106,8 +106,14 @@ func serving(t *testing.T, s *stage.Stage, more map[string]string) *program {
 // starting starts the program, and waits for nothing.
 func starting(t *testing.T, s *stage.Stage, more map[string]string) *program {
 	t.Helper()
+	return running(t, s, "serve", more)
+}
+
+// running is starting, of another subcommand.
+func running(t *testing.T, s *stage.Stage, subcommand string, more map[string]string) *program {
+	t.Helper()
 	p := &program{t: t, stage: s, log: &buffer{}, done: make(chan struct{})}
-	p.cmd = exec.Command(os.Args[0], "serve")
+	p.cmd = exec.Command(os.Args[0], subcommand)
 	p.cmd.Env = append(s.Env(more), asProgram+"=1")
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

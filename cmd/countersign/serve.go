@@ -93,7 +93,12 @@ func serve(ctx context.Context, c config) (err error) {
 	if vault != nil {
 		p.down.addCtx(vault.Close)
 	}
-	chat, err := newChat(c, p.approvals.book, p.policy, p.record.journal, p.mask, p.log)
+	chat := &chat{config: c}
+	if c.Bot == botOff {
+		chat.bots, err = p.approvals.bots(ctx, c, p.mask)
+	} else {
+		chat, err = newChat(c, p.approvals.book, p.policy, p.record.journal, p.mask, p.log)
+	}
 	if err != nil {
 		return err
 	}

@@ -98,6 +98,10 @@ type Approval struct {
 	Outcome string    `json:"outcome,omitempty"`  // what became of that call
 	Cards   []Card    `json:"cards,omitempty"`
 
+	// Unasked is why a set could not be asked, by its name: its channel refuses
+	// us, say. What it says of a set whose card is there is over.
+	Unasked map[string]string `json:"unasked,omitempty"`
+
 	// Of a window: Until is its end, set when it is approved (zero: the approval
 	// is good for one call), Uses counts the calls that ran on it, LastUse is
 	// when the newest did, and Calls are the newest of them and those that have
