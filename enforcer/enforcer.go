@@ -35,6 +35,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
+	"countersign/enforcer/approval/api"
 	"countersign/enforcer/credential"
 	"countersign/enforcer/freeze"
 	"countersign/enforcer/hub"
@@ -66,8 +67,12 @@ type Config struct {
 	Kept *kv.Bucket
 	// Alone says that no other enforcer uses Kept: what another run has claimed
 	// there died with that.
-	Alone  bool
-	Quotas *quota.Table // counts begin anew if nil
+	Alone bool
+	// Ballots is what the command line's votes need beside Approvals: Logins,
+	// Seal, SignIn (nil: nobody signs in), Page and Refused. There is no API of
+	// approvals without Refused.
+	Ballots api.Config
+	Quotas  *quota.Table // counts begin anew if nil
 	// CardError says why nobody could be asked about an approval (the chat
 	// service refused the channel, say); nil, or a nil error, means that
 	// somebody was, or is about to be.
@@ -114,6 +119,7 @@ type Enforcer struct {
 	schemas   schemas
 	pins      sights
 	metrics   *metrics
+	ballots   *api.API // nil where nothing is configured
 
 	processes *upstream.Pool // of all spawned servers, those of earlier policies included
 
@@ -160,6 +166,10 @@ func New(c Config) (*Enforcer, error) {
 		return nil, err
 	}
 	e.kept.bucket, e.tasks.by = c.Kept, rand.Text()
+	if b := c.Ballots; b.Refused != nil {
+		b.Book, b.Policy, b.Words, b.Source, b.Now, b.Log = c.Approvals, e.votesUnder, e.words, e.source, c.Now, c.Log
+		e.ballots = api.New(b)
+	}
 	if c.Freezes != nil {
 		c.Freezes.Notify(e.froze)
 	}
@@ -245,6 +255,7 @@ func (e *Enforcer) Handler() http.Handler {
 	mux.HandleFunc("/mcp/{server}", e.serveMCP)
 	mux.HandleFunc("/mcp", e.serveAll)
 	e.mountOperate(mux, e.operator)
+	e.mountApprovals(mux, nil)
 	return mux
 }
 

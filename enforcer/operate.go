@@ -38,6 +38,7 @@ const maxOperation = 16 << 10 // bytes of a request
 func (e *Enforcer) Control(who func(*http.Request) freeze.Operator) http.Handler {
 	mux := http.NewServeMux()
 	e.mountOperate(mux, func(_ http.ResponseWriter, r *http.Request) (freeze.Operator, bool) { return who(r), true })
+	e.mountApprovals(mux, who)
 	return mux
 }
 
