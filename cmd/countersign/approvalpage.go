@@ -9,6 +9,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/approval"
+	"countersign/enforcer/approval/api"
 	"countersign/enforcer/approval/page"
 	"countersign/enforcer/approval/signin"
 )
@@ -62,17 +63,33 @@ func newPage(p *process, source func(*http.Request) string) (*page.Page, error) 
 	return page.New(page.Config{
 		PublicURL: p.config.PublicURL, SignIn: client, Book: p.approvals.book, Logins: p.approvals.book.Logins, Seal: seal, Policy: p.policy.current,
 		Source: source, Now: time.Now, Log: p.log,
-		Refused: func(ctx context.Context, id string, v approval.Vote, why error) {
-			if err := recordRefusedVote(ctx, p.record.journal, p.mask, id, v, why, p.policy.commit()); err != nil {
-				p.log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)
-			}
-		},
+		Refused: p.refusedVote,
 		Failed: func(ctx context.Context, source string, why error) {
 			if err := recordFailedSignIn(ctx, p, source, why); err != nil {
 				p.log.Error("a failed sign-in could not be recorded", "err", err)
 			}
 		},
 	})
+}
+
+// newBallots is what the gate's API for the command line needs; without a client
+// to sign in as, nobody votes there.
+func newBallots(p *process) (api.Config, error) {
+	b := api.Config{Logins: p.approvals.book.Logins, Refused: p.refusedVote}
+	var err error
+	if b.Seal, err = approval.NewSeal(p.key); err != nil || p.config.ApprovalsClientID == "" {
+		return b, err
+	}
+	b.Page = p.config.PublicURL
+	b.SignIn, err = p.config.votes()
+	return b, err
+}
+
+// refusedVote records a vote that did not count.
+func (p *process) refusedVote(ctx context.Context, id string, v approval.Vote, why error) {
+	if err := recordRefusedVote(ctx, p.record.journal, p.mask, id, v, why, p.policy.commit()); err != nil {
+		p.log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)
+	}
 }
 
 // recordFailedSignIn writes that somebody did not get into the approval page.

@@ -23,7 +23,10 @@ import (
 )
 
 // gateFlags say which enforcer is meant, and how it is reached.
-type gateFlags struct{ url, tokenFile string }
+type gateFlags struct {
+	url, tokenFile string
+	open           bool // --url alone will do: what is asked there needs no token
+}
 
 func (g *gateFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&g.url, "url", "", "public URL of the enforcer, instead of the one on this machine")
@@ -217,7 +220,7 @@ func (g *gateFlags) ask(ctx context.Context, method, path string, body []byte, o
 		if json.Unmarshal(b, &said) != nil || said.Error == "" {
 			said.Error = "it answered " + resp.Status
 		}
-		return errors.New(said.Error)
+		return &gateError{resp.StatusCode, said.Error}
 	}
 	if err := json.Unmarshal(b, out); err != nil {
 		return fmt.Errorf("its answer cannot be read (%s): %w", resp.Status, err)
@@ -225,9 +228,17 @@ func (g *gateFlags) ask(ctx context.Context, method, path string, body []byte, o
 	return nil
 }
 
+// gateError is what an enforcer answers in the place of what was asked.
+type gateError struct {
+	status int
+	said   string
+}
+
+func (e *gateError) Error() string { return e.said }
+
 // client is the way to the enforcer that the flags name.
 func (g *gateFlags) client() (client *http.Client, base, token string, err error) {
-	if (g.url == "") != (g.tokenFile == "") {
+	if (g.url == "") != (g.tokenFile == "") && !(g.open && g.url != "") {
 		return nil, "", "", errors.New("--url and --token-file go together")
 	}
 	if g.url == "" {
@@ -249,12 +260,14 @@ func (g *gateFlags) client() (client *http.Client, base, token string, err error
 	if ip := net.ParseIP(u.Hostname()); u.Scheme != "https" && !(u.Scheme == "http" && (u.Hostname() == "localhost" || ip != nil && ip.IsLoopback())) {
 		return nil, "", "", fmt.Errorf("--url %q: want https, so that nobody reads the token on the way", g.url)
 	}
-	b, err := os.ReadFile(g.tokenFile)
-	if err != nil {
-		return nil, "", "", fmt.Errorf("--token-file: %w", err)
-	}
-	if token = strings.TrimSpace(string(b)); token == "" {
-		return nil, "", "", fmt.Errorf("--token-file: %s is empty", g.tokenFile)
+	if g.tokenFile != "" {
+		b, err := os.ReadFile(g.tokenFile)
+		if err != nil {
+			return nil, "", "", fmt.Errorf("--token-file: %w", err)
+		}
+		if token = strings.TrimSpace(string(b)); token == "" {
+			return nil, "", "", fmt.Errorf("--token-file: %s is empty", g.tokenFile)
+		}
 	}
 	return &http.Client{Timeout: 30 * time.Second, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }},
 		u.Scheme + "://" + u.Host, token, nil

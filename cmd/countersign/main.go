@@ -65,6 +65,6 @@ Start with:
 		Version: version, SilenceUsage: true, SilenceErrors: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(serveCommand(), botCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), credentialsCommand(), policyCommand(), auditCommand())
+	root.AddCommand(serveCommand(), botCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), credentialsCommand(), approvalsCommand(), policyCommand(), auditCommand())
 	return root
 }

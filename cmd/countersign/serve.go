@@ -102,10 +102,14 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	ballots, err := newBallots(p)
+	if err != nil {
+		return err
+	}
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
 		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: p.record.journal, Mask: p.mask, Credentials: vault,
-		Approvals: p.approvals.book, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
+		Approvals: p.approvals.book, Ballots: ballots, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
 		Ready: map[string]func(context.Context) error{"identity": verifier.Ready, "record": p.record.ready},
 		Kept:  p.approvals.kept, Alone: c.NATSURL == "",
 		DigestKey: p.key, PseudonymKey: []byte(c.PseudonymKey), Now: time.Now, ID: func() string { return randomID("c_") }, Log: p.log,

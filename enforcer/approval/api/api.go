@@ -158,7 +158,9 @@ func (r Reader) concerns(a approval.Approval, p *rules.Policy) bool {
 
 // states are what a list can be narrowed to.
 var states = map[string]func(approval.Approval, time.Time) bool{
-	"open": func(a approval.Approval, now time.Time) bool { return !a.State.Ended() && now.Before(a.Ends()) || a.NeedsReview() },
+	"open": func(a approval.Approval, now time.Time) bool {
+		return !a.State.Ended() && now.Before(a.Ends()) || a.NeedsReview()
+	},
 	"pending": func(a approval.Approval, now time.Time) bool {
 		return a.State == approval.Pending && now.Before(a.Expires)
 	},
