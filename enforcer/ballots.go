@@ -103,6 +103,14 @@ func (e *Enforcer) stranger(w http.ResponseWriter, r *http.Request, err error) {
 	e.turnAway(w, ref, x.id)
 }
 
+// voteSource is where a vote comes from: an address, or the control socket.
+func (e *Enforcer) voteSource(r *http.Request) string {
+	if source := e.source(r); source != "@" && source != "" { // as an unnamed Unix socket is called
+		return source
+	}
+	return "control.sock"
+}
+
 // votesUnder is the policy that votes are checked under: none while it is too
 // old.
 func (e *Enforcer) votesUnder() *rules.Policy {

@@ -75,7 +75,7 @@ func Source(r *http.Request, trusted []netip.Prefix) string {
 		host = r.RemoteAddr
 	}
 	hops := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
-	for i := len(hops) - 1; i >= 0 && trusts(trusted, host); i-- {
+	for i := len(hops) - 1; i >= 0 && among(host, trusted); i-- {
 		hop := strings.TrimSpace(hops[i])
 		if _, err := netip.ParseAddr(hop); err != nil {
 			break
@@ -85,7 +85,7 @@ func Source(r *http.Request, trusted []netip.Prefix) string {
 	return host
 }
 
-func trusts(networks []netip.Prefix, host string) bool {
+func among(host string, networks []netip.Prefix) bool {
 	ip, err := netip.ParseAddr(host)
 	if err != nil {
 		return false

@@ -31,6 +31,7 @@ package api
 
 import (
 	"context"
+	encode "encoding/json" // as approvals are written everywhere: it spells durations
 	"errors"
 	"fmt"
 	"io"
@@ -332,7 +333,7 @@ func Fail(w http.ResponseWriter, status int, text string) {
 
 // Answer answers with a JSON value.
 func Answer(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
+	b, err := encode.Marshal(v)
 	if err != nil { // plain data: cannot be
 		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be written"}`)
 	}
