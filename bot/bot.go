@@ -59,8 +59,11 @@ type Config struct {
 	// in v and why are not masked. Nil: nobody is told.
 	Refused func(ctx context.Context, approvalID string, v approval.Vote, why error)
 
+	Desk Desk // what /countersign asks of the service beside the approvals
+
 	Now   func() time.Time
 	Sleep func(context.Context, time.Duration) error // nil: by the wall clock
+	Every time.Duration                              // how often to look for what is late; 0: 5 s
 	Log   *slog.Logger                               // nil: silent
 }
 
@@ -79,13 +82,16 @@ type Bot struct {
 	deaf     error                       // why presses do not reach us over Socket Mode
 	cardErrs map[string]map[string]error // by approval and set
 	tending  map[place]chan struct{}     // cards being brought up to date
-	turns    map[string]time.Time        // by channel: when the next message may go
-	closed   map[string]time.Time        // by channel: until when Slack asked for silence
+	turns    map[string]time.Time        // by lane: when the next call may go
+	closed   map[string]time.Time        // by lane: until when Slack asked for silence
 	seen     map[string]time.Time        // payload hashes, against double delivery
 	refusals map[presser]*refusals       // of users whose refused presses were reported just now
+	waiting  waiting
 }
 
-// place is one card: an approval in front of a set.
+// place is one message: the card of an approval in front of a set, or what else
+// the set is told of it (see reminderOf and alarmOf); with no approval, the set's
+// list.
 type place struct{ id, set string }
 
 // maxJobs bounds the interactions being worked on at once.
@@ -98,6 +104,9 @@ func New(c Config) *Bot {
 	}
 	if c.Sleep == nil {
 		c.Sleep = sleep
+	}
+	if c.Every == 0 {
+		c.Every = 5 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))

@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -49,7 +50,7 @@ func (b *Bot) Handler() http.Handler {
 			http.Error(w, "the request is not signed by Slack, or is too old", http.StatusUnauthorized)
 			return
 		}
-		raw, err := payload(r.Header.Get("Content-Type"), body)
+		job, err := b.payload(r.Header.Get("Content-Type"), body)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -60,7 +61,7 @@ func (b *Bot) Handler() http.Handler {
 			http.Error(w, "not ready yet: press again", http.StatusServiceUnavailable)
 			return
 		}
-		if !b.accept(raw) {
+		if !b.accept(job) {
 			http.Error(w, "too much to do: press again", http.StatusServiceUnavailable)
 			return
 		}
@@ -100,15 +101,30 @@ func (b *Bot) verify(h http.Header, body []byte) error {
 	return nil
 }
 
-func payload(contentType string, body []byte) ([]byte, error) {
+// payload reads a request: an interaction, as the one field of a form, or a
+// slash command, as a form of its own.
+func (b *Bot) payload(contentType string, body []byte) (job func(context.Context), err error) {
 	if kind, _, err := mime.ParseMediaType(contentType); err != nil || kind != "application/x-www-form-urlencoded" {
 		return nil, errors.New("a form is expected")
 	}
 	form, err := url.ParseQuery(string(body))
-	if err != nil || len(form["payload"]) != 1 {
-		return nil, errors.New("a form with one payload is expected")
+	if err != nil {
+		return nil, errors.New("a form is expected")
 	}
-	return []byte(form.Get("payload")), nil
+	for _, values := range form {
+		if len(values) != 1 {
+			return nil, errors.New("a form with each field once is expected")
+		}
+	}
+	switch {
+	case form.Has("payload") && !form.Has("command"):
+		return func(ctx context.Context) { b.interact(ctx, []byte(form.Get("payload"))) }, nil
+	case form.Get("command") == commandName && !form.Has("payload"):
+		c := slack.SlashCommand{TeamID: form.Get("team_id"), UserID: form.Get("user_id"), UserName: form.Get("user_name"), ChannelID: form.Get("channel_id"),
+			Command: form.Get("command"), Text: form.Get("text"), ResponseURL: form.Get("response_url"), TriggerID: form.Get("trigger_id")}
+		return func(ctx context.Context) { b.command(ctx, c, body) }, nil
+	}
+	return nil, errors.New("a form with one payload, or a command of ours, is expected")
 }
 
 // introduced tells whether Slack has said which workspace is ours; until then
@@ -120,7 +136,7 @@ func (b *Bot) introduced() bool {
 }
 
 // accept takes on the work, or says that there is too much.
-func (b *Bot) accept(raw []byte) bool {
+func (b *Bot) accept(job func(context.Context)) bool {
 	select {
 	case b.slots <- struct{}{}:
 	default:
@@ -138,7 +154,7 @@ func (b *Bot) accept(raw []byte) bool {
 		}()
 		ctx, cancel := context.WithTimeout(context.Background(), jobLimit)
 		defer cancel()
-		b.interact(ctx, raw)
+		job(ctx)
 	}()
 	return true
 }
@@ -147,11 +163,14 @@ func (b *Bot) accept(raw []byte) bool {
 type press struct {
 	action      string // approve, deny, details, or reason: the deny modal
 	ballot      string // the button's value
+	set         string // of a Show button: in front of whom
 	reason      string
 	team, user  string // the person's own workspace and id
 	channel     string
 	trigger     string
 	responseURL string
+	command     bool   // it is none: a command was typed, maybe where the bot is not
+	target      Target // of the freeze modal
 	proof       *approval.SlackProof
 }
 
@@ -191,10 +210,23 @@ func (b *Bot) read(raw []byte) (press, error) {
 		p.action, p.ballot, p.proof.ActionTS = act.ActionID, act.Value, act.ActionTs
 		switch p.action {
 		case actionApprove, actionOnce, actionDeny, actionDetails, actionPage:
+		case actionShow: // its value is a ballot, and the set that is to see the card
+			i := strings.LastIndexByte(p.ballot, '.')
+			p.ballot, p.set = p.ballot[:max(i, 0)], p.ballot[i+1:]
 		default:
 			return p, fmt.Errorf("unknown action %.40q", p.action)
 		}
 	case slack.InteractionTypeViewSubmission:
+		if in.View.CallbackID == actionFreeze && in.View.State != nil {
+			var m freezeMemory
+			if err := json.Unmarshal([]byte(in.View.PrivateMetadata), &m); err != nil {
+				return p, fmt.Errorf("the modal's memory is unreadable: %w", err)
+			}
+			p.action, p.target, p.channel, p.responseURL, p.command = actionFreeze, m.Target, m.Channel, m.ResponseURL, true
+			p.proof.Channel = m.Channel
+			p.reason = in.View.State.Values[actionFreeze][actionFreeze].Value
+			return p, nil
+		}
 		if in.View.CallbackID != actionReason || in.View.State == nil {
 			return p, fmt.Errorf("unknown modal %.40q", in.View.CallbackID)
 		}
@@ -228,6 +260,13 @@ func (b *Bot) interact(ctx context.Context, raw []byte) {
 	if p.action == actionPage {
 		return // their browser follows the link
 	}
+	if p.action == actionFreeze {
+		if err := b.freeze(ctx, p); err != nil {
+			b.Log.WarnContext(ctx, "slack: a freeze was refused", "team", p.team, "user", p.user, "error", err)
+			b.tell(ctx, p, b.commandWords(err))
+		}
+		return
+	}
 	a, v, err := b.act(ctx, p)
 	if err == nil {
 		return
@@ -236,7 +275,7 @@ func (b *Bot) interact(ctx context.Context, raw []byte) {
 		b.report(ctx, a.ID, v, err)
 	}
 	b.Log.WarnContext(ctx, "slack: a press was refused", "approval", a.ID, "action", p.action, "team", p.team, "user", p.user, "error", err)
-	b.tell(ctx, p, words(err, a))
+	b.tell(ctx, p, b.words(err, a))
 }
 
 var (
@@ -265,6 +304,9 @@ func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vot
 		return approval.Approval{}, v, err
 	}
 	if !hmac.Equal([]byte(ballot(a)), []byte(p.ballot)) {
+		if len(a.Renewals) > 0 { // a card from before may still be before somebody's eyes
+			return a, v, approval.ErrShown
+		}
 		return a, v, errForged
 	}
 	if policy == nil {
@@ -275,6 +317,9 @@ func (b *Bot) act(ctx context.Context, p press) (approval.Approval, approval.Vot
 	}
 	if stranger != nil {
 		return a, v, stranger
+	}
+	if p.action == actionShow {
+		return a, v, b.show(ctx, a, p.set, policy)
 	}
 	v.Shown = a.Shows() // by the ballot
 	switch p.action {
@@ -322,58 +367,53 @@ func (b *Bot) delivered(hash string) bool {
 
 // tell says something to the presser alone.
 func (b *Bot) tell(ctx context.Context, p press, text string) {
-	say := []slack.MsgOption{slack.MsgOptionText(text, true), slack.MsgOptionParse(false)}
+	b.answer(ctx, p, face{text: text})
+}
+
+// answer shows something to the presser alone: where they pressed, as long as
+// the bot is there, or else by the address that Slack gave for it. A command may
+// be typed where the bot is not, so that address comes first.
+func (b *Bot) answer(ctx context.Context, p press, f face) {
+	say := []slack.MsgOption{slack.MsgOptionText(f.text, true), slack.MsgOptionParse(false)}
+	if len(f.blocks) > 0 {
+		say = append(say, slack.MsgOptionBlocks(f.blocks...))
+	}
+	ways := []func() error{
+		func() error { return b.answerIn(ctx, p, say) },
+		func() error { return b.answerBy(ctx, p, say) },
+	}
+	if p.command {
+		slices.Reverse(ways)
+	}
 	var err error
-	for range 3 {
-		if p.channel == "" {
-			err = errors.New("no channel")
-			break
-		}
-		if _, err = b.API.PostEphemeralContext(ctx, p.channel, p.user, say...); err == nil {
+	for _, way := range ways {
+		if err = way(); err == nil {
 			return
+		}
+	}
+	b.Log.ErrorContext(ctx, "slack: a presser could not be answered", "user", p.user, "told", f.text, "error", err)
+}
+
+func (b *Bot) answerIn(ctx context.Context, p press, say []slack.MsgOption) (err error) {
+	if p.channel == "" {
+		return errors.New("no channel")
+	}
+	for range 3 {
+		if _, err = b.API.PostEphemeralContext(ctx, p.channel, p.user, say...); err == nil {
+			return nil
 		}
 		var limited *slack.RateLimitedError
 		if !errors.As(err, &limited) || b.Sleep(ctx, limited.RetryAfter) != nil {
 			break
 		}
 	}
-	if p.responseURL != "" {
-		if _, _, _, rerr := b.API.SendMessageContext(ctx, "", append(say, slack.MsgOptionResponseURL(p.responseURL, slack.ResponseTypeEphemeral))...); rerr == nil {
-			return
-		}
-	}
-	b.Log.ErrorContext(ctx, "slack: a presser could not be told why", "user", p.user, "told", text, "error", err)
+	return err
 }
 
-// words is what a presser is told.
-func words(err error, a approval.Approval) string {
-	switch {
-	case errors.Is(err, approval.ErrOwnRequest):
-		return "This is your own request: somebody else has to decide it."
-	case errors.Is(err, approval.ErrUnlinked):
-		return "Your Slack user is not linked to anybody in approvers.yaml, so your press does not count."
-	case errors.Is(err, approval.ErrNotApprover):
-		return "You are not a member of the approver set that is asked, so your press does not count."
-	case errors.Is(err, approval.ErrDuplicate):
-		return "You have approved this already; it counts once. It waits for others."
-	case errors.Is(err, approval.ErrExpired):
-		return "This has expired; nothing ran. The agent may ask again."
-	case errors.Is(err, approval.ErrDecided):
-		return "This is decided already: " + soFar(a) + "."
-	case errors.Is(err, approval.ErrPartial):
-		return "This request could not be shown in full, so it cannot be approved by a button. You can deny it."
-	case errors.Is(err, approval.ErrSignIn):
-		return "This approver set approves by signing in, not by a button."
-	case errors.Is(err, approval.ErrStale):
-		return "The rules that ask for this approval, or the server or its credential, have changed since. The agent has to ask again; this card cannot be approved any more."
-	case errors.Is(err, approval.ErrReason):
-		return "A denial needs a reason, which the agent is told. Press Deny again."
-	case errors.Is(err, approval.ErrUnknown), errors.Is(err, errForged):
-		return "This button does not belong to any request that is open."
-	case errors.Is(err, approval.ErrUnrecorded):
-		return "Your vote could not be recorded, so it does not count, and the request was withdrawn."
-	case errors.Is(err, errModal):
-		return "Slack did not open the dialog. Press again."
+func (b *Bot) answerBy(ctx context.Context, p press, say []slack.MsgOption) error {
+	if p.responseURL == "" {
+		return errors.New("no response_url")
 	}
-	return "Your press could not be counted: the service has a problem. Press again in a moment."
+	_, _, _, err := b.API.SendMessageContext(ctx, "", append(say, slack.MsgOptionResponseURL(p.responseURL, slack.ResponseTypeEphemeral))...)
+	return err
 }

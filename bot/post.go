@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -11,12 +12,9 @@ import (
 	"github.com/slack-go/slack"
 
 	"countersign/enforcer/approval"
-	"countersign/rules"
 )
 
 const (
-	// sweep is how often approvals that nobody waits for are expired.
-	sweep = 5 * time.Second
 	// again is the pause after Slack refused a card: until somebody invites
 	// the bot, say.
 	again = 15 * time.Second
@@ -24,47 +22,67 @@ const (
 	callLimit = 20 * time.Second
 )
 
-// The metadata by which a card is found again.
+// The metadata by which a message is found again.
 const metadataType = "countersign_approval"
 
 // Run keeps a card for every approval and set, from the question to what came
-// of it, and expires what nobody waits for. It returns with ctx, or with an
-// error that cannot be cured by waiting.
+// of it, and the other messages that go with it; and it expires what nobody
+// waits for. It returns with ctx, or with an error that cannot be cured by
+// waiting.
 func (b *Bot) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var cards sync.WaitGroup
 	defer func() { cancel(); cards.Wait(); b.drain() }()
+	notice := func(p place) {
+		b.notice(p, func(p place, woken chan struct{}) { cards.Go(func() { b.tend(ctx, p, woken) }) })
+	}
 
-	cards.Go(func() { b.expire(ctx) })
+	cards.Go(func() { b.sweep(ctx, notice) })
 	if err := b.introduce(ctx); err != nil {
 		return err
+	}
+	// All that is there first: which requests are crowded depends on those
+	// before them.
+	all, err := b.Book.All(ctx)
+	if err != nil {
+		return fmt.Errorf("bot: listing the approvals: %w", err)
+	}
+	for _, a := range all {
+		b.waiting.note(a)
 	}
 	changes, err := b.Book.Watch(ctx)
 	if err != nil {
 		return fmt.Errorf("bot: watching the approvals: %w", err)
 	}
 	for a := range changes {
-		told := map[string]bool{}
-		for _, ask := range a.Asks {
-			if told[ask.Approvers] {
-				continue
-			}
-			told[ask.Approvers] = true
-			b.notice(place{a.ID, ask.Approvers}, func(p place, woken chan struct{}) {
-				cards.Go(func() { b.tend(ctx, p, woken) })
-			})
+		b.waiting.note(a)
+		for _, p := range b.places(a) {
+			notice(p)
 		}
 	}
 	return ctx.Err()
 }
 
-func (b *Bot) expire(ctx context.Context) {
-	t := time.NewTicker(sweep)
+// sweep does from time to time what no change asks for: it expires, reminds, and
+// forgets.
+func (b *Bot) sweep(ctx context.Context, notice func(place)) {
+	t := time.NewTicker(b.Every)
 	defer t.Stop()
 	for {
 		if _, err := b.Book.Expire(ctx); err != nil && ctx.Err() == nil {
 			b.Log.ErrorContext(ctx, "approvals could not be expired; trying again", "error", err)
 		}
+		b.waiting.forget(b.Now().Add(-approval.Keep))
+		b.waiting.each(func(a approval.Approval) {
+			if !b.due(a) {
+				return
+			}
+			for _, set := range setsOf(a) {
+				if _, told := a.Card(reminderOf(set)); !told {
+					notice(place{a.ID, reminderOf(set)})
+				}
+			}
+		})
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -152,8 +170,15 @@ var (
 	errEarly   = errors.New("no policy is in force yet")
 )
 
-// place does the next thing that one card needs, until it needs nothing.
+// place does the next thing that one message needs, until it needs nothing.
 func (b *Bot) place(ctx context.Context, p place, sure *bool) error {
+	policy := b.Policy()
+	if p.id == "" {
+		if policy == nil {
+			return errEarly
+		}
+		return b.list(ctx, p.set, policy, sure)
+	}
 	a, err := b.Book.Get(ctx, p.id)
 	if errors.Is(err, approval.ErrUnknown) {
 		return nil // forgotten, as old approvals are
@@ -161,49 +186,51 @@ func (b *Bot) place(ctx context.Context, p place, sure *bool) error {
 	if err != nil {
 		return err
 	}
-	policy := b.Policy()
 	if policy == nil {
 		return errEarly
 	}
-	set, ok := policy.ApproverSet(p.set)
+	m, err := b.message(a, p, policy)
+	if err != nil {
+		return err
+	}
 	card, has := a.Card(p.set)
 	switch {
 	case has && card.TS != "":
-		return b.update(ctx, a, card, draw(a, set, policy, b.PublicURL))
-	case a.State != approval.Pending && !has:
-		return nil // over before it was shown
-	case a.State == approval.Pending && (!ok || set.Channel == ""):
-		return errNowhere
+		shown, err := b.update(ctx, card, m.face, a.State.Ended())
+		if err != nil || shown == card.Shown {
+			return err
+		}
+		card.Shown = shown
+		_, err = b.Book.SetCard(ctx, p.id, card)
+		return err
+	case !m.wanted && !has:
+		return nil
 	}
-	channel := set.Channel
-	if has {
-		channel = card.Channel
-	}
-	if has && !*sure { // claimed once: is it there?
-		ts, err := b.find(ctx, p, channel, card.Claimed)
+	if has && card.By != "" && !*sure { // claimed once: is it there?
+		ts, err := b.find(ctx, p, card, m.thread)
 		if err != nil {
 			return err
 		}
 		if ts != "" {
-			_, err := b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: channel, TS: ts})
+			_, err := b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: card.Channel, TS: ts})
 			if err != nil {
 				return err
 			}
 			return b.place(ctx, p, sure)
 		}
 	}
-	if a.State != approval.Pending {
+	if !m.wanted {
 		return nil
 	}
-	return b.post(ctx, p, set, policy, sure)
+	return b.post(ctx, p, m, sure)
 }
 
-func (b *Bot) post(ctx context.Context, p place, set rules.ApproverSet, policy *rules.Policy, sure *bool) error {
-	if err := b.lane(ctx, set.Channel, pace); err != nil {
+func (b *Bot) post(ctx context.Context, p place, m message, sure *bool) error {
+	if err := b.lane(ctx, methodPost, m.channel); err != nil {
 		return err
 	}
 	// After the wait: as it stands now.
-	a, err := b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: set.Channel, Claimed: b.Now().UTC(), By: b.name})
+	a, err := b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: m.channel, Claimed: b.Now().UTC(), By: b.name})
 	if err != nil {
 		return err
 	}
@@ -213,52 +240,69 @@ func (b *Bot) post(ctx context.Context, p place, set rules.ApproverSet, policy *
 		return nil // posted by another; its update brings us back
 	case card.By != b.name:
 		return errClaimed
-	case a.State != approval.Pending:
-		return nil
 	}
-	f := draw(a, set, policy, b.PublicURL)
-	shown, err := f.digest()
+	policy := b.Policy()
+	if policy == nil {
+		return errEarly
+	}
+	if m, err = b.message(a, p, policy); err != nil || !m.wanted {
+		return err
+	}
+	channel, ts, shown, err := b.say(ctx, p, m, sure)
 	if err != nil {
 		return err
+	}
+	if _, err = b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: channel, TS: ts, Shown: shown}); err != nil {
+		return err
+	}
+	if p.set == reminderOf(setOf(p.set)) {
+		_, _, err = b.Book.Remind(ctx, p.id) // noted, and recorded, once for all sets
+	}
+	return err
+}
+
+// say posts a message. sure is false afterwards if it may be there all the same.
+func (b *Bot) say(ctx context.Context, p place, m message, sure *bool) (channel, ts, shown string, err error) {
+	if shown, err = m.face.digest(); err != nil {
+		return "", "", "", err
+	}
+	options := append(m.face.options(), slack.MsgOptionMetadata(slack.SlackMetadata{
+		EventType: metadataType, EventPayload: map[string]any{"approval": p.id, "set": p.set},
+	}))
+	if m.thread != "" {
+		options = append(options, slack.MsgOptionTS(m.thread))
 	}
 	call, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
 	*sure = false
-	channel, ts, err := b.API.PostMessageContext(call, set.Channel, append(f.options(), slack.MsgOptionMetadata(slack.SlackMetadata{
-		EventType: metadataType, EventPayload: map[string]any{"approval": p.id, "set": p.set},
-	}))...)
+	channel, ts, err = b.API.PostMessageContext(call, m.channel, options...)
 	if err != nil {
 		var limited *slack.RateLimitedError
 		*sure = refused(err) || errors.As(err, &limited)
-		return b.limited(set.Channel, err)
+		return "", "", "", b.limited(methodPost, m.channel, err)
 	}
-	_, err = b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: channel, TS: ts, Shown: shown})
-	return err
+	return channel, ts, shown, nil
 }
 
-func (b *Bot) update(ctx context.Context, a approval.Approval, card approval.Card, f face) error {
-	shown, err := f.digest()
+// update makes a message show the face, and returns what it shows then. A last
+// update that Slack refuses is not repeated: the record is in the journal; the
+// card, deleted or out of reach, is not worth a loop.
+func (b *Bot) update(ctx context.Context, card approval.Card, f face, last bool) (shown string, err error) {
+	shown, err = f.digest()
 	if err != nil || shown == card.Shown {
-		return err
+		return shown, err
 	}
-	if err := b.lane(ctx, card.Channel, 0); err != nil {
-		return err
+	if err := b.lane(ctx, methodUpdate, card.Channel); err != nil {
+		return "", err
 	}
 	call, cancel := context.WithTimeout(ctx, callLimit)
 	defer cancel()
-	if _, _, _, err := b.API.UpdateMessageContext(call, card.Channel, card.TS, f.options()...); err != nil {
-		var answer slack.SlackErrorResponse
-		if a.State.Ended() && errors.As(err, &answer) && refused(err) {
-			// The record is in the journal; the card, deleted or out of reach,
-			// is not worth a loop.
-			b.Log.WarnContext(ctx, "slack refused the last update of a card", "approval", a.ID, "error", err)
-		} else {
-			return b.limited(card.Channel, err)
-		}
+	_, _, _, err = b.API.UpdateMessageContext(call, card.Channel, card.TS, f.options()...)
+	if err != nil && last && refused(err) {
+		b.Log.WarnContext(ctx, "slack refused the last update of a card", "channel", card.Channel, "ts", card.TS, "error", err)
+		return shown, nil
 	}
-	card.Shown = shown
-	_, err = b.Book.SetCard(ctx, a.ID, card)
-	return err
+	return shown, b.limited(methodUpdate, card.Channel, err)
 }
 
 func (f face) options() []slack.MsgOption {
@@ -270,29 +314,43 @@ func (f face) options() []slack.MsgOption {
 	}
 }
 
-// find looks for a card that was posted, but whose coordinates were lost in a
-// crash or with Slack's answer.
-func (b *Bot) find(ctx context.Context, p place, channel string, claimed time.Time) (ts string, err error) {
-	call, cancel := context.WithTimeout(ctx, callLimit)
-	defer cancel()
-	if err := b.lane(ctx, channel, 0); err != nil {
+// find looks for a message that was posted, but whose coordinates were lost in a
+// crash or with Slack's answer: in the channel, or in a thread.
+func (b *Bot) find(ctx context.Context, p place, card approval.Card, thread string) (ts string, err error) {
+	method := methodHistory
+	if thread != "" {
+		method = methodReplies
+	}
+	if err := b.lane(ctx, method, card.Channel); err != nil {
 		return "", err
 	}
-	since := claimed.Add(-2 * time.Minute) // Slack's clock and ours differ
-	h, err := b.API.GetConversationHistoryContext(call, &slack.GetConversationHistoryParameters{
-		ChannelID: channel, Oldest: strconv.FormatInt(since.Unix(), 10) + ".000000", Limit: 999, IncludeAllMetadata: true,
-	})
+	call, cancel := context.WithTimeout(ctx, callLimit)
+	defer cancel()
+	// Slack's clock and ours differ.
+	since := strconv.FormatInt(card.Claimed.Add(-2*time.Minute).Unix(), 10) + ".000000"
+	var found []slack.Message
+	if thread != "" {
+		found, _, _, err = b.API.GetConversationRepliesContext(call, &slack.GetConversationRepliesParameters{
+			ChannelID: card.Channel, Timestamp: thread, Oldest: since, Limit: 999, IncludeAllMetadata: true})
+		slices.Reverse(found)
+	} else {
+		var h *slack.GetConversationHistoryResponse
+		if h, err = b.API.GetConversationHistoryContext(call, &slack.GetConversationHistoryParameters{
+			ChannelID: card.Channel, Oldest: since, Limit: 999, IncludeAllMetadata: true}); err == nil {
+			found = h.Messages
+		}
+	}
 	if err != nil {
 		if refused(err) {
-			b.Log.WarnContext(ctx, "slack: the channel's history cannot be read, so a card may be posted twice", "channel", channel, "error", err)
+			b.Log.WarnContext(ctx, "slack: the channel's history cannot be read, so a card may be posted twice", "channel", card.Channel, "error", err)
 			return "", nil
 		}
-		return "", b.limited(channel, err)
+		return "", b.limited(method, card.Channel, err)
 	}
 	b.mu.Lock()
 	bot := b.botID
 	b.mu.Unlock()
-	for _, m := range h.Messages {
+	for _, m := range found {
 		if m.BotID == bot && m.Metadata.EventType == metadataType && m.Metadata.EventPayload["approval"] == p.id && m.Metadata.EventPayload["set"] == p.set {
 			ts = m.Timestamp // newest first: the oldest of several stays
 		}

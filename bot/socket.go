@@ -57,10 +57,19 @@ func (b *Bot) hear(ctx context.Context, client *socketmode.Client) (connected bo
 			return connected
 		case e := <-client.Events:
 			switch e.Type {
-			case socketmode.EventTypeInteractive:
+			case socketmode.EventTypeInteractive, socketmode.EventTypeSlashCommand:
+				raw := e.Request.Payload
+				job := func(ctx context.Context) { b.interact(ctx, raw) }
+				if e.Type == socketmode.EventTypeSlashCommand {
+					c, ok := e.Data.(slack.SlashCommand)
+					if !ok || c.Command != commandName {
+						continue // none of ours
+					}
+					job = func(ctx context.Context) { b.command(ctx, c, raw) }
+				}
 				// Not acknowledged when there is too much to do: Slack then
 				// tells the presser that it did not work.
-				if !b.accept(e.Request.Payload) {
+				if !b.accept(job) {
 					b.Log.ErrorContext(ctx, "slack: too many interactions at once; one was turned away")
 					continue
 				}

@@ -91,6 +91,12 @@ func (p *Policy) Person(issuer, sub string) (Person, bool) {
 	return person, ok
 }
 
+// PersonByName returns whoever approvers.yaml calls so.
+func (p *Policy) PersonByName(name string) (Person, bool) {
+	person, ok := p.people.byName[name]
+	return person, ok
+}
+
 // PersonBySlack returns the person linked to that user of that workspace.
 func (p *Policy) PersonBySlack(team, user string) (Person, bool) {
 	person, ok := p.people.byName[p.people.bySlack[team+"/"+user]]

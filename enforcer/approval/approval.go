@@ -201,7 +201,9 @@ func (a Approval) NeedsReview() bool {
 	return broken && a.Review == nil
 }
 
-// Card is where an approver set was shown the approval.
+// Card is where an approver set was shown the approval, or told something about
+// it: then Set is followed by a slash and what it was. Without TS and By it is a
+// card that somebody wants to see.
 type Card struct {
 	Set     string `json:"set"`
 	Channel string `json:"channel"`
