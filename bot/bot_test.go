@@ -104,16 +104,20 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
+	log := &logs{}
 	t.Cleanup(func() {
 		if err := errors.Join(s.Close(), store.Close()); err != nil {
 			t.Error(err)
+		}
+		if t.Failed() {
+			t.Logf("the bots' log:\n%s", log)
 		}
 	})
 	bucket, err := store.Bucket(t.Context(), "approvals")
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, clock: c, slack: s, store: store, bucket: bucket, log: &logs{}, policy: policy(t, "3")}
+	w := &world{t: t, clock: c, slack: s, store: store, bucket: bucket, log: log, policy: policy(t, "3")}
 	w.book = approval.New(approval.Config{Bucket: bucket, Now: c.Now, Record: func(_ context.Context, _ approval.Approval, event string) error {
 		if event == approval.EventSpent {
 			w.mu.Lock()

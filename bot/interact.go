@@ -271,7 +271,7 @@ func (b *Bot) interact(ctx context.Context, raw []byte) {
 	if err == nil {
 		return
 	}
-	if !errors.Is(err, errModal) { // a dialog that did not open decided nothing
+	if !errors.Is(err, errModal) && !errors.Is(err, errShown) { // these decide nothing
 		b.report(ctx, a.ID, v, err)
 	}
 	b.Log.WarnContext(ctx, "slack: a press was refused", "approval", a.ID, "action", p.action, "team", p.team, "user", p.user, "error", err)

@@ -120,20 +120,23 @@ func (b *Bot) postList(ctx context.Context, l approval.List, s rules.ApproverSet
 		return err
 	}
 	now := b.Now().UTC()
-	if l.Opened.IsZero() {
-		l.Opened = now
-	}
-	l.Card = approval.Card{Set: l.Set, Channel: s.Channel, Claimed: now, By: b.name}
-	l, err := b.Book.SetList(ctx, l)
-	if err != nil {
-		return ours(err)
-	}
 	all := b.waiting.listed(l.Set)
 	var open []approval.Approval
 	for _, a := range all {
 		if a.State == approval.Pending {
 			open = append(open, a)
 		}
+	}
+	if len(open) == 0 {
+		return nil // decided during the wait
+	}
+	if l.Opened.IsZero() {
+		l.Opened = open[0].Created
+	}
+	l.Card = approval.Card{Set: l.Set, Channel: s.Channel, Claimed: now, By: b.name}
+	l, err := b.Book.SetList(ctx, l)
+	if err != nil {
+		return ours(err)
 	}
 	m := message{face: b.listFace(l.Set, l, open, all, policy), channel: s.Channel}
 	channel, ts, shown, err := b.say(ctx, p, m, sure)
@@ -149,7 +152,7 @@ func (b *Bot) postList(ctx context.Context, l approval.List, s rules.ApproverSet
 func (b *Bot) listFace(set string, l approval.List, open, all []approval.Approval, policy *rules.Policy) face {
 	decided := 0
 	for _, a := range all {
-		if a.State != approval.Pending && a.Ended.After(l.Opened) {
+		if a.State != approval.Pending && !a.Created.Before(l.Opened) {
 			decided++
 		}
 	}
@@ -164,7 +167,7 @@ func (b *Bot) listFace(set string, l approval.List, open, all []approval.Approva
 	f.text = title
 	f.add(slack.NewHeaderBlock(plain(title)))
 	if decided > 0 {
-		f.add(smallPrint(fmt.Sprintf("%d decided or expired since %s.", decided, tell.Moment(l.Opened))))
+		f.add(smallPrint(fmt.Sprintf("%d decided or expired, of those asked since %s.", decided, tell.Moment(l.Opened))))
 	}
 	if len(open) == 0 {
 		return f
@@ -208,7 +211,7 @@ func ballotFor(a approval.Approval, set string) string { return ballot(a) + "." 
 
 // show has the card of a listed request posted, if it is not there yet.
 func (b *Bot) show(ctx context.Context, a approval.Approval, set string, policy *rules.Policy) error {
-	if card, has := a.Card(set); has && card.TS != "" {
+	if _, has := a.Card(set); has {
 		return errShown
 	}
 	if a.State != approval.Pending {
@@ -222,4 +225,4 @@ func (b *Bot) show(ctx context.Context, a approval.Approval, set string, policy 
 	return err
 }
 
-var errShown = errors.New("the card is there already")
+var errShown = errors.New("the card is there already, or on its way")

@@ -196,6 +196,11 @@ func (b *Bot) place(ctx context.Context, p place, sure *bool) error {
 	card, has := a.Card(p.set)
 	switch {
 	case has && card.TS != "":
+		if p.set == reminderOf(setOf(p.set)) && a.Reminded.IsZero() && a.State == approval.Pending {
+			if _, _, err := b.Book.Remind(ctx, p.id); err != nil { // recorded once, for all sets
+				return err
+			}
+		}
 		shown, err := b.update(ctx, card, m.face, a.State.Ended())
 		if err != nil || shown == card.Shown {
 			return err
@@ -252,12 +257,7 @@ func (b *Bot) post(ctx context.Context, p place, m message, sure *bool) error {
 	if err != nil {
 		return err
 	}
-	if _, err = b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: channel, TS: ts, Shown: shown}); err != nil {
-		return err
-	}
-	if p.set == reminderOf(setOf(p.set)) {
-		_, _, err = b.Book.Remind(ctx, p.id) // noted, and recorded, once for all sets
-	}
+	_, err = b.Book.SetCard(ctx, p.id, approval.Card{Set: p.set, Channel: channel, TS: ts, Shown: shown})
 	return err
 }
 

@@ -47,7 +47,7 @@ func (b *Bot) words(err error, a approval.Approval) string {
 	case errors.Is(err, errModal):
 		return "Slack did not open the dialog. Press again."
 	case errors.Is(err, errShown):
-		return "Its card is in the channel already."
+		return "Its card is in the channel already, or on its way there."
 	case errors.Is(err, errNowhere):
 		return "The policy names no channel for that approver set, so there is no card of it."
 	case errors.Is(err, errEarly):

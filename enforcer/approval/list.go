@@ -16,7 +16,7 @@ import (
 // what waits, and what may be voted on, the approvals say.
 type List struct {
 	Set    string    `json:"set"`
-	Opened time.Time `json:"opened"` // when the message was first wanted
+	Opened time.Time `json:"opened"` // when the oldest request in it was asked
 	Card   Card      `json:"card"`   // where it is, as of an approval's card
 
 	// Past are earlier messages that do not say yet that they are over.
