@@ -178,7 +178,20 @@ func (b *Bot) CardErrors() map[string]map[string]error {
 	return out
 }
 
+// setCardError notes why a card is not there. That a reminder or an alarm is not
+// there keeps nobody from being asked; that a list is not, whoever stands in it.
 func (b *Bot) setCardError(p place, err error) {
+	if p.id == "" {
+		for _, a := range b.waiting.listed(p.set) {
+			if _, has := a.Card(p.set); !has && a.State == approval.Pending {
+				b.setCardError(place{a.ID, p.set}, err)
+			}
+		}
+		return
+	}
+	if setOf(p.set) != p.set {
+		return
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err == nil {
