@@ -475,6 +475,8 @@ func TestSummary(t *testing.T) {
 		"1 entry · policy 4":                               s(glance{Kind: KindPolicy, Status: "resumed", Policy: "4"}),
 		"1 entry · 1 approved by bob, dana":                s(glance{Kind: KindApproval, Detail: votes("bob", "dana")}),
 		"1 entry · 1 approved by 4 people":                 s(glance{Kind: KindApproval, Detail: votes("a", "b", "c", "d")}),
+		"1 entry · 1 approved by fay@example.com":          s(glance{Kind: KindApproval, Status: "approved", Detail: json.RawMessage(`{"state":"approved","votes":[{"person":"","email":"fay@example.com","sub":"u-1","approve":true}]}`)}),
+		"2 entries · 1 broke the glass (olga)":             s(glance{Kind: KindApproval, Status: "break-glass", Detail: votes("bob", "olga")}, glance{Kind: KindApproval, Status: "used", Detail: votes("bob", "olga")}),
 		"3 entries · 1 freeze · 1 unfrozen":                s(glance{Kind: KindFreeze, Status: StatusFrozen}, glance{Kind: KindFreeze, Status: StatusStanding}, glance{Kind: KindFreeze, Status: StatusUnfrozen}),
 		"1 entry · 1 rejected by an approver":              s(glance{Kind: KindApproval, Detail: json.RawMessage(`{"state":"denied"}`)}),
 		`1 entry · 1 approved by eve\u{a}Signed-off-by: x`: s(glance{Kind: KindApproval, Detail: votes("eve\nSigned-off-by: x")}),

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -25,6 +26,7 @@ type summary struct {
 	entries, calls, denied, blocked int
 	approved                        []string // by whom
 	approvals, rejections           int
+	glasses                         []string // who approved alone, by a break-glass set
 	frozen, unfrozen                int
 	policy                          string
 }
@@ -67,6 +69,8 @@ func (s *summary) count(g glance) {
 			}
 		case "denied":
 			s.rejections++
+		case "break-glass":
+			s.glasses = append(s.glasses, by[max(0, len(by)-1):]...)
 		}
 	}
 }
@@ -85,13 +89,16 @@ func inForce(g glance) bool {
 }
 
 // approvalOf reads the state and the approving people from the detail of an
-// approval entry: {"state", "votes": [{"person", "approve"}]}, in any case, or
-// the same under "approval".
+// approval entry: {"state", "votes": [{"person", "email", "sub", "approve"}]}, in
+// any case, or the same under "approval". Whom the policy does not name, the
+// issuer does.
 func approvalOf(detail json.RawMessage) (state string, by []string) {
 	type approval struct {
 		State string
 		Votes []struct {
 			Person  string
+			Email   string
+			Sub     string
 			Approve bool
 		}
 	}
@@ -107,7 +114,7 @@ func approvalOf(detail json.RawMessage) (state string, by []string) {
 	}
 	for _, v := range d.approval.Votes {
 		if v.Approve {
-			by = append(by, v.Person)
+			by = append(by, cmp.Or(v.Person, v.Email, v.Sub))
 		}
 	}
 	return d.approval.State, by
@@ -136,6 +143,7 @@ func (s summary) String() string {
 		by = fmt.Sprintf(" by %d people", n)
 	}
 	add(s.approvals, "approved"+by)
+	add(len(s.glasses), "broke the glass ("+strings.Join(s.glasses[:min(len(s.glasses), 3)], ", ")+")")
 	add(s.rejections, "rejected by an approver")
 	add(s.frozen, plural(s.frozen, "freeze", "freezes"))
 	add(s.unfrozen, "unfrozen")
@@ -243,7 +251,15 @@ func (e Entry) verb() string {
 		if e.Status != "" {
 			return e.Status
 		}
+	case KindLogin:
+		if e.Status != "" {
+			return e.Status
+		}
 	case KindApproval:
+		switch e.Status {
+		case "break-glass", "used", "renewed", "reviewed": // louder than where it stands
+			return e.Status
+		}
 		if state, _ := approvalOf(e.Detail); state != "" {
 			return state
 		}

@@ -503,6 +503,15 @@ func TestLineAndShow(t *testing.T) {
 	if got := (Entry{Kind: KindCredential, Status: "mint", Credential: "customers-ro l_1", Call: "c_1", Time: noon}).Line(); !strings.HasSuffix(got, "  credential    mint customers-ro l_1  c_1") {
 		t.Errorf("got  %s", got)
 	}
+	window := json.RawMessage(`{"state":"approved"}`)
+	for status, want := range map[string]string{"used": "used", "break-glass": "break-glass", "renewed": "renewed", "approved": "approved", "card": "approved"} {
+		if got := (Entry{Kind: KindApproval, Status: status, Detail: window, Time: noon}).Line(); !strings.HasSuffix(got, "  "+want) {
+			t.Errorf("%s: %s", status, got)
+		}
+	}
+	if got := (Entry{Kind: KindLogin, Status: "linked", Sub: "dana", Time: noon}).Line(); !strings.Contains(got, "  linked        dana") {
+		t.Errorf("a login: %s", got)
+	}
 	if got := (Entry{Kind: KindRefused, Effect: "allow", Status: StatusFrozen, Time: noon}).Line(); !strings.Contains(got, "  frozen") {
 		t.Error(got)
 	}

@@ -130,8 +130,10 @@ func recordLogin(ctx context.Context, journal *audit.Journal, e approval.LoginEv
 
 func (a *approvals) close() error { return a.store.Close() }
 
-// expire ends approvals whose time has come, until ctx ends.
-func (a *approvals) expire(ctx context.Context) error {
+// expire ends approvals whose time has come, and windows that the policy in force
+// no longer grants, until ctx ends.
+func (a *approvals) expire(ctx context.Context, policy func() *rules.Policy) error {
+	considered := ""
 	tick, sweep := time.NewTicker(time.Second), time.NewTicker(time.Hour)
 	defer tick.Stop()
 	defer sweep.Stop()
@@ -142,6 +144,19 @@ func (a *approvals) expire(ctx context.Context) error {
 		case <-tick.C:
 			if _, err := a.book.Expire(ctx); err != nil && ctx.Err() == nil {
 				a.log.Warn("approvals could not be looked through", "err", err)
+			}
+			p := policy()
+			if p == nil || p.Commit() == considered {
+				continue
+			}
+			switch n, err := a.book.Reconsider(ctx, p); {
+			case err == nil:
+				considered = p.Commit()
+				if n > 0 {
+					a.log.Info("windows ended, since the policy that granted them has changed", "windows", n, "commit", considered)
+				}
+			case ctx.Err() == nil:
+				a.log.Warn("windows could not be held against the policy in force", "err", err)
 			}
 		case <-sweep.C:
 			if _, err := a.book.Logins.Sweep(ctx); err != nil && ctx.Err() == nil {

@@ -112,7 +112,7 @@ func (p *process) begin(ctx context.Context) {
 	p.work("policy", p.policy.follow)
 	p.work("record", p.record.publish)
 	p.work("journal", p.record.prune)
-	p.work("approvals", p.approvals.expire)
+	p.work("approvals", func(ctx context.Context) error { return p.approvals.expire(ctx, p.policy.current) })
 }
 
 // work runs f until the end. Its error, before that, ends the process.
