@@ -94,30 +94,12 @@ func bullets(texts []string) slack.RichTextElement {
 	return slack.NewRichTextList(slack.RTEListBullet, 0, items...)
 }
 
-// fitLines leaves out what there is no room for, from the front: what matters
-// most of where an approval stands is said last. It says how many lines.
-func fitLines(lines []tell.Line, room int) []tell.Line {
-	room -= 60 // for the note
-	from := len(lines)
-	for from > 0 && len(lines)-from < maxLines {
-		if room -= tell.Cost(lines[from-1].String()) + 3; room < 0 && from < len(lines) {
-			break
-		}
-		from--
-	}
-	if from == 0 {
-		return lines
-	}
-	note := tell.Line{{Text: fmt.Sprintf("%d earlier lines stand under Details", from)}}
-	return append([]tell.Line{note}, lines[from:]...)
-}
-
 // fitTexts leaves out what there is no room for, from the end, and says how many
 // lines; whole is false then.
 func fitTexts(texts []string, room int) (fitting []string, whole bool) {
 	room -= 60
 	for i, s := range texts {
-		if room -= tell.Cost(s) + 3; room < 0 || i == maxLines {
+		if room -= tell.Cost(s) + 3; room < 0 || i == maxBullets {
 			return append(fitting, fmt.Sprintf("… and %d more lines", len(texts)-i)), false
 		}
 		fitting = append(fitting, s)
@@ -125,8 +107,8 @@ func fitTexts(texts []string, room int) (fitting []string, whole bool) {
 	return texts, true
 }
 
-// maxLines keeps lists short of Slack's hundred.
-const maxLines = 60
+// maxBullets keeps a list short of Slack's hundred.
+const maxBullets = 60
 
 // sentences makes a sentence of each text.
 func sentences(all []string) string {

@@ -70,7 +70,7 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy, public st
 		f.add(slack.NewSectionBlock(plain(headline), nil, nil))
 	}
 	if a.State != approval.Pending {
-		f.add(richText(list(fitLines(tell.Standing(a), maxState))))
+		f.add(richText(list(tell.Newest(tell.Standing(a), maxState))))
 	}
 	if does, _ := fitTexts(tell.Does(a), maxDoes); len(does) > 0 {
 		f.add(richText(section(bold("What it does")), bullets(does)))
@@ -79,7 +79,7 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy, public st
 	f.add(richText(section(bold("The request in full")), preformatted(shown)))
 	f.add(whyBlock(a, settings.PolicyLink))
 	if notes := tell.Notes(a); len(notes) > 0 {
-		f.add(richText(list(fitLines(notes, maxNotes))))
+		f.add(richText(list(tell.Newest(notes, maxNotes))))
 	}
 	page := tell.PageLink(public, a.ID)
 	if a.State == approval.Pending {
@@ -96,7 +96,7 @@ func (f *face) add(b slack.Block) { f.blocks = append(f.blocks, b) }
 // ask is the foot of a card that waits: what is missing, until when, and the
 // buttons.
 func (f *face) ask(a approval.Approval, set rules.ApproverSet, p *rules.Policy, page string) {
-	f.add(richText(section(inline(fitLines(tell.Standing(a), maxState))...)))
+	f.add(richText(section(inline(tell.Newest(tell.Standing(a), maxState))...)))
 	obstacles := unseen(a, p)
 	f.approvable = len(obstacles) == 0 && !signsIn(a, set)
 	switch {

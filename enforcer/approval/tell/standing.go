@@ -185,7 +185,7 @@ func Notes(a approval.Approval) []Line {
 		if len(r.Dropped) > 0 {
 			votes += "; the votes of " + list(r.Dropped) + " do not, since what they approved has changed"
 		}
-		said = append(said, say("policy changed at ").moment(r.At).and(fmt.Sprintf(": asked again under policy %.7s%s", name(r.Policy), votes)))
+		said = append(said, say("policy changed at ").moment(r.At).and(": asked again under policy "+short(r.Policy)+votes))
 	}
 	if !a.Gone.IsZero() && !a.State.Ended() {
 		said = append(said, say("the caller left at ").moment(a.Gone).and(": nothing has run, and nothing will unless it asks again"))

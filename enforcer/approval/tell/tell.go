@@ -64,6 +64,25 @@ func Join(lines []Line, between string) string {
 	return strings.Join(all, between)
 }
 
+// MaxLines is how many lines Newest leaves.
+const MaxLines = 24
+
+// Newest leaves out what there is no room for (see Cost), from the front: what
+// matters most of where an approval stands is said last. It says how many lines.
+func Newest(lines []Line, room int) []Line {
+	from := len(lines)
+	for from > 0 && len(lines)-from < MaxLines {
+		if room -= Cost(lines[from-1].String()) + 3; room < 60 && from < len(lines) { // 60: for the note
+			break
+		}
+		from--
+	}
+	if from == 0 {
+		return lines
+	}
+	return append([]Line{sayf("%d earlier lines are left out here", from)}, lines[from:]...)
+}
+
 // Moment spells a moment, to the minute, for readers whose time zone is not
 // known: "1 Mar 14:05 UTC".
 func Moment(t time.Time) string { return t.UTC().Format("2 Jan 15:04 MST") }
@@ -121,18 +140,21 @@ func Summary(a approval.Approval, p *rules.Policy) string {
 		because, _ := Cut(strings.Join(why, "; "), MaxReason)
 		text += "Why a person is asked: " + because + ". "
 	}
-	text += capital(Join(Standing(a), "; ")) + "."
+	text += capital(Join(Newest(Standing(a), 3*MaxReason), "; ")) + "."
 	if notes := Notes(a); len(notes) > 0 {
-		text += " " + capital(Join(notes, "; ")) + "."
+		text += " " + capital(Join(Newest(notes, 3*MaxReason), "; ")) + "."
 	}
 	return text
 }
 
 // Does is what SQL and shell in the arguments do, made visible, a line each.
 func Does(a approval.Approval) []string {
-	out := make([]string, len(a.Does))
-	for i, line := range a.Does {
-		out[i], _ = Visible(line, false, 1<<20)
+	var out []string
+	for _, line := range a.Does {
+		if line != "" {
+			line, _ = Visible(line, false, 1<<20)
+			out = append(out, line)
+		}
 	}
 	return out
 }

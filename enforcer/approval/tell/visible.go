@@ -97,8 +97,8 @@ func units(visible string) int {
 // hidden tells whether r is invisible, or moves what stands around it.
 func hidden(r rune) bool {
 	switch {
-	case r == ' ':
-		return false
+	case r < 0x7F:
+		return r < ' '
 	case unicode.In(r, unicode.Cc, unicode.Cf, unicode.Co, unicode.Cs, unicode.Zl, unicode.Zp, unicode.Zs):
 		return true
 	case unicode.In(r, unicode.Variation_Selector, unicode.Other_Default_Ignorable_Code_Point):

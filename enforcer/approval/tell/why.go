@@ -28,9 +28,17 @@ func Reasons(a approval.Approval, template string) []Reason {
 	for _, ask := range a.Asks {
 		file, _ := Visible(ask.File, false, 2*MaxName)
 		all = append(all, Reason{Why: reason(ask.Reason), Rule: name(ask.Rule), Place: fmt.Sprintf("%s:%d", file, ask.Line),
-			At: fmt.Sprintf("%.7s", name(a.Policy)), Link: PolicyLink(template, a.Policy, ask.File, ask.Line)})
+			At: short(a.Policy), Link: PolicyLink(template, a.Policy, ask.File, ask.Line)})
 	}
 	return all
+}
+
+// short is the beginning of a commit's id, by which people name it.
+func short(commit string) string {
+	if commitID.MatchString(commit) {
+		return commit[:7]
+	}
+	return name(commit)
 }
 
 // A Fact is one exact value, made visible and uncut.
