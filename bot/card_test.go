@@ -232,6 +232,28 @@ func (h hostile) approval() approval.Approval {
 	}
 	a.State = []approval.State{approval.Pending, approval.Pending, approval.Pending, approval.Approved, approval.Denied, approval.Expired, approval.Withdrawn, approval.Spent, approval.Revoked}[h.IntN(9)]
 	a.Reason, a.Outcome, a.Policy, a.Expires, a.Ended = h.text(2000), h.text(300), h.text(100), h.time(), h.time()
+	if wide := (hostile{h.Rand, false}); h.brief { // all would fit, but for one thing
+		switch h.IntN(8) {
+		case 0:
+			a.Args = wide.text(4000)
+		case 1:
+			a.Client = wide.text(100)
+		case 2:
+			a.Server = wide.text(100)
+		case 3:
+			a.Subject.Sub = wide.text(100)
+		case 4:
+			for range h.IntN(100) {
+				a.Does = append(a.Does, "x"+h.text(12))
+			}
+		case 5:
+			for range h.IntN(20) {
+				a.Asks = append(a.Asks, a.Asks[0])
+			}
+		case 6:
+			a.Partial = h.IntN(2) == 0
+		}
+	}
 	if h.IntN(2) == 0 {
 		a.Grant = rules.Grant{For: time.Duration(1+h.IntN(1e6)) * time.Second, Scope: []string{rules.ScopeExact, rules.ScopeTool, rules.ScopeServer}[h.IntN(3)]}
 	}
