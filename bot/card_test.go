@@ -251,7 +251,7 @@ func (h hostile) approval() approval.Approval {
 				a.Asks = append(a.Asks, a.Asks[0])
 			}
 		case 6:
-			a.Partial = h.IntN(2) == 0
+			a.Partial = true
 		}
 	}
 	if h.IntN(2) == 0 {
