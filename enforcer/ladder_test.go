@@ -30,6 +30,7 @@ type ladder struct {
 	events []string // of approvals: "event id"
 	got    string   // what the server was last asked, where no test answers for it
 	told   chan struct{}
+	hook   func(event string)
 }
 
 const ladderPeople = `
@@ -59,11 +60,16 @@ func ladderPolicy(hold string, more map[string]string) map[string]string {
 
 func newLadder(t testing.TB, hold string, more map[string]string) *ladder {
 	t.Helper()
-	l := &ladder{workshop: &workshop{asked: map[string]int{}}, t: t, told: make(chan struct{})}
 	store, err := kv.OpenEmbedded(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newLadderOver(t, store, hold, more)
+}
+
+func newLadderOver(t testing.TB, store *kv.Store, hold string, more map[string]string) *ladder {
+	t.Helper()
+	l := &ladder{workshop: &workshop{asked: map[string]int{}}, t: t, told: make(chan struct{})}
 	t.Cleanup(func() { fail(t, store.Close()) })
 	bucket := func(name string) *kv.Bucket {
 		b, err := store.Bucket(t.Context(), name)
@@ -86,6 +92,12 @@ func newLadder(t testing.TB, hold string, more map[string]string) *ladder {
 }
 
 func (l *ladder) record(_ context.Context, a approval.Approval, event string) error {
+	l.mu.Lock()
+	hook := l.hook
+	l.mu.Unlock()
+	if hook != nil {
+		hook(event)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.events = append(l.events, event+" "+a.ID)
@@ -137,9 +149,12 @@ func (l *ladder) lastAsked() string {
 }
 
 // vote is bob's, by button.
-func (l *ladder) vote(id string, approve bool) {
+func (l *ladder) vote(id string, approve bool) { l.t.Helper(); l.voteBy(l.Approvals, id, approve) }
+
+// voteBy is the same through a Book, another process's maybe.
+func (l *ladder) voteBy(book *approval.Book, id string, approve bool) {
 	l.t.Helper()
-	a, err := l.Approvals.Get(l.t.Context(), id)
+	a, err := book.Get(l.t.Context(), id)
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -150,7 +165,7 @@ func (l *ladder) vote(id string, approve bool) {
 	if !approve {
 		v.Reason = "ask billing first"
 	}
-	if _, err := l.Approvals.Vote(l.t.Context(), id, v, l.Policy()); err != nil {
+	if _, err := book.Vote(l.t.Context(), id, v, l.Policy()); err != nil {
 		l.t.Fatal(err)
 	}
 }
