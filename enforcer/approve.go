@@ -148,10 +148,11 @@ func (x *exchange) spend(ctx context.Context, a approval.Approval, request appro
 	if err := x.present(ctx); err != nil { // as late as can be: nothing runs for a caller who has left
 		return false, err
 	}
-	if _, err = x.e.Approvals.Spend(ctx, a.ID, request, x.id); err != nil {
+	spent, err := x.e.Approvals.Spend(ctx, a.ID, request, x.id)
+	if err != nil {
 		return false, x.denied("the approval cannot be used: " + err.Error())
 	}
-	x.spent = true
+	x.spent, x.window = true, spent.Until
 	return true, nil
 }
 

@@ -560,3 +560,38 @@ func TestThePolicyChangesWhileACallerWaits(t *testing.T) {
 }
 
 func first[A, B any](a A, _ B) A { return a }
+
+// A call that a window covers runs at once, is counted, and says so in the
+// record; freezes, quotas and the policy decide about it like about any other.
+func TestCallsOnAWindow(t *testing.T) {
+	window := strings.Replace(ladderRules, "approval: { approvers: dba }", "approval: { approvers: dba, grant: { for: 1h, scope: tool } }", 1)
+	l := newLadder(t, "1h", map[string]string{"rules/echo.yaml": window})
+	waiting := l.asking(t.Context(), first(sessionAsk(1, "tools/call", risky)), nil)
+	id := l.await(approval.EventAsked, 1)
+	l.vote(id, true)
+	if got := <-waiting; got.text != "ran risky" {
+		t.Fatalf("got %s", got.body)
+	}
+	for n := 2; n < 5; n++ { // the same, and others
+		if got := l.ask(sessionAsk(n, "tools/call", fmt.Sprintf(`"name":"risky","arguments":{"n":%d}`, n/2))); got.text != "ran risky" {
+			t.Errorf("got %s", got.body)
+		}
+	}
+	if a, err := l.Approvals.Get(t.Context(), id); err != nil || a.Uses != 4 || l.count(approval.EventUsed) != 4 || l.count(approval.EventAsked) != 1 {
+		t.Errorf("%v: %d uses; %q", err, a.Uses, l.events)
+	}
+	ends := 0
+	for _, en := range l.recorded(audit.StatusOK) {
+		if en.Kind == audit.KindOutcome && en.Approval == id && strings.Contains(string(en.Detail), `"window":"`) {
+			ends++
+		}
+	}
+	if ends != 4 {
+		t.Errorf("%d outcomes say that they ran on a window", ends)
+	}
+	l.install("b1", "1ms", map[string]string{"rules/echo.yaml": strings.Replace(window, "need a DBA", "need a DBA who knows", 1)})
+	wantAll(t, l.ask(sessionAsk(9, "tools/call", risky)).body, "approval pending")
+	if l.ran() != 4 {
+		t.Errorf("ran %d times", l.ran())
+	}
+}

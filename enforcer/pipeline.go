@@ -73,12 +73,13 @@ type exchange struct {
 	halt      context.CancelCauseFunc
 	reachable bool // by a freeze
 
-	spent     bool   // the approval is used up by this call
-	owes      string // under which its answer is kept, if the client leaves
-	intended  bool   // the intent is in the record: an outcome must follow
-	forwarded bool   // the upstream may have run it
-	closed    bool   // the outcome is in the record
-	outcome   string // as recorded
+	spent     bool      // the approval is used by this call
+	window    time.Time // the end of the window that it runs on; zero: it is used up
+	owes      string    // under which its answer is kept, if the client leaves
+	intended  bool      // the intent is in the record: an outcome must follow
+	forwarded bool      // the upstream may have run it
+	closed    bool      // the outcome is in the record
+	outcome   string    // as recorded
 	masked    []audit.Masked
 }
 

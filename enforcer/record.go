@@ -52,6 +52,9 @@ func (x *exchange) recordEnd(status, reason string) error {
 	}
 	if x.intended {
 		en.Args, en.Rules, en.Effect, en.Digest = "", nil, "", "" // they stand in the intent
+		if !x.window.IsZero() {
+			en.Detail, _ = audit.Detail(map[string]time.Time{"window": x.window}) // a time: it cannot fail
+		}
 	}
 	if reason != "" {
 		en.Reason = x.e.words(reason, 2048)
@@ -126,7 +129,8 @@ func (x *exchange) facts(params string) json.RawMessage {
 		Quota  string      `json:"quota,omitempty"`
 		Via    string      `json:"via,omitempty"`
 		Hidden bool        `json:"arguments_masked,omitempty"` // towards the upstream, too
-	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via, x.decision.MaskArgs})
+		Window time.Time   `json:"window,omitzero"`            // the end of the approved window that it runs on
+	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via, x.decision.MaskArgs, x.window})
 	if err != nil {
 		return nil // strings only: it cannot fail
 	}
