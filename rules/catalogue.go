@@ -38,6 +38,7 @@ const (
 	idSQLPassword     = "sql-password"
 	idSQLFile         = "pg-copy-file"
 	idSQLSettings     = "pg-settings"
+	idSQLActivity     = "pg-activity"
 	idShellDynamic    = "shell-dynamic"
 	idShellUnreadable = "shell-unreadable"
 	idSecretVariable  = "secret-variable"
@@ -59,6 +60,8 @@ var sqlCatalogue = []exposure{
 	{id: idSQLSettings, kind: "sql", words: "shows settings of the server that hold passwords", source: postgres + "runtime-config-replication.html",
 		relations: []string{"pg_db_role_setting"},
 		functions: []string{"pg_show_all_settings"}},
+	{id: idSQLActivity, kind: "sql", words: "shows statements that others ran, passwords set in them included", source: postgres + "monitoring-stats.html#MONITORING-PG-STAT-ACTIVITY-VIEW",
+		functions: []string{"pg_stat_get_activity", "pg_stat_get_backend_activity"}},
 	{id: "pg-shadow", kind: "sql", words: "reads the password hashes of PostgreSQL's roles", source: postgres + "catalog-pg-authid.html",
 		relations: []string{"pg_shadow", "pg_authid"},
 		commands:  []string{"pg_dump -t|--table *pg_authid*|*pg_shadow*", "pg_dumpall !--no-role-passwords|--tablespaces-only|-t"}},

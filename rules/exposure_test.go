@@ -56,6 +56,33 @@ func TestSQLExposes(t *testing.T) {
 		{`SELECT setting FROM pg_settings WHERE name IN ('work_mem', 'primary_conninfo')`, "pg-settings"},
 		{`SELECT setting FROM pg_settings WHERE name = 'work_mem' OR true`, "pg-settings"},
 		{`SELECT * FROM pg_show_all_settings()`, "pg-settings"},
+		{`SELECT s.setting FROM pg_class c JOIN pg_settings s ON true WHERE name = 'x'`, "pg-settings"},
+		{`COPY pg_settings TO STDOUT`, "pg-settings"},
+		{`SELECT rolname, rolconfig FROM pg_roles`, "pg-settings"},
+		{`SELECT * FROM pg_roles`, "pg-settings"},
+		{`SELECT to_jsonb(u) FROM pg_user u`, "pg-settings"},
+		{`COPY pg_roles TO STDOUT`, "pg-settings"},
+
+		// What others ran.
+		{`SELECT query FROM pg_stat_activity`, "pg-activity"},
+		{`SELECT pid, a.query FROM pg_catalog.pg_stat_activity AS a WHERE state = 'active'`, "pg-activity"},
+		{`SELECT * FROM pg_stat_activity`, "pg-activity"},
+		{`TABLE pg_stat_activity`, "pg-activity"},
+		{`SELECT row_to_json(a) FROM pg_stat_activity a`, "pg-activity"},
+		{`SELECT pg_stat_activity FROM pg_stat_activity`, "pg-activity"},
+		{`SELECT q FROM pg_stat_activity AS a(d, n, p, l, u, s, m, c, h, t, b, x, r, g, w, e, f, i, j, o, q)`, "pg-activity"},
+		{`SELECT l.pid FROM pg_locks l JOIN pg_stat_activity a USING (pid) ORDER BY a.query`, "pg-activity"},
+		{`SELECT count(*) FROM (SELECT * FROM pg_stat_activity) x`, "pg-activity"},
+		{`WITH a AS (SELECT query q FROM pg_stat_activity) SELECT q FROM a`, "pg-activity"},
+		{`INSERT INTO t SELECT query FROM pg_stat_activity`, "pg-activity"},
+		{`UPDATE t SET a = s.query FROM pg_stat_activity s`, "pg-activity"},
+		{`DELETE FROM t USING pg_stat_activity s RETURNING s.query`, "pg-activity"},
+		{`COPY pg_stat_activity TO STDOUT`, "pg-activity"},
+		{`COPY (SELECT query FROM pg_stat_activity) TO STDOUT`, "pg-activity"},
+		{`SELECT query FROM pg_stat_statements`, "pg-activity"},
+		{`SELECT statement FROM pg_prepared_statements`, "pg-activity"},
+		{`SELECT * FROM pg_stat_get_activity(NULL)`, "pg-activity"},
+		{`SELECT pg_stat_get_backend_activity(1)`, "pg-activity"},
 		{`SELECT * FROM dblink('dbname=x', 'select 1') AS t(a int)`, "pg-dblink sql-dynamic"},
 		{`SELECT * FROM vault.decrypted_secrets`, "pg-vault-extension"},
 		{`SELECT query_to_xml('select * from pg_shadow', true, true, '')`, "sql-dynamic"},
@@ -145,7 +172,8 @@ func TestOrdinarySQLExposesNothing(t *testing.T) {
 		`SELECT setting FROM pg_settings WHERE name = 'work_mem'`,
 		`SELECT name, setting FROM pg_settings WHERE name IN ('work_mem', 'shared_buffers') AND source <> 'default'`,
 		`SELECT current_setting('server_version')`,
-		`SELECT * FROM pg_stat_activity`, `SELECT * FROM pg_stat_ssl`, `SELECT * FROM pg_roles`, `SELECT rolname FROM pg_user`,
+		`SELECT pid, state, wait_event FROM pg_stat_activity WHERE state <> 'idle'`, `SELECT count(*) FROM pg_stat_activity`, `SELECT a.pid FROM pg_stat_activity a`, `SELECT * FROM pg_stat_ssl`,
+		`SELECT rolname, rolsuper FROM pg_roles`, `SELECT rolname FROM pg_user`, `SELECT calls, mean_exec_time FROM pg_stat_statements`, `SELECT query FROM search_log`,
 		`SELECT relname FROM pg_class WHERE relkind = 'r'`, `SELECT * FROM information_schema.columns WHERE table_name = 'customers'`,
 		`SELECT pg_size_pretty(pg_total_relation_size('orders'))`,
 		`CREATE TABLE t (id bigint PRIMARY KEY, body text)`, `ALTER TABLE t ADD COLUMN a int`, `CREATE INDEX CONCURRENTLY i ON t (a)`,
@@ -198,6 +226,10 @@ func TestShellExposes(t *testing.T) {
 		{"exec 3<>/dev/tcp/169.254.169.254/80", "metadata-address"}, {"curl --connect-to ::169.254.169.254:80 http://x/", "metadata-address"}, {"curl --resolve x:80:169.254.169.254 http://x/", "metadata-address"}, {"h=169.254; curl http://$h.169.254/", "metadata-address"}, {"psql -f <(echo 'select * from pg_shadow')", "sql-unreadable"}, {"pg_dumpall", "pg-shadow"}, {"mysqldump mysql user", "mysql-user"},
 		{"make -f <(printf 'a:\\n\\tenv')", "shell-dynamic"}, {"tar --checkpoint-action=exec=env -cf x y", "environment"}, {"ssh -o ProxyCommand=env host", "environment"}, {"rsync -e 'sh -c env' a b", "environment"}, {"git clone 'ext::sh -c env'", "environment"}, {"socat - EXEC:env", "environment"}, {"crontab <<< '* * * * * env'", "shell-dynamic"}, {"at now <<< env", "environment"}, {"csh -c env", "environment"},
 		{"IFS=,; x=cat,/etc/shadow; $x", "shell-dynamic"}, {"printf -v x /etc/shadow; cat $x", "system-passwords"}, {"x=/etc/sha; x+=dow; cat $x", "system-passwords"}, {"a=(cat /etc/shadow); \"${a[@]}\"", "system-passwords"}, {"echo $(</etc/shadow)", "system-passwords"}, {"exec 3</etc/shadow; cat <&3", "system-passwords"}, {"grep '' /etc/shadow", "system-passwords"}, {"grep -rf /etc/shadow x", "system-passwords"}, {"grep -f/etc/shadow x", "system-passwords"}, {"sed -ne p /etc/shadow", "system-passwords"}, {"jq -R . ~/.netrc", "client-passwords"}, {"git -C ~/.aws diff --no-index /dev/null credentials", "cloud-credentials"}, {"tar --directory=/root/.aws -cf - credentials", "cloud-credentials"}, {"env -C ~/.docker cat config.json", "docker-auth"}, {"k get secret", "kubernetes-secret"}, {"cat /etc/$(echo sha)dow", "system-passwords"}, {"cat $(printf '/etc/%s' shadow)", "shell-dynamic"}, {"cat /et*/sha*", "system-passwords"}, {"ln -s ~/.aws/credentials x; cat x", "cloud-credentials"}, {"git hash-object -w ~/.netrc", "client-passwords"},
+		{"find ~ -exec cat {} \\;", "home-folder"}, {"find / -type f -exec cat {} +", "home-folder"}, {"find $HOME -type f -size -4k -execdir base64 {} \\;", "home-folder"}, {"find /root -exec sh -c 'cat \"$1\"' _ {} \\;", "home-folder"}, {"fd . ~ -x cat", "home-folder"},
+		{"xargs cat < list", "shell-dynamic"}, {"xargs -0 -n1 head -c 100 < list", "shell-dynamic"}, {"xargs -a list cat", "shell-dynamic"}, {"xargs --arg-file=list cat", "shell-dynamic"}, {"xargs -I{} sh -c 'cat {}' < list", "shell-dynamic"}, {"sudo xargs cat < list", "shell-dynamic"},
+		{"psql -f dump.sql", "sql-dynamic"}, {"psql --file=x.sql app", "sql-dynamic"}, {"psql -Atf x.sql", "sql-dynamic"}, {"psql < x.sql", "sql-dynamic"}, {"psql -c '\\i x.sql'", "sql-dynamic"}, {"mysql app < x.sql", "sql-dynamic"}, {"mysql -e 'source x.sql'", "sql-dynamic"}, {"sqlcmd -i x.sql", "sql-dynamic"}, {"sqlite3 app.db < x.sql", "sql-dynamic"}, {"psql <<EOF\n\\i x.sql\nEOF", "sql-dynamic"},
+		{"docker run -v /etc:/e alpine sh", "home-folder"}, {"docker run --rm --volume=/root:/r alpine cat /r/x", "home-folder"}, {"docker run --mount type=bind,source=/etc,target=/e alpine", "home-folder"}, {"docker run -v /:/h alpine", "home-folder"}, {"docker run -v $HOME:/h alpine", "home-folder"}, {"podman run -v /proc:/p:ro alpine", "home-folder"}, {"docker create -v ~:/h alpine", "home-folder"}, {"docker run -v/etc:/e alpine", "home-folder"},
 		{"echo 'unterminated", "shell-unreadable"}, {"echo $((", "shell-unreadable"}, {"ls \x00", "shell-unreadable"},
 
 		// What reads secrets from elsewhere.
@@ -359,6 +391,17 @@ git log --grep=secret
 node --env-file=.env index.js
 crontab -l
 ping -c 1 example.com
+find ~ -name '*.md' -exec cat {} +
+find . -type f -exec cat {} +
+find ~ -type f -exec chmod 600 {} +
+xargs rm < list
+xargs -n1 wc -l < list
+psql < /dev/null
+docker run --rm -v $PWD:/src -w /src golang go test ./...
+docker run -v /etc/localtime:/etc/localtime:ro app
+docker run -v pgdata:/var/lib/postgresql/data postgres
+docker run -v /tmp:/tmp app
+docker run -v /var/run/docker.sock:/var/run/docker.sock app
 dig +short example.com
 sha256sum server.key
 wc -l ~/.bash_history

@@ -135,6 +135,12 @@ func (c *shellCommand) exposuresOf(dirs []shellWord, sql func(string) *sqlFacts)
 		found = append(found, byID[idHomeFolder])
 	}
 	found = append(found, c.variablesShown(name)...)
+	if c.fileRuns(name) {
+		found = append(found, byID[idSQLDynamic])
+	}
+	if name == "xargs" && c.listShows() {
+		found = append(found, byID[idShellDynamic])
+	}
 	for _, text := range c.sqlTexts(name) {
 		if !psqlMeta.MatchString(text) {
 			found = append(found, sql(text).exposuresOf()...)
@@ -179,10 +185,16 @@ func (c *shellCommand) filesShown(name string, dirs []shellWord) []*exposure {
 			if !ok && i+1 < len(args) {
 				value = args[i+1].text
 			}
+			if attached, ok := strings.CutPrefix(a.text, "-v"); ok && attached != "" {
+				option, value = "-v", strings.TrimPrefix(attached, "=")
+			}
 			switch option {
 			case "-v", "--volume", "--mount":
 				for part := range strings.FieldsFuncSeq(value, func(r rune) bool { return r == ':' || r == ',' || r == '=' }) {
 					found = append(found, file(part)...)
+				}
+				if folderMounted.MatchString(mountSource(value)) {
+					found = append(found, byID[idHomeFolder])
 				}
 			}
 		}
@@ -312,6 +324,8 @@ func (c *shellCommand) homeShown(name string) bool {
 		if !has(".u", "--hidden") {
 			return false
 		}
+	case "find", "fd", "fdfind":
+		return c.findShows()
 	case "rsync", "rclone", "gsutil", "restic", "borg":
 	case "aws":
 		if !has("", "sync", "--recursive") {
@@ -333,6 +347,32 @@ func (c *shellCommand) homeShown(name string) bool {
 	}
 	return false
 }
+
+// findShows tells whether find has the content of every file of a home folder
+// shown: nothing restricts it by name.
+func (c *shellCommand) findShows() bool {
+	whole, shows := false, false
+	for i := 0; i < len(c.args); i++ {
+		text := c.args[i].text
+		switch {
+		case strings.HasPrefix(text, "-") && findNames[strings.TrimLeft(text, "-")]:
+			return false
+		case wholeFolder.MatchString(strings.ToLower(text)):
+			whole = true
+		case slices.Contains(findRuns, text):
+			for i++; i < len(c.args) && c.args[i].text != ";" && (c.args[i].text != "+" || c.args[i-1].text != "{}"); i++ {
+				shows = shows || slices.ContainsFunc(strings.Fields(c.args[i].text), func(w string) bool { return reader[shellName(w)] })
+			}
+		}
+	}
+	return whole && shows
+}
+
+// findNames restrict find to names; findRuns have it run a command.
+var (
+	findNames = setOf("name iname path ipath wholename iwholename regex iregex samefile lname ilname e extension g glob")
+	findRuns  = []string{"-exec", "-execdir", "-ok", "-okdir", "-x", "-X", "--exec", "--exec-batch"}
+)
 
 // sends are programs that are told on standard input which files to send.
 var sends = setOf("sftp ftp lftp cpio")
@@ -472,6 +512,69 @@ func (c *shellCommand) variablesShown(name string) []*exposure {
 		}
 	}
 	return nil
+}
+
+// mountSource is what of the host -v or --mount gives a container.
+func mountSource(value string) string {
+	source, _, _ := strings.Cut(value, ":")
+	for part := range strings.SplitSeq(value, ",") {
+		key, from, ok := strings.Cut(part, "=")
+		if ok && (key == "source" || key == "src") {
+			source = from
+		}
+	}
+	return strings.ToLower(source)
+}
+
+// folderMounted tells a folder of the host that holds credentials of many kinds.
+var folderMounted = regexp.MustCompile(`^(?:/+|~|\$\{?home\}?|/+(?:etc|root|home|users|proc|run|var|var/run|var/lib|home/[^/]+|users/[^/]+))(?:/\.?)*$`)
+
+// fileRuns tells whether a client of a database runs what a file holds, which
+// nobody sees here: psql -f file, mysql < file.
+func (c *shellCommand) fileRuns(name string) bool {
+	if _, ok := sqlClients[name]; !ok {
+		return false
+	}
+	for _, r := range c.reads {
+		if r.text != "/dev/null" {
+			return true
+		}
+	}
+	options := sqlFiles[name]
+	for _, a := range c.args {
+		option, _, _ := strings.Cut(a.text, "=")
+		for _, o := range options {
+			short := len(o) == 2 && len(a.text) > 2 && strings.HasPrefix(a.text, o)
+			if option == o || short || len(o) == 2 && cluster(a.text) && strings.HasSuffix(a.text, o[1:]) {
+				return true
+			}
+		}
+		if sqlIncludes.MatchString(a.text) {
+			return true
+		}
+	}
+	return slices.ContainsFunc(c.stdin, sqlIncludes.MatchString)
+}
+
+// sqlFiles are the options that name a file of SQL.
+var sqlFiles = map[string][]string{
+	"psql": {"-f", "--file"}, "cockroach": {"-f", "--file"}, "usql": {"-f", "--file"}, "sqlcmd": {"-i"}, "osql": {"-i"}, "clickhouse-client": {"--queries-file"},
+	"clickhouse": {"--queries-file"}, "duckdb": {"-f"}, "snowsql": {"-f", "--filename"}, "trino": {"-f", "--file"}, "sqlite3": {"-init"}, "pgcli": {"-f", "--file"},
+}
+
+// sqlIncludes are the clients' own words for it.
+var sqlIncludes = regexp.MustCompile(`(?im)^\s*(?:\\i(?:r|nclude|nclude_relative)?|\\\.|source|\.read|@@?)\s*[^\s@]`)
+
+// listShows tells whether xargs hands the words of a file, which nobody sees
+// here, to what shows files: xargs cat < list.
+func (c *shellCommand) listShows() bool {
+	listed := slices.ContainsFunc(c.reads, func(r shellWord) bool { return r.text != "/dev/null" })
+	for _, a := range c.args {
+		listed = listed || a.text == "--arg-file" || strings.HasPrefix(a.text, "--arg-file=") || strings.HasPrefix(a.text, "-a")
+	}
+	return listed && slices.ContainsFunc(c.args, func(a shellWord) bool {
+		return slices.ContainsFunc(strings.Fields(a.text), func(w string) bool { return reader[shellName(w)] })
+	})
 }
 
 // sqlTexts lists the SQL that a command hands to a client of a database.

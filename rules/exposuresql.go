@@ -31,6 +31,9 @@ func (f *sqlFacts) exposuresOf() []*exposure {
 		if slices.ContainsFunc(s.settings, secretSetting) {
 			add(idSQLSettings)
 		}
+		if s.activity {
+			add(idSQLActivity)
+		}
 	}
 	for i := range sqlCatalogue {
 		e := &sqlCatalogue[i]

@@ -53,6 +53,7 @@ type statement struct {
 	nested    bool     // stands inside another statement
 	password  bool     // sets a password or a connection string, or names one in its options
 	settings  []string // of the server that it shows; "*" is all
+	activity  bool     // it shows statements of others
 
 	// For does: in full and as SQL spells them, this statement's own.
 	node    any        // of the parse tree

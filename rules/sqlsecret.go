@@ -58,17 +58,104 @@ func (w *walker) shows(n *pg.FuncCall) {
 // settings looks at a query of pg_settings: which names its WHERE lets
 // through.
 func (w *walker) settings(n *pg.SelectStmt) {
-	if !slices.ContainsFunc(n.GetFromClause(), func(f *pg.Node) bool {
-		return strings.EqualFold(f.GetRangeVar().GetRelname(), "pg_settings")
-	}) {
-		// Anywhere else, behind a join say, its names are not followed.
-		return
+	for _, f := range n.GetFromClause() {
+		for _, r := range tablesOf(f) {
+			if !strings.EqualFold(r.GetRelname(), "pg_settings") {
+				continue
+			}
+			names, ok := settingNames(n.GetWhereClause())
+			if !ok || f.GetRangeVar() == nil { // behind a join, a name may be another's
+				names = []string{"*"}
+			}
+			w.at.settings = union(w.at.settings, names)
+		}
 	}
-	names, ok := settingNames(n.GetWhereClause())
-	if !ok {
-		names = []string{"*"}
+}
+
+// tablesOf are the relations that an element of FROM joins, itself if it is one.
+func tablesOf(n *pg.Node) []*pg.RangeVar {
+	if r := n.GetRangeVar(); r != nil {
+		return []*pg.RangeVar{r}
 	}
-	w.at.settings = union(w.at.settings, names)
+	if j := n.GetJoinExpr(); j != nil {
+		return append(tablesOf(j.GetLarg()), tablesOf(j.GetRarg())...)
+	}
+	return nil
+}
+
+// telling are views of which one column holds what others wrote: the statements
+// that they ran, or the settings of their roles, which may be any text.
+var telling = map[string]string{
+	"pg_stat_activity": "query", "pg_stat_statements": "query", "pg_prepared_statements": "statement",
+	"pg_roles": "rolconfig", "pg_user": "useconfig",
+}
+
+// tells looks for such a column in a statement that reads such a view: by its
+// name, or with all others of the row.
+func (w *walker) tells(m protoreflect.Message, from []*pg.Node) {
+	for _, f := range from {
+		for _, r := range tablesOf(f) {
+			column, ok := telling[strings.ToLower(r.GetRelname())]
+			if !ok {
+				continue
+			}
+			names := []string{column, r.GetRelname(), r.GetAlias().GetAliasname()}
+			if len(r.GetAlias().GetColnames()) > 0 || namesColumn(m, names) {
+				w.tell(r)
+			}
+		}
+	}
+}
+
+func (w *walker) tell(r *pg.RangeVar) {
+	switch telling[strings.ToLower(r.GetRelname())] {
+	case "":
+	case "rolconfig", "useconfig":
+		w.at.settings = union(w.at.settings, []string{"*"})
+	default:
+		w.at.activity = true
+	}
+}
+
+// told does the same for what is no SELECT: COPY takes the whole row.
+func (w *walker) told(m protoreflect.Message) {
+	switch n := m.Interface().(type) {
+	case *pg.CopyStmt:
+		if r := n.GetRelation(); r != nil && !n.GetIsFrom() {
+			w.tell(r)
+			if strings.EqualFold(r.GetRelname(), "pg_settings") {
+				w.at.settings = union(w.at.settings, []string{"*"})
+			}
+		}
+	case *pg.UpdateStmt:
+		w.tells(m, n.GetFromClause())
+	case *pg.DeleteStmt:
+		w.tells(m, n.GetUsingClause())
+	case *pg.MergeStmt:
+		w.tells(m, []*pg.Node{n.GetSourceRelation()})
+	}
+}
+
+// namesColumn finds a column of one of these names, or a star, anywhere below m.
+func namesColumn(m protoreflect.Message, names []string) (found bool) {
+	if c, ok := m.Interface().(*pg.ColumnRef); ok {
+		fields := c.GetFields()
+		last := fields[len(fields)-1]
+		return last.GetAStar() != nil || slices.Contains(names, last.GetString_().GetSval())
+	}
+	m.Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
+		switch {
+		case f.Message() == nil || f.IsMap():
+		case f.IsList():
+			for i := range v.List().Len() {
+				found = found || namesColumn(v.List().Get(i).Message(), names)
+			}
+		default:
+			found = found || namesColumn(v.Message(), names)
+		}
+		return !found
+	})
+	return found
 }
 
 // settingNames lists the names to which a condition restricts a column name.

@@ -119,7 +119,7 @@ func (w *walker) enter(kind string, node any) (s *statement, leave func()) {
 		}
 		outer.reads, outer.writes, outer.functions = union(outer.reads, s.reads), union(outer.writes, s.writes), union(outer.functions, s.functions)
 		outer.writing, outer.dynamic, outer.files = outer.writing || s.writing, outer.dynamic || s.dynamic, outer.files || s.files
-		outer.password, outer.settings = outer.password || s.password, union(outer.settings, s.settings)
+		outer.password, outer.settings, outer.activity = outer.password || s.password, union(outer.settings, s.settings), outer.activity || s.activity
 	}
 }
 
@@ -141,6 +141,7 @@ func (w *walker) query(n *pg.SelectStmt, in *scope) {
 		w.write(into.GetRel())
 	}
 	w.settings(n)
+	w.tells(n.ProtoReflect(), n.GetFromClause())
 	in = w.with(n.GetWithClause(), in)
 	w.fields(n.ProtoReflect(), in, "with_clause", "into_clause")
 }
@@ -173,6 +174,7 @@ func (w *walker) statement(m protoreflect.Message, in *scope) {
 	s, leave := w.enter(statementKind(m), m.Interface())
 	defer leave()
 	w.connects(m)
+	w.told(m)
 	switch n := m.Interface().(type) {
 	case *pg.InsertStmt:
 		s.writing, s.returning = true, len(n.GetReturningList()) > 0
