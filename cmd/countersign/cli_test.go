@@ -61,7 +61,7 @@ func TestExitCodesAndWords(t *testing.T) {
 		"help of serve":      {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
 		"an unknown command": {[]string{"serv"}, 2, []string{"unknown command"}},
 		"an unknown flag":    {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
-		"a good policy":      {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 5 cases"}},
+		"a good policy":      {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 6 cases"}},
 		"a bad policy":       {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},
 		"a detector misspelt": {[]string{"policy", "check", misspelt}, 1, []string{"masks/a.yaml:1:16: there is no detector \"mailgunn\"", "masks/b.yaml:2:3: there is no detector \"jwtt\"",
 			"servers/s.yaml:3:1: ", `rules/a.yaml:1:73: when: there is no detector "nope"`, "4 problems"}},

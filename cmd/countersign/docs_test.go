@@ -297,7 +297,7 @@ func TestThePolicyPagesCommands(t *testing.T) {
 		return `{"name":"query","description":"Reads."},{"name":"execute"},{"name":"tables"}`
 	})
 	s.page("docs/policy.md", map[string]shown{
-		"countersign policy check ./policy": {says: "no problems: 1 server, 5 cases"},
+		"countersign policy check ./policy": {says: "no problems: 1 server, 6 cases"},
 		`countersign policy explain ./policy --server customers --tool execute --sub alice --group support --args '{"sql":"DELETE FROM customers"}'`: {says: "asks 1 of dba"},
 		"countersign policy lock ./policy --server customers --header 'Authorization: env:CUSTOMERS_AUTH'": {says: "3 new", run: func(_ *shell, c string) string {
 			return "export CUSTOMERS_AUTH=x-for-the-page; sed -i 's|^url: .*|url: " + url + "|' policy/servers/customers.yaml && " + c
