@@ -95,7 +95,8 @@ type fielder struct {
 	place   []string // steps from the message's root
 	quiet   int      // in what is dropped: only Block is looked for
 	refused *Refused
-	tooMany bool // brackets, in a text that is not JSON as a whole
+	cut     map[int32][]edit // of texts whose JSON is cut over several, by item of the message
+	tooMany bool             // brackets, in a text that is not JSON as a whole
 	report  Report
 }
 
@@ -148,8 +149,11 @@ func (w *fielder) envelope(t *tree, at int32, in string, depth int, edits *[]edi
 	it := &t.items[at]
 	switch it.kind {
 	case '"':
-		w.text(t, at, 0, edits)
+		w.text(t, at, 0, edits, w.cut[at]...)
 	case '[':
+		if alike(in, "content") {
+			w.together(t, it.first)
+		}
 		n := 0
 		for c := it.first; c != 0; c = t.items[c].next {
 			w.place = append(w.place, "["+strconv.Itoa(n)+"]")
@@ -416,19 +420,23 @@ func (w *fielder) step(states []uint64, name string, index int, object bool) []u
 	return out
 }
 
-// text looks for JSON in a string, as a whole or between other words.
-func (w *fielder) text(t *tree, at int32, nested int, edits *[]edit) {
+// text looks for JSON in a string, as a whole or between other words. Cut is what
+// else is to be changed in it.
+func (w *fielder) text(t *tree, at int32, nested int, edits *[]edit, cut ...edit) {
 	if nested >= maxNested {
 		return
 	}
 	it := &t.items[at]
 	raw := t.raw[it.start+1 : it.end-1]
-	if !w.promising(raw) {
+	if len(cut) == 0 && !w.promising(raw) {
 		return
 	}
 	w.place = append(w.place, "|")
 	inner := w.within(jsonUnescape(nil, raw), nested)
 	w.place = w.place[:len(w.place)-1]
+	if len(cut) > 0 {
+		inner = settle(append(cut, inner...))
+	}
 	*edits = append(*edits, lift(raw, it.start+1, inner)...)
 }
 
