@@ -117,6 +117,9 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	if chat.bot != nil {
+		chat.bot.Desk = newDesk(p, gate)
+	}
 	p.record.metrics(gate.Registry())
 	checks, err := newChecks(c, c.githubToken(p.mask), p.log)
 	if err != nil {
