@@ -418,6 +418,10 @@ func (b *Bot) commandWords(err error) string {
 		return "Your Slack user is not linked to anybody in approvers.yaml, so this is not for you." + b.linkHint()
 	case errors.Is(err, approval.ErrStaleLogin):
 		return "Your last sign-in is too long ago to go by. Sign in again: " + b.page("/sign-in")
+	case errors.Is(err, approval.ErrLinkOff):
+		return "Policy does not let people link their Slack user themselves (links.login in approvers.yaml): have it added there, by pull request."
+	case errors.Is(err, approval.ErrLinkCode):
+		return "That code is wrong, too old, or for another Slack user; nothing was linked, and the record says so. If somebody sent it to you, tell your security team. /countersign link gives a new address."
 	case errors.Is(err, approval.ErrLinked):
 		return "Policy links you, or this Slack user, otherwise already: see approvers.yaml."
 	case errors.Is(err, errModal):
@@ -425,5 +429,5 @@ func (b *Bot) commandWords(err error) string {
 	case errors.Is(err, errEarly):
 		return "No policy is in force yet: try again in a moment."
 	}
-	return "That did not work: the service has a problem, or the code is wrong or too old. Try again in a moment."
+	return "That did not work: the service has a problem. Try again in a moment."
 }

@@ -78,6 +78,11 @@ func runBot(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
+	if chat.bot != nil {
+		if chat.bot.Desk, err = newDesk(p, nil); err != nil {
+			return err
+		}
+	}
 	bots, err := p.approvals.bots(ctx, c, p.mask)
 	if err != nil {
 		return err

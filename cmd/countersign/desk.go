@@ -30,13 +30,46 @@ type desk struct {
 
 type operatorKey struct{}
 
-// newDesk is what the bot of this enforcer may ask of it.
-func newDesk(p *process, gate *enforcer.Enforcer) bot.Desk {
-	d := &desk{p: p, gate: gate.Handler(), control: gate.Control(func(r *http.Request) freeze.Operator {
-		by, _ := r.Context().Value(operatorKey{}).(freeze.Operator)
-		return by
-	})}
-	return bot.Desk{Status: d.status, Freeze: d.freeze, Unfreeze: d.unfreeze, Frozen: d.frozen, Refused: d.refused}
+// newDesk is what the bot of this process may ask of it. A bot without an
+// enforcer has no gate: then it links people, and freezes nothing.
+func newDesk(p *process, gate *enforcer.Enforcer) (bot.Desk, error) {
+	d := &desk{p: p}
+	out := bot.Desk{Refused: d.refused}
+	if gate != nil {
+		d.gate = gate.Handler()
+		d.control = gate.Control(func(r *http.Request) freeze.Operator {
+			by, _ := r.Context().Value(operatorKey{}).(freeze.Operator)
+			return by
+		})
+		out.Status, out.Freeze, out.Unfreeze, out.Frozen = d.status, d.freeze, d.unfreeze, d.frozen
+	}
+	if p.config.ApprovalsClientID == "" {
+		return out, nil // nowhere to sign in
+	}
+	seal, err := approval.NewSeal(p.key)
+	if err != nil {
+		return out, err
+	}
+	linking := &approval.Linking{Logins: p.approvals.book.Logins, Seal: seal}
+	out.Link = func(_ context.Context, team, user, name string) (string, error) {
+		token, err := linking.Begin(p.policy.current(), approval.SlackUser{Team: team, User: user, Name: name})
+		return p.config.PublicURL + "/approvals/link?token=" + url.QueryEscape(token), err
+	}
+	out.Linked = func(ctx context.Context, team, user, code string) (string, error) {
+		l, err := linking.Accept(ctx, p.policy.current(), team, user, code)
+		if person, ok := p.policy.current().Person(l.Issuer, l.Sub); ok && err == nil {
+			return person.Name, nil
+		}
+		return orElse(l.Email, l.Sub), err
+	}
+	return out, nil
+}
+
+func orElse(s, other string) string {
+	if s == "" {
+		return other
+	}
+	return s
 }
 
 // answered is an http.ResponseWriter that keeps what it is given.
@@ -94,7 +127,7 @@ func (d *desk) status(ctx context.Context) []string {
 		}
 		slices.Sort(lines[1:])
 	}
-	lines = append(lines, "policy: "+orNone(ready.Policy))
+	lines = append(lines, "policy: "+orElse(ready.Policy, "none in force"))
 	if ready.Rejected != "" {
 		lines = append(lines, "a newer policy was rejected: "+ready.Rejected)
 	}
@@ -103,13 +136,6 @@ func (d *desk) status(ctx context.Context) []string {
 		return append(lines, "nothing is frozen")
 	}
 	return append(append(lines, "frozen:"), frozen...)
-}
-
-func orNone(s string) string {
-	if s == "" {
-		return "none in force"
-	}
-	return s
 }
 
 func (d *desk) frozen() []string {

@@ -181,8 +181,13 @@ func newChat(c config, book *approval.Book, policy *policyFollower, journal *aud
 	if c.SlackAPIURL != "" {
 		opts = append(opts, slack.OptionAPIURL(c.SlackAPIURL))
 	}
+	page := "" // of approvals, where somebody can sign in to it
+	if c.ApprovalsClientID != "" {
+		page = c.PublicURL
+	}
 	return &chat{config: c, bot: bot.New(bot.Config{
-		API: slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
+		PublicURL: page,
+		API:       slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
 		Refused: func(ctx context.Context, id string, v approval.Vote, why error) {
 			if err := recordRefusedVote(ctx, journal, m, id, v, why, policy.commit()); err != nil {
 				log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)

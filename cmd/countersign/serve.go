@@ -118,7 +118,9 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	if chat.bot != nil {
-		chat.bot.Desk = newDesk(p, gate)
+		if chat.bot.Desk, err = newDesk(p, gate); err != nil {
+			return err
+		}
 	}
 	p.record.metrics(gate.Registry())
 	checks, err := newChecks(c, c.githubToken(p.mask), p.log)
