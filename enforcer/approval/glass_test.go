@@ -32,6 +32,7 @@ func TestBreakGlass(t *testing.T) {
 	}{
 		{name: "alone", asks: []rules.Ask{glass("dba", 2), glass("security", 1)}, vote: func(w *world) approval.Vote { return breaking(w.signIn("olga", "oncall")) }, left: approval.Approved},
 		{name: "what another rule asks is still asked", asks: []rules.Ask{glass("dba", 2), ask("dba", 1)}, vote: func(w *world) approval.Vote { return breaking(w.signIn("olga", "oncall")) }, left: approval.Pending},
+		{name: "the same set, asked by another rule", asks: []rules.Ask{glass("dba", 2), ask("oncall", 1)}, vote: func(w *world) approval.Vote { return breaking(w.signIn("olga", "oncall")) }, left: approval.Pending},
 		{name: "no rule lets anybody", asks: []rules.Ask{ask("dba", 2)}, vote: func(w *world) approval.Vote { return breaking(w.signIn("olga", "oncall")) }, want: approval.ErrGlass},
 		{name: "somebody else", asks: []rules.Ask{glass("dba", 2)}, vote: func(w *world) approval.Vote { return breaking(w.signIn("dave")) }, want: approval.ErrGlass},
 		{name: "without a reason", asks: []rules.Ask{glass("dba", 2)}, want: approval.ErrReason, vote: func(w *world) approval.Vote {
