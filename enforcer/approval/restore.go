@@ -46,7 +46,8 @@ func (b *Book) forget(ctx context.Context, a Approval) error {
 // process died with the entry unwritten, stands, and is recorded now. And what
 // still has to be reviewed stays, when its entries have long left the journal.
 // What ended longer ago than Keep is left out, but for the latter, and for calls
-// whose outcome nobody noted: Finish must find them.
+// whose outcome nobody noted: Finish must find them. Whoever
+// had claimed a card has died with the process: nobody waits for it.
 func (b *Book) Restore(ctx context.Context, list []Approval) error {
 	now := b.Now().UTC()
 	want := map[string][]byte{}
@@ -73,6 +74,12 @@ func (b *Book) Restore(ctx context.Context, list []Approval) error {
 		}
 		if a.State.Ended() && now.Sub(a.Ended) > Keep && !a.unfinished() && !a.NeedsReview() {
 			continue
+		}
+		a.Cards = slices.Clone(a.Cards)
+		for i, c := range a.Cards {
+			if c.TS == "" && c.By != "" {
+				a.Cards[i].Claimed = c.Claimed.Add(-ClaimPatience)
+			}
 		}
 		want[documents+a.ID] = encode(a)
 		if key := a.window(); key != "" && a.Window(now) {

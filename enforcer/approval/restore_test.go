@@ -97,6 +97,35 @@ func TestRestoreTakesNoPermissionFromTheStore(t *testing.T) {
 	}
 }
 
+// A claim to post a card dies with the process that made it.
+func TestRestoreEndsClaims(t *testing.T) {
+	w := newWorld(t)
+	a := w.ask("d1")
+	claim := approval.Card{Set: "dba", Channel: "C1", Claimed: w.now, By: "the dead"}
+	if _, err := w.book.SetCard(t.Context(), a.ID, claim); err != nil {
+		t.Fatal(err)
+	}
+	mine := approval.Card{Set: "dba", Channel: "C1", Claimed: w.now.Add(time.Second), By: "mine"}
+	taken := func() bool {
+		t.Helper()
+		got, err := w.book.SetCard(t.Context(), a.ID, mine)
+		if err != nil {
+			t.Fatal(err)
+		}
+		card, _ := got.Card("dba")
+		return card.By == "mine"
+	}
+	if taken() {
+		t.Fatal("a claim does not stand")
+	}
+	if err := w.book.Restore(t.Context(), []approval.Approval{w.seen(a.ID)}); err != nil {
+		t.Fatal(err)
+	}
+	if !taken() {
+		t.Error("the claim of a process that died still stands")
+	}
+}
+
 func TestRestoreLeavesOutWhatEndedLongAgo(t *testing.T) {
 	w := newWorld(t)
 	old := w.ask("old")
