@@ -113,7 +113,11 @@ func (x *exchange) refuse(err error) {
 		}
 		return
 	}
-	if rerr := x.recordEnd(ref.kind.status(), reason); rerr != nil {
+	status := ref.kind.status()
+	if ref.kind == kindUpstream && x.spent && x.forwarded {
+		status = audit.StatusUnknown // an approver reads of an error that the call ran
+	}
+	if rerr := x.recordEnd(status, reason); rerr != nil {
 		x.e.Log.Error("the record cannot be written", "call", x.id, "err", rerr)
 		reason = "the record cannot be written, so nothing is served: " + publicCause(rerr)
 		ref = &refusal{kind: kindUnavailable, cause: rerr}
