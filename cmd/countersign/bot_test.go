@@ -121,7 +121,7 @@ func TestBotsBesideEnforcers(t *testing.T) {
 	}
 	ran(<-again, "second", 2)
 
-	// Both die while somebody waits; one comes back.
+	// Both die while somebody waits; one comes back and takes the press, then the other.
 	waits := a.asking(t.Context(), "probe", alice, toolCall("risky", "third"))
 	card := awaitCard(t, s, "third")
 	one.kill()
@@ -134,8 +134,10 @@ func TestBotsBesideEnforcers(t *testing.T) {
 		return approve(t, s, card, stage.SlackBob) == nil
 	})
 	ran(<-waits, "third", 3)
+	two = begin("bot-2") // which publishes what it had recorded
+	two.await("ready", func() bool { return two.readiness().Ready })
 
-	for _, p := range []*program{a, b, one} {
+	for _, p := range []*program{a, b, one, two} {
 		p.stop()
 	}
 	// Who voted stands in the bots' record, the calls in the enforcers'; all of it proves itself.
