@@ -125,3 +125,26 @@ func TestBadVariables(t *testing.T) {
 		t.Log(errs)
 	}
 }
+
+// policy explain says how people approve, and what their approval is good for.
+func TestExplainApprovals(t *testing.T) {
+	dir := written(t, map[string]string{
+		"countersign.yaml": "version: 1\napprovals: { max_grant: 2h }\n",
+		"servers/s.yaml":   "server: s\nurl: http://s.example.com\n",
+		"approvers.yaml": "sets:\n  leads: { groups: [{ issuer: \"https://id.example.com\", group: leads }], approve_via: oidc, acr: [phr, phrh] }\n" +
+			"  dba: { groups: [{ issuer: \"https://id.example.com\", group: dba }], channel: C01 }\n  oncall: { groups: [{ issuer: \"https://id.example.com\", group: oncall }], channel: C02 }\n",
+		"rules/r.yaml": "- { id: a, server: s, tool: [echo, once], effect: approve, reason: r, approval: { approvers: [leads, dba], quorum: 2, expires: 5m, grant: { for: 90m, scope: tool }, break_glass: oncall } }\n" +
+			"- { id: b, server: s, tool: once, effect: approve, reason: r, approval: { approvers: dba, approve_via: oidc } }\n",
+	})
+	for tool, want := range map[string]string{
+		"echo": "  asks 2 of leads, within 5m0s: rule a\n    they sign in to approve, with acr phr or phrh\n    or one of oncall breaks the glass\n" +
+			"  asks 2 of dba, within 5m0s: rule a\n    or one of oncall breaks the glass\n" +
+			"  the approval is good for 1h30m0s, for calls of the same tool that the same rules ask about\n",
+		"once": "  asks 1 of dba, within 5m0s: rule b\n    they sign in to approve\n  the approval is good for one call\n",
+	} {
+		out, errs, code := command(t, nil, "policy", "explain", dir, "--server", "s", "--tool", tool, "--sub", "alice")
+		if code != 0 || !strings.Contains(out, want) {
+			t.Errorf("exit %d: %s%s\nwant %s", code, out, errs, want)
+		}
+	}
+}
