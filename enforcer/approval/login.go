@@ -275,8 +275,8 @@ func (s *Logins) BySlack(ctx context.Context, team, user string) (Login, error) 
 	return l, err
 }
 
-// Sweep forgets logins older than KeepLogin, and the links to them. It returns
-// how many logins it forgot.
+// Sweep forgets logins older than KeepLogin, the links to them, and what came of
+// nothing when people linked themselves. It returns how many logins it forgot.
 func (s *Logins) Sweep(ctx context.Context) (int, error) {
 	keys, err := s.Bucket.Keys(ctx, loginKeys)
 	if err != nil {
@@ -284,23 +284,28 @@ func (s *Logins) Sweep(ctx context.Context) (int, error) {
 	}
 	n := 0
 	for _, key := range keys {
-		raw, rev, err := s.Bucket.Get(ctx, key)
-		if errors.Is(err, kv.ErrNotFound) {
-			continue
-		}
+		gone, err := s.forget(ctx, key, func(raw []byte) bool {
+			var l Login
+			return json.Unmarshal(raw, &l) != nil || s.Now().Sub(l.At) > KeepLogin
+		})
 		if err != nil {
 			return n, err
 		}
-		var l Login
-		if json.Unmarshal(raw, &l) == nil && s.Now().Sub(l.At) <= KeepLogin {
-			continue
+		if gone {
+			n++
 		}
-		if err := s.Bucket.Delete(ctx, key, rev); errors.Is(err, kv.ErrConflict) {
-			continue // signed in at this moment
-		} else if err != nil {
+	}
+	offers, err := s.Bucket.Keys(ctx, offerKeys)
+	if err != nil {
+		return n, err
+	}
+	for _, key := range offers {
+		if _, err := s.forget(ctx, key, func(raw []byte) bool {
+			var o offer
+			return json.Unmarshal(raw, &o) != nil || s.Now().Sub(o.Until) > linkLife // of its tokens none is good any more
+		}); err != nil {
 			return n, err
 		}
-		n++
 	}
 	links, err := s.Bucket.Keys(ctx, linkKeys)
 	if err != nil {
@@ -319,4 +324,22 @@ func (s *Logins) Sweep(ctx context.Context) (int, error) {
 		}
 	}
 	return n, nil
+}
+
+// forget deletes a key whose value is old, unless it changes at this moment.
+func (s *Logins) forget(ctx context.Context, key string, old func(raw []byte) bool) (bool, error) {
+	raw, rev, err := s.Bucket.Get(ctx, key)
+	switch {
+	case errors.Is(err, kv.ErrNotFound):
+		return false, nil
+	case err != nil:
+		return false, err
+	case !old(raw):
+		return false, nil
+	}
+	err = s.Bucket.Delete(ctx, key, rev)
+	if errors.Is(err, kv.ErrConflict) {
+		return false, nil
+	}
+	return err == nil, err
 }

@@ -127,10 +127,24 @@ func TestLoginsAreSwept(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	linking := approval.Linking{Logins: w.logins, Seal: seal(t, 1)}
+	token, err := linking.Begin(policy(t, "a", signers()), approval.SlackUser{Team: "T0TEST", User: "U0GUS"})
+	if err == nil {
+		_, err = linking.Offer(t.Context(), policy(t, "a", signers()), token, w.signIn("gus"))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := w.logins.Sweep(t.Context()); n != 0 || err != nil {
+		t.Errorf("%d, %v", n, err)
+	}
+	if keys, err := w.people.Keys(t.Context(), ""); err != nil || len(keys) != 6 {
+		t.Errorf("%v, %v", keys, err)
+	}
 	w.pass(29 * 24 * time.Hour)
 	w.signIn("eve")
 	w.pass(25 * time.Hour)
-	if n, err := w.logins.Sweep(t.Context()); n != 1 || err != nil {
+	if n, err := w.logins.Sweep(t.Context()); n != 2 || err != nil {
 		t.Errorf("%d, %v", n, err)
 	}
 	if keys, err := w.people.Keys(t.Context(), ""); err != nil || len(keys) != 2 {
