@@ -80,6 +80,11 @@ mask-report: ## Measure the mask beside gitleaks, and write the tables of docs/m
 	  (cd fixtures/gitleaks && $(GO) vet . && $(GO) run . "$$dir"); \
 	  $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestReport$$' ./enforcer/mask -args -report-update "$$dir"
 
+.PHONY: screenshots
+screenshots: deps ## Make the pictures of docs/approvals.md anew
+	@mkdir -p docs/images
+	COUNTERSIGN_TEST_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run '^(TestPictures|TestApprovalPage.*)$$' ./bot ./cmd/countersign
+
 .PHONY: lint
 lint: ## gofmt, no large files, vet, staticcheck; govulncheck where GOVULNDB names a database
 	@unformatted=$$(git ls-files --cached --others --exclude-standard '*.go' | xargs -r gofmt -l); \

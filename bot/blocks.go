@@ -65,18 +65,6 @@ func line(l tell.Line) []slack.RichTextSectionElement {
 	return out
 }
 
-// inline has lines one behind the other.
-func inline(lines []tell.Line) []slack.RichTextSectionElement {
-	var out []slack.RichTextSectionElement
-	for i, l := range lines {
-		if i > 0 {
-			out = append(out, text(" · "))
-		}
-		out = append(out, line(l)...)
-	}
-	return out
-}
-
 // list has lines one below the other.
 func list(lines []tell.Line) slack.RichTextElement {
 	items := []slack.RichTextElement{}

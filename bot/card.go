@@ -29,6 +29,7 @@ const (
 const (
 	maxText   = 2900
 	maxHeader = 145
+	maxStart  = 600  // of a request that does not fit
 	maxDoes   = 2000 // what it does, all lines together
 	maxAsks   = 8
 	maxWhy    = 200 // of each rule's reason, on a card
@@ -70,16 +71,24 @@ func draw(a approval.Approval, set rules.ApproverSet, p *rules.Policy, public st
 		f.add(slack.NewSectionBlock(plain(headline), nil, nil))
 	}
 	if a.State != approval.Pending {
-		f.add(richText(list(tell.Newest(tell.Standing(a), maxState))))
+		f.add(richText(section(bold("What became of it")), list(tell.Newest(tell.Standing(a), maxState))))
 	}
 	if does, _ := fitTexts(tell.Does(a), maxDoes); len(does) > 0 {
 		f.add(richText(section(bold("What it does")), bullets(does)))
 	}
-	shown, _ := tell.Visible(orElse(a.Args, "(no arguments)"), true, maxText)
-	f.add(richText(section(bold("The request in full")), preformatted(shown)))
+	title := "The request in full"
+	request := tell.Arguments(a)
+	shown, whole := tell.Cut(request, maxText)
+	if !whole {
+		shown, _ = tell.Cut(request, maxStart)
+	}
+	if !whole || a.Partial {
+		title = "The request, not all of it"
+	}
+	f.add(richText(section(bold(title)), preformatted(shown)))
 	f.add(whyBlock(a, settings.PolicyLink))
 	if notes := tell.Notes(a); len(notes) > 0 {
-		f.add(richText(list(tell.Newest(notes, maxNotes))))
+		f.add(richText(section(bold("Note")), list(tell.Newest(notes, maxNotes))))
 	}
 	page := tell.PageLink(public, a.ID)
 	if a.State == approval.Pending {
@@ -96,11 +105,13 @@ func (f *face) add(b slack.Block) { f.blocks = append(f.blocks, b) }
 // ask is the foot of a card that waits: what is missing, until when, and the
 // buttons.
 func (f *face) ask(a approval.Approval, set rules.ApproverSet, p *rules.Policy, page string) {
-	f.add(richText(section(inline(tell.Newest(tell.Standing(a), maxState))...)))
+	f.add(richText(section(bold("Where it stands")), list(tell.Newest(tell.Standing(a), maxState))))
 	obstacles := unseen(a, p)
 	f.approvable = len(obstacles) == 0 && !signsIn(a, set)
 	switch {
 	case f.approvable:
+	case a.Cut:
+		f.say("Nobody can approve what nobody can see in full. Deny it, or have it asked again in a form that fits.")
 	case len(obstacles) > 0 && page != "":
 		f.say(sentences(obstacles) + " What cannot be seen in full cannot be approved here: open the approval page, where it is whole.")
 	case len(obstacles) > 0:
@@ -138,10 +149,10 @@ func (f *face) say(s string) { f.add(slack.NewSectionBlock(plain(s), nil, nil)) 
 // any of these there is no Approve button, and a press of one does not count.
 func unseen(a approval.Approval, p *rules.Policy) []string {
 	var out []string
-	if a.Partial {
+	if a.Partial || a.Cut {
 		out = append(out, "part of the request is masked or left out")
 	}
-	if _, whole := tell.Visible(a.Args, true, maxText); !whole {
+	if _, whole := tell.Cut(tell.Arguments(a), maxText); !whole {
 		out = append(out, "the request is longer than a card can show")
 	}
 	if _, whole := tell.Headline(a, p); !whole {

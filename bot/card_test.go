@@ -25,6 +25,7 @@ func cardPolicy(t testing.TB) *rules.Policy {
 	p, err := rules.Load(fstest.MapFS{
 		"countersign.yaml": {Data: []byte("version: 1\napprovals: { policy_link: 'https://git.example/acme/policy/blob/{commit}/{file}#L{line}', audit_link: 'https://audit.example/calls/{call}' }\n")},
 		"servers/db.yaml":  {Data: []byte("server: db\nurl: http://127.0.0.1:1/mcp\n")},
+		"rules/all.yaml":   {Data: []byte("- { id: reads, server: db, effect: allow, when: 'has(args.sql) && !sql(args.sql).writing' }\n")},
 		"approvers.yaml": {Data: []byte(`
 people:
   alice: { issuer: https://id.example, sub: alice, slack: { team: T0TEST, user: U0ALICE } }
@@ -80,7 +81,7 @@ func TestCardOfARequest(t *testing.T) {
 	f := draw(plea(), set, p, "https://gate.example")
 	shown := rendered(f)
 	for _, want := range []string{"desk-assistant asks for alice: query on db", "writes table customers: UPDATE, no WHERE clause: every row",
-		"sql: UPDATE customers SET plan = 'pro'", "Writes need a DBA · rule writes, rules/all.yaml:7 · policy 3333333", "needs 1 of dba · until 1 Mar 12:15 UTC"} {
+		"sql: UPDATE customers SET plan = 'pro'", "Writes need a DBA · rule writes, rules/all.yaml:7 · policy 3333333", "• needs 1 of dba", "• until 1 Mar 12:15 UTC"} {
 		if !strings.Contains(shown, want) {
 			t.Errorf("it does not say %q:\n%s", want, shown)
 		}
@@ -115,11 +116,13 @@ func TestCardsFoot(t *testing.T) {
 			a.Grant = rules.Grant{For: time.Hour, Scope: rules.ScopeTool}
 		}, page,
 			[]string{"Approve once", "Approve for 1 hour", "Deny", "Details", "Approval page"},
-			"an approval is good for 1 hour, every call of query on db that the same rules ask about, with any arguments; or for one call, if it is given once"},
+			"an approval is good for 1 hour, for every call of query on db that the same rules ask about, with any arguments; or for one call, if it is given once"},
 		"masked in part": {func(a *approval.Approval, _ *rules.ApproverSet) { a.Partial = true }, page, []string{"Deny", "Details", "Approval page"},
 			"Part of the request is masked or left out. What cannot be seen in full cannot be approved here: open the approval page, where it is whole."},
 		"too long, and no page": {func(a *approval.Approval, _ *rules.ApproverSet) { a.Args = strings.Repeat("x", 3000) }, "", []string{"Deny", "Details"},
 			"The request is longer than a card can show. What cannot be seen in full cannot be approved here. Deny it, or have it asked again in a form that fits."},
+		"nowhere whole": {func(a *approval.Approval, _ *rules.ApproverSet) { a.Partial, a.Cut = true, true }, page, []string{"Deny", "Details", "Approval page"},
+			"Nobody can approve what nobody can see in full. Deny it, or have it asked again in a form that fits."},
 		"what it does is too long": {func(a *approval.Approval, _ *rules.ApproverSet) {
 			a.Does = slices.Repeat([]string{strings.Repeat("x", 100)}, 30)
 		}, page,
@@ -199,7 +202,7 @@ func (h hostile) text(limit int) string {
 
 func (h hostile) some(n int) int {
 	if h.brief {
-		return 3
+		return 2
 	}
 	return n
 }
@@ -218,7 +221,7 @@ func (h hostile) approval() approval.Approval {
 	sets := []string{"dba", "oncall", h.text(80), h.text(80)}
 	for range 1 + h.IntN(3)*h.IntN(h.some(50)) {
 		a.Asks = append(a.Asks, rules.Ask{Rule: h.text(120), Reason: h.text(2000), File: h.text(300), Line: h.IntN(1e9), Approvers: sets[h.IntN(len(sets))], Quorum: 1 + h.IntN(3),
-			Via: []string{"", approval.ViaSlack, approval.ViaOIDC}[h.IntN(3)], BreakGlass: []string{"", "oncall", h.text(80)}[h.IntN(3)]})
+			Via: []string{"", approval.ViaSlack, approval.ViaOIDC}[h.IntN(h.some(30))%3], BreakGlass: []string{"", "oncall", h.text(80)}[h.IntN(3)]})
 	}
 	for range h.IntN(2) * h.IntN(h.some(100)) {
 		a.Trace = append(a.Trace, rules.Match{Rule: h.text(120), File: h.text(300), Line: h.IntN(1e6), Effect: rules.Approve, Matched: h.IntN(2) == 0, Err: h.text(500), Reason: h.text(500)})
@@ -230,7 +233,7 @@ func (h hostile) approval() approval.Approval {
 	for range h.IntN(2) * h.IntN(30) {
 		a.Renewals = append(a.Renewals, approval.Renewal{At: h.time(), Policy: h.text(60), Kept: slices.Repeat(sets, h.IntN(8)), Dropped: slices.Repeat(sets, h.IntN(8))})
 	}
-	a.State = []approval.State{approval.Pending, approval.Pending, approval.Pending, approval.Approved, approval.Denied, approval.Expired, approval.Withdrawn, approval.Spent, approval.Revoked}[h.IntN(9)]
+	a.State = []approval.State{approval.Pending, approval.Pending, approval.Pending, approval.Pending, approval.Pending, approval.Pending, approval.Approved, approval.Denied, approval.Expired, approval.Withdrawn, approval.Spent, approval.Revoked}[h.IntN(12)]
 	a.Reason, a.Outcome, a.Policy, a.Expires, a.Ended = h.text(2000), h.text(300), h.text(100), h.time(), h.time()
 	if wide := (hostile{h.Rand, false}); h.brief { // all would fit, but for one thing
 		switch h.IntN(8) {
@@ -274,10 +277,10 @@ func TestHostileCards(t *testing.T) {
 	p := cardPolicy(t)
 	seed := uint64(time.Now().UnixNano())
 	approvable := 0
-	for n := range 200 {
+	for n := range 120 {
 		h := hostile{rand.New(rand.NewPCG(seed, uint64(n))), n%2 == 0}
 		a := h.approval()
-		set, _ := p.ApproverSet([]string{"dba", "oncall"}[h.IntN(2)])
+		set, _ := p.ApproverSet([]string{"dba", "dba", "oncall"}[h.IntN(3)])
 		public := []string{"", "https://gate.example"}[h.IntN(2)]
 		policy := []*rules.Policy{p, p, nil}[h.IntN(3)]
 		f := draw(a, set, policy, public)
@@ -315,8 +318,8 @@ func TestHostileCards(t *testing.T) {
 			approvable++
 		}
 	}
-	if approvable < 5 {
-		t.Errorf("%d of 200 could be approved: the test looks at little", approvable)
+	if approvable < 3 {
+		t.Errorf("%d of 120 could be approved: the test looks at little", approvable)
 	}
 }
 
@@ -350,8 +353,10 @@ func showsAll(a approval.Approval, card []json.RawMessage) bool {
 			request = b.Elements[1].Elements[0].Text
 		}
 	}
-	want, _ := tell.Visible(orElse(a.Args, "(no arguments)"), true, 1<<30)
-	return whole && request == want && slices.Equal(does, tell.Does(a))
+	if a.Args == "" {
+		a.Args = "(no arguments)"
+	}
+	return whole && request == seen(a.Args) && slices.Equal(does, tell.Does(a))
 }
 
 // seen is the text with everything in it visible, line breaks and tabs aside.

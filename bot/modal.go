@@ -85,8 +85,7 @@ func details(a approval.Approval, p *rules.Policy, public string) []slack.Block 
 	part("Where it stands", maxPartBlocks, append(said(tell.Standing(a)), said(tell.Notes(a))...))
 	part("Who may vote", maxPartBlocks, said(tell.Voters(a, p)))
 	part("What it does", maxPartBlocks, tell.Does(a))
-	request, _ := tell.Visible(orElse(a.Args, "(no arguments)"), true, 1<<30)
-	part("The request in full", maxRequestBlocks, []string{request})
+	part("The request in full", maxRequestBlocks, []string{tell.Arguments(a)})
 	part("What the rules said", maxPartBlocks, tell.Trace(a))
 	var facts []string
 	for _, f := range tell.Facts(a) {

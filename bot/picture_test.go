@@ -1,24 +1,28 @@
 package bot
 
 import (
-	"flag"
-	"maps"
+	"bytes"
+	"fmt"
+	"image/png"
 	"os"
 	"path/filepath"
-	"slices"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"countersign/enforcer/approval"
+	"countersign/fixtures/peer"
 	"countersign/fixtures/slack"
 	"countersign/rules"
 )
 
-var pictures = flag.String("pictures", "", "write the pictures of the documentation into this folder")
+// pictures is where the pictures of docs/approvals.md go, if they are to be made
+// anew.
+var pictures = os.Getenv("COUNTERSIGN_TEST_SCREENSHOTS")
 
 // scenes are the cards of which docs/approvals.md has pictures.
-func scenes() map[string]approval.Approval {
+func scenes(p *rules.Policy) map[string]approval.Approval {
 	window := plea()
 	window.Tool, window.Args, window.Grant = "restart", "service: billing\nreason: memory is at 97 %", rules.Grant{For: time.Hour, Scope: rules.ScopeTool}
 	window.Does, window.Server = nil, "ops"
@@ -36,8 +40,12 @@ func scenes() map[string]approval.Approval {
 	unknown.Outcome = "unknown"
 
 	long := plea()
-	long.Args = "sql:\n│ " + strings.Repeat("UPDATE customers SET plan = 'pro' WHERE id IN (SELECT customer FROM invoices WHERE paid)\n│ ", 60)
-	long.Does = []string{"60 statements:", "1. writes table customers: UPDATE, the rows that its WHERE clause picks · sets plan · reads invoices"}
+	sql := "UPDATE customers SET plan = 'pro' WHERE id IN (1000"
+	for id := range 700 {
+		sql += fmt.Sprintf(", %d", 1007+7*id)
+	}
+	sql += ")"
+	long.Args, long.Does = "sql: "+sql, p.Does(rules.Request{Server: "db", Method: "tools/call", Tool: "query", Args: []byte(`{"sql":"` + sql + `"}`)})
 
 	changed := plea()
 	changed.Policy = strings.Repeat("4", 40)
@@ -48,23 +56,52 @@ func scenes() map[string]approval.Approval {
 	return map[string]approval.Approval{"pending": two, "window": window, "ran": ran, "unknown": unknown, "too-long": long, "policy-changed": changed}
 }
 
-// The documentation shows each of these cards, and says what is to be seen.
+// The documentation shows each of these cards, and says what is to be seen. With
+// COUNTERSIGN_TEST_SCREENSHOTS (make screenshots) the pictures are made anew.
 func TestPictures(t *testing.T) {
-	p := cardPolicy(t)
 	page, err := os.ReadFile("../docs/approvals.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	all := scenes()
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		a := all[name]
-		f := draw(a, rules.ApproverSet{Name: a.Asks[0].Approvers}, p, "https://gate.example")
-		drawn := slack.HTML(slack.Card{Text: f.text, Blocks: raws(f.blocks)}, noon, time.FixedZone("", 3600))
-		if *pictures != "" {
-			if err := os.WriteFile(filepath.Join(*pictures, "card-"+name+".html"), []byte(drawn), 0o644); err != nil {
-				t.Fatal(err)
-			}
+	if pictures != "" {
+		draws(t, cardPolicy(t))
+	}
+	for _, name := range []string{"pending", "window", "too-long", "policy-changed", "ran", "unknown"} {
+		file := "images/card-" + name + ".png"
+		told := regexp.MustCompile(`!\[([^\]]{40,})\]\(` + regexp.QuoteMeta(file) + `\)`).FindSubmatch(page)
+		if told == nil {
+			t.Errorf("docs/approvals.md does not show %s, with words for those who do not see it", file)
+		}
+		if at, err := os.Stat(filepath.Join("../docs", file)); err != nil || at.Size() > 100_000 {
+			t.Errorf("%s: %v, or larger than 100 kB", file, err)
 		}
 	}
-	_ = page
+}
+
+func draws(t *testing.T, p *rules.Policy) {
+	t.Helper()
+	browser, dir := peer.StartBrowser(t), t.TempDir()
+	for name, a := range scenes(p) {
+		f := draw(a, rules.ApproverSet{Name: a.Asks[0].Approvers}, p, "https://gate.example")
+		at := filepath.Join(dir, name+".html")
+		if err := os.WriteFile(at, []byte(slack.HTML(slack.Card{Text: f.text, Blocks: raws(f.blocks)}, noon, time.FixedZone("", 3600))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		browser.Resize(640, 100)
+		browser.Open("file://" + at)
+		var height int
+		browser.Eval("Math.ceil(document.documentElement.getBoundingClientRect().height)", &height)
+		browser.Resize(640, height)
+		img, err := png.Decode(bytes.NewReader(browser.Picture()))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var small bytes.Buffer
+		if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, img); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(pictures, "card-"+name+".png"), small.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

@@ -121,12 +121,12 @@ func Scope(a approval.Approval) string {
 }
 
 // Window says what an approval opens where the rules grant more than one call,
-// or "": "for 1 hour, identical calls".
+// or "": "for 1 hour, for identical calls".
 func Window(a approval.Approval) string {
 	if a.Grant.For == 0 {
 		return ""
 	}
-	return "for " + Span(a.Grant.For) + ", " + Scope(a)
+	return "for " + Span(a.Grant.For) + ", for " + Scope(a)
 }
 
 // Span spells a duration: "90 minutes", "1 hour".
@@ -173,7 +173,10 @@ func Outcome(status string) string {
 // Notes says what else whoever decides, or reads the record, has to know.
 func Notes(a approval.Approval) []Line {
 	var said []Line
-	if a.Partial {
+	switch {
+	case a.Cut:
+		said = append(said, say("part of the request is nowhere to be seen, too long or impossible to mask, so nobody can approve it"))
+	case a.Partial:
 		said = append(said, say("part of the request is masked or left out"))
 	}
 	if n := len(a.Renewals); n > 0 {

@@ -147,6 +147,15 @@ func Summary(a approval.Approval, p *rules.Policy) string {
 	return text
 }
 
+// Arguments is the request as the record has it, made visible, uncut.
+func Arguments(a approval.Approval) string {
+	if a.Args == "" {
+		return "(no arguments)"
+	}
+	out, _ := Visible(a.Args, true, 1<<30)
+	return out
+}
+
 // Does is what SQL and shell in the arguments do, made visible, a line each.
 func Does(a approval.Approval) []string {
 	var out []string

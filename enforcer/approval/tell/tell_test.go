@@ -145,7 +145,7 @@ func TestNotes(t *testing.T) {
 	want := "part of the request is masked or left out; " +
 		"policy changed at 1 Mar 12:00 UTC: asked again under policy 4444444; the votes of dba stand; the votes of security do not, since what they approved has changed; " +
 		"the caller left at 1 Mar 12:01 UTC: nothing has run, and nothing will unless it asks again; " +
-		"an approval is good for 90 minutes, every call on db that the same rules ask about; or for one call, if it is given once"
+		"an approval is good for 90 minutes, for every call on db that the same rules ask about; or for one call, if it is given once"
 	if got := Join(Notes(a), "; "); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
