@@ -104,7 +104,7 @@ func statusOf(err error) int {
 		return http.StatusConflict
 	case errors.Is(err, approval.ErrReason), errors.Is(err, errForm):
 		return http.StatusBadRequest
-	case sayTo(err, approval.Approval{}) == sayTo(errors.New(""), approval.Approval{}), errors.Is(err, approval.ErrUnrecorded):
+	case unforeseen(err), errors.Is(err, approval.ErrUnrecorded):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusForbidden

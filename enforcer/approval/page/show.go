@@ -177,27 +177,38 @@ func (p *Page) sight(r *http.Request, v viewer, a approval.Approval) (sight, err
 	return s, nil
 }
 
-// powers finds out what this person may do, as they would signed in afresh; Vote
-// checks again.
+// powers finds out what this person may do; Vote checks again. Whoever signed in
+// too long ago to vote is asked to do so again before anything else.
 func (p *Page) powers(s *sight, r *http.Request, v viewer) {
 	a := s.A
 	try := func(edit func(*approval.Vote)) error {
 		vote := p.vote(r, v.session)
-		vote.Login.AuthTime, vote.Login.At, vote.Shown = v.now, v.now, s.Shown
+		vote.Shown = s.Shown
 		edit(&vote)
 		return p.Book.Check(r.Context(), a, vote, v.policy)
 	}
-	if a.State == approval.Pending {
+	switch {
+	case a.State != approval.Pending:
+	case s.Fresh:
 		why := try(func(v *approval.Vote) { v.Approve = true })
 		s.May.Approve = why == nil
 		s.May.Deny = try(func(v *approval.Vote) { v.Reason = "-" }) == nil
 		s.May.Break = try(func(v *approval.Vote) { v.Approve, v.BreakGlass, v.Reason = true, true, "-" }) == nil
-		if why != nil {
+		switch {
+		case why == nil:
+		case unforeseen(why):
+			p.Log.ErrorContext(r.Context(), "approval page: it cannot be told whether a vote would count", "approval", a.ID, "error", why)
+			s.Why = "It cannot be told just now whether you may decide this. Load the page again in a moment."
+		default:
 			s.Why = sayTo(why, a)
 		}
-		if errors.Is(why, approval.ErrACR) || s.May.Any() && !s.Fresh {
+		if errors.Is(why, approval.ErrACR) || errors.Is(why, approval.ErrStaleLogin) || errors.Is(why, approval.ErrNoLogin) {
 			s.SignIn = signInURL("/approvals/"+a.ID, true)
 		}
+	case v.own(a):
+		s.Why = sayTo(approval.ErrOwnRequest, a)
+	case v.asked(a), v.glass(a):
+		s.SignIn = signInURL("/approvals/"+a.ID, true)
 	}
 	s.May.Withdraw = !a.State.Ended() && v.own(a)
 	s.May.Revoke = a.State == approval.Approved && (v.asked(a) || v.glass(a)) && !v.own(a)

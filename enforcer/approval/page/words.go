@@ -182,6 +182,7 @@ func sayTo(err error, a approval.Approval) string {
 		{errForm, "The form did not say what to do. Use the buttons."},
 		{approval.ErrOwnRequest, "This is your own request: somebody else has to decide it."},
 		{approval.ErrOwner, "You answer for the service that asks, so somebody else has to decide it."},
+		{approval.ErrNoLogin, "Your sign-in is not known any more. Sign in again."},
 		{approval.ErrStaleLogin, "Your sign-in is too old to tell what groups you are in. Sign in again."},
 		{approval.ErrACR, "Policy wants a stronger sign-in for this one. Sign in again, with your second factor."},
 		{approval.ErrDuplicate, "You have approved this already; it counts once. It waits for others."},
@@ -201,5 +202,10 @@ func sayTo(err error, a approval.Approval) string {
 			return w.text
 		}
 	}
-	return "Your decision could not be counted: the service has a problem. Try again in a moment."
+	return notCounted
 }
+
+const notCounted = "Your decision could not be counted: the service has a problem. Try again in a moment."
+
+// unforeseen tells whether an error is none of the refusals: something is broken.
+func unforeseen(err error) bool { return sayTo(err, approval.Approval{}) == notCounted }
