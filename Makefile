@@ -61,6 +61,11 @@ race: deps ## Run the tests of the product under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) $$($(GO) list ./... | grep -v -e '^countersign/fixtures' -e '^countersign/cmd')
 	CGO_ENABLED=1 $(GO) test -race -timeout $(TEST_TIMEOUT) -skip '$(PAGES)' ./cmd/...
 
+.PHONY: screenshots
+screenshots: deps ## Take the pictures of docs/approvals.md anew
+	@mkdir -p docs/images
+	@COUNTERSIGN_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(GO) test -count=1 -run '^TestApprovalPageInARealBrowser$$' ./cmd/countersign
+
 .PHONY: bench
 bench: ## Measure: each package, then direct, bare proxy, countersign; ARGS=-help for flags
 	@$(BUILD) -o bin/countersign ./cmd/countersign

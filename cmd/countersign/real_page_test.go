@@ -2,13 +2,18 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"image"
+	"image/color"
 	"image/png"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -105,9 +110,7 @@ func TestApprovalPageInARealBrowser(t *testing.T) {
 				if b.Eval("document.documentElement.scrollWidth", &wide); wide > size.width {
 					t.Errorf("%s is %d wide on a screen of %d", name, wide, size.width)
 				}
-				if size.what == "desktop" || !dark {
-					picture(t, fmt.Sprintf("approvals-%s-%s%s.png", name, size.what, map[bool]string{true: "-dark"}[dark]), b.Picture())
-				}
+				picture(t, fmt.Sprintf("approvals-%s-%s%s.png", name, size.what, map[bool]string{true: "-dark"}[dark]), b)
 			}
 			for _, v := range b.Violations() {
 				t.Errorf("%s, dark %v: %s", name, dark, v)
@@ -171,7 +174,7 @@ func TestApprovalPageInARealBrowser(t *testing.T) {
 	right("list")
 	on(fmt.Sprintf("a[href$=%q]", two.ID))
 	b.Leads(func() { b.Press("Enter") })
-	says("DELETE FROM invoices", "Decided before", "approved, for this call only by bob")
+	says("DELETE FROM invoices", "Decided before", "bob approved, for this call only")
 	on("#deny-reason")
 	b.Write("Every invoice? Ask billing first.")
 	on("button[value=deny]")
@@ -225,21 +228,52 @@ func TestApprovalPageInARealBrowser(t *testing.T) {
 	verified(t, s)
 }
 
-// picture keeps a picture for the docs, where they are wanted.
-func picture(t *testing.T, name string, raw []byte) {
+// picture keeps a picture for the docs, where they are to be made anew.
+func picture(t *testing.T, name string, b *peer.Browser) {
 	t.Helper()
 	if pictures == "" {
 		return
 	}
-	img, err := png.Decode(bytes.NewReader(raw))
+	switch name {
+	case "approvals-one-desktop.png", "approvals-one-phone.png", "approvals-list-desktop.png", "approvals-denied-desktop-dark.png":
+	default:
+		return
+	}
+	img, err := png.Decode(bytes.NewReader(b.Picture()))
 	if err != nil {
 		t.Fatal(err)
 	}
 	var small bytes.Buffer
-	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, img); err != nil {
+	if err := (&png.Encoder{CompressionLevel: png.BestCompression}).Encode(&small, fewColours(img)); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(pictures, name), small.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// fewColours is img in its 256 most frequent colours: a third of the bytes.
+func fewColours(img image.Image) image.Image {
+	count := map[color.Color]int{}
+	size := img.Bounds()
+	for y := size.Min.Y; y < size.Max.Y; y++ {
+		for x := size.Min.X; x < size.Max.X; x++ {
+			count[img.At(x, y)]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(count), func(a, b color.Color) int {
+		return cmp.Or(count[b]-count[a], strings.Compare(fmt.Sprint(a), fmt.Sprint(b)))
+	})
+	palette := color.Palette(all[:min(len(all), 256)])
+	nearest := map[color.Color]uint8{}
+	for _, c := range all {
+		nearest[c] = uint8(palette.Index(c))
+	}
+	out := image.NewPaletted(size, palette)
+	for y := size.Min.Y; y < size.Max.Y; y++ {
+		for x := size.Min.X; x < size.Max.X; x++ {
+			out.SetColorIndex(x, y, nearest[img.At(x, y)])
+		}
+	}
+	return out
 }

@@ -123,7 +123,7 @@ func TestADenialTellsTheReason(t *testing.T) {
 	if again.ID == a.ID {
 		t.Fatal("the same approval")
 	}
-	b.open("/approvals/"+again.ID).says(t, http.StatusOK, "denied by carol@example.com", "the very same arguments", "<b>billing</b>")
+	b.open("/approvals/"+again.ID).says(t, http.StatusOK, "carol@example.com denied", "the very same arguments", "<b>billing</b>")
 }
 
 func TestWindowsGlassAndWithdrawal(t *testing.T) {
@@ -142,7 +142,7 @@ func TestWindowsGlassAndWithdrawal(t *testing.T) {
 
 	two := w.ask(func(r *approval.Request) { window(r); r.Digest = "sha256:two" })
 	seen = bob.open("/approvals/" + two.ID)
-	seen.says(t, http.StatusOK, "Decided before", "approved by bob")
+	seen.says(t, http.StatusOK, "Decided before", "bob approved")
 	bob.post("/approvals/"+two.ID, seen.form("do", "once")).says(t, http.StatusOK, "Approved, not used yet", "for this call only")
 	if a := w.get(two.ID); !a.Until.IsZero() || !a.Votes[0].Once {
 		t.Errorf("%+v", a)

@@ -13,19 +13,20 @@ import (
 
 // sight is what the page of one approval shows.
 type sight struct {
-	A        approval.Approval
-	Headline string
-	State    standing
-	Asker    string // the person's name in the policy, if they have one
-	Until    string
-	Asks     []askSight
-	Trace    []traceSight
-	Votes    []voteSight
-	Similar  []similar
-	Needs    []string // what each set still has to give
-	Window   string   // what a window would cover, in words; "": one call only
-	Audit    string   // where the record shows the call
-	Shown    string   // what the form vouches for having shown
+	A         approval.Approval
+	Headline  string
+	State     standing
+	Asker     string // the person's name in the policy, if they have one
+	Until     string
+	Asks      []askSight
+	Trace     []traceSight
+	Votes     []voteSight
+	Similar   []similar
+	Needs     []string // what each set still has to give
+	Window    string   // what a window would cover, in words; "": one call only
+	WindowFor string   // how long it would be open
+	Audit     string   // where the record shows the call
+	Shown     string   // what the form vouches for having shown
 
 	May      powers
 	Why      string // why this person may not approve, though they are asked, or nearly
@@ -153,7 +154,7 @@ func (v viewer) own(a approval.Approval) bool {
 // sight gathers what the page shows of a.
 func (p *Page) sight(r *http.Request, v viewer, a approval.Approval) (sight, error) {
 	s := sight{A: a, Headline: headline(a, v.policy), State: stateOf(a, v.now), Until: stamp(a.Expires), Shown: a.Shows(),
-		Fresh: v.fresh(v.now), Until5: stamp(v.VotesUntil()), Window: windowOf(a)}
+		Fresh: v.fresh(v.now), Until5: stamp(v.VotesUntil()), Window: windowOf(a), WindowFor: span(a.Grant.For)}
 	if person, known := v.policy.Person(a.Subject.Issuer, a.Subject.Sub); known {
 		s.Asker = person.Name
 	}
@@ -235,7 +236,7 @@ func alike(all []approval.Approval, a approval.Approval, v viewer) []similar {
 			continue
 		}
 		last := voteOf(o.Votes[len(o.Votes)-1])
-		s := similar{ID: o.ID, Headline: askerOf(o, v.policy), Verdict: last.What + " by " + last.Who, Reason: last.Reason, At: last.At, Good: last.Approve}
+		s := similar{ID: o.ID, Headline: askerOf(o, v.policy), Verdict: last.Who + " " + last.What, Reason: last.Reason, At: last.At, Good: last.Approve}
 		if o.Digest == a.Digest {
 			s.Headline += ", the very same arguments"
 		}
