@@ -32,7 +32,33 @@ import (
 // Once granted, the request is decided again under the policy then in force, and
 // the approval is spent by compare-and-swap: at most one call runs on it. A
 // policy that changes meanwhile is noticed at once: see reconsider.
+//
+// Who cancels or leaves on the way down has nothing run, at whatever moment.
 func (x *exchange) approve(ctx context.Context) error {
+	err := x.granted(ctx)
+	if err == nil || errors.Is(err, errAnswered) || !x.cancelled.Load() && ctx.Err() == nil {
+		return err
+	}
+	if x.approval != "" && !x.spentMeanwhile(ctx) {
+		x.left(x.approval)
+	}
+	return refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
+}
+
+// spentMeanwhile tells whether the approval was spent by a caller who left at
+// that moment: then it was for nothing, and is told so (finish). Else it stays.
+func (x *exchange) spentMeanwhile(ctx context.Context) bool {
+	if !x.spent && x.owes != "" {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), storeLimit)
+		defer cancel()
+		if a, err := x.e.Approvals.Get(ctx, x.approval); err == nil {
+			x.spent, _ = ranOn(a, x.id)
+		}
+	}
+	return x.spent
+}
+
+func (x *exchange) granted(ctx context.Context) error {
 	if x.ticket != nil && x.ticket.Digest != x.digest {
 		return refuse(kindUnknown, "requestState was given for another call, or for other arguments: repeat the call without it")
 	}
@@ -159,7 +185,6 @@ func (x *exchange) spend(ctx context.Context, a approval.Approval, request appro
 // present refuses to go on for a caller who has cancelled or left.
 func (x *exchange) present(ctx context.Context) error {
 	if x.cancelled.Load() || ctx.Err() != nil {
-		x.left(x.approval)
 		return refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
 	}
 	return nil

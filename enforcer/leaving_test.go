@@ -80,6 +80,11 @@ func TestLeavingAtEachStep(t *testing.T) {
 					if a, err = l.Approvals.Get(t.Context(), id); err != nil || a.Outcome != audit.StatusNotRun {
 						t.Errorf("%v, outcome %q", err, a.Outcome)
 					}
+					ctx, gone := context.WithCancel(t.Context())
+					next := l.asking(ctx, first(sessionAsk(8, "tools/call", risky)), nil)
+					l.await(approval.EventAsked, 2)
+					gone()
+					<-next
 					return
 				}
 				if a.State != approval.Approved || a.Gone.IsZero() {

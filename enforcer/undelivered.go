@@ -131,7 +131,7 @@ const storeLimit = 10 * time.Second
 
 func (x *exchange) settle(ctx context.Context, answer []byte) error {
 	o := owed{Approval: x.approval, Call: x.id, At: x.e.Now()}
-	if !x.out.gone && x.r.Context().Err() == nil {
+	if !x.forwarded || !x.out.gone && x.r.Context().Err() == nil { // of what did not run, there is nothing to hear
 		var was owed
 		rev, err := x.e.kept.get(ctx, x.owes, &was)
 		if errors.Is(err, kv.ErrNotFound) || err == nil && was.Call != x.id {

@@ -61,8 +61,6 @@ func (x *exchange) wait(ctx context.Context, a approval.Approval, hold <-chan ti
 			case errors.Is(cause, errStopping):
 				return a, refuse(kindPending, "the enforcer is restarting; approval %s stays: repeat the identical call", a.ID)
 			case ctx.Err() != nil:
-				leave()
-				x.left(a.ID)
 				return a, refuse(kindCancelled, "cancelled by the client while waiting for approval; nothing ran")
 			case r.err != nil:
 				return a, refuse(kindUnavailable, "the approval's state cannot be read: %w", r.err)
