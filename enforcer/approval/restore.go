@@ -46,8 +46,8 @@ func (b *Book) forget(ctx context.Context, a Approval) error {
 // process died with the entry unwritten, stands, and is recorded now. And what
 // still has to be reviewed stays, when its entries have long left the journal.
 // What ended longer ago than Keep is left out, but for the latter, and for calls
-// whose outcome nobody noted: Finish must find them. Whoever
-// had claimed a card has died with the process: nobody waits for it.
+// whose outcome nobody noted: Finish must find them. A claim to post a card ends:
+// who made it has died.
 func (b *Book) Restore(ctx context.Context, list []Approval) error {
 	now := b.Now().UTC()
 	want := map[string][]byte{}
@@ -76,10 +76,8 @@ func (b *Book) Restore(ctx context.Context, list []Approval) error {
 			continue
 		}
 		a.Cards = slices.Clone(a.Cards)
-		for i, c := range a.Cards {
-			if c.TS == "" && c.By != "" {
-				a.Cards[i].Claimed = c.Claimed.Add(-ClaimPatience)
-			}
+		for i := range a.Cards {
+			a.Cards[i].disclaim()
 		}
 		want[documents+a.ID] = encode(a)
 		if key := a.window(); key != "" && a.Window(now) {
@@ -97,6 +95,9 @@ func (b *Book) Restore(ctx context.Context, list []Approval) error {
 	if err := b.keepUnreviewed(ctx, want); err != nil {
 		return err
 	}
+	if err := b.disclaimLists(ctx); err != nil {
+		return err
+	}
 	// First the record, then the store: should the process die in between, the
 	// next start finds in the store what is still to be recorded.
 	for _, a := range unseen {
@@ -105,6 +106,34 @@ func (b *Book) Restore(ctx context.Context, list []Approval) error {
 		}
 	}
 	return b.replace(ctx, want)
+}
+
+// disclaim ends a claim to post the card: it counts as too old to stand. That it
+// was made, and about when, stays, since the card may have been posted.
+func (c *Card) disclaim() (stood bool) {
+	stood = c.TS == "" && c.By != ""
+	if stood {
+		c.Claimed = c.Claimed.Add(-ClaimPatience)
+	}
+	return stood
+}
+
+// disclaimLists ends the claims to post a list.
+func (b *Book) disclaimLists(ctx context.Context) error {
+	keys, err := b.Bucket.Keys(ctx, lists)
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		l, err := b.List(ctx, strings.TrimPrefix(key, lists))
+		if err == nil && l.Card.disclaim() {
+			_, err = b.SetList(ctx, l)
+		}
+		if err != nil {
+			return fmt.Errorf("approval: restore %s: %w", key, err)
+		}
+	}
+	return nil
 }
 
 // endedUnseen gives a, open as far as the journal knows, the end that the store

@@ -118,11 +118,17 @@ func TestRestoreEndsClaims(t *testing.T) {
 	if taken() {
 		t.Fatal("a claim does not stand")
 	}
+	if _, err := w.book.SetList(t.Context(), approval.List{Set: "dba", Card: claim}); err != nil {
+		t.Fatal(err)
+	}
 	if err := w.book.Restore(t.Context(), []approval.Approval{w.seen(a.ID)}); err != nil {
 		t.Fatal(err)
 	}
 	if !taken() {
 		t.Error("the claim of a process that died still stands")
+	}
+	if l, err := w.book.List(t.Context(), "dba"); err != nil || l.Card.By != "the dead" || mine.Claimed.Sub(l.Card.Claimed) < approval.ClaimPatience {
+		t.Errorf("the claim of a list still stands: %+v, %v", l, err)
 	}
 }
 
