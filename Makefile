@@ -41,12 +41,15 @@ test: deps ## Run all tests, against real peers
 conformance: deps ## Run the official MCP conformance suite directly and through countersign
 	@$(GO) test -count=1 -v -run '^TestConformance$$' ./cmd/countersign | grep -v -e '^=== ' -e '^ *--- PASS'
 
-# The test of the same name runs with a few hundred calls; SOAK_SEED says which calls, and when who is
-# killed.
+# The tests of the same names run with a few hundred calls, and sixty approvals; SOAK_SEED says which
+# calls, who presses what, and when who is killed.
 SOAK_CALLS ?= 100000
+SOAK_APPROVALS ?= 1000
 SOAK_SEED ?= 20260728
 .PHONY: soak
-soak: deps ## Run SOAK_CALLS calls while enforcer, Vault and servers are killed
+soak: deps ## Run SOAK_APPROVALS approvals, then SOAK_CALLS calls, while enforcer, Vault and servers are killed
+	@COUNTERSIGN_SOAK_APPROVALS=$(SOAK_APPROVALS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
+	  $(GO) test -count=1 -timeout 24h -v -run '^TestApprovalsSoak$$' ./cmd/countersign | grep -v '^=== '
 	@COUNTERSIGN_SOAK_CALLS=$(SOAK_CALLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestSoak$$' ./cmd/countersign | grep -v '^=== '
 

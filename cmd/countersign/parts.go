@@ -166,6 +166,10 @@ func (a *approvals) expire(ctx context.Context, policy func() *rules.Policy) err
 	}
 }
 
+// botSleep is how the bot waits for its turn at Slack; nil: by the wall clock. A
+// soak that presses a thousand cards hurries it.
+var botSleep func(context.Context, time.Duration) error
+
 // chat is the Slack bot, or its absence, or what is known of bots elsewhere.
 type chat struct {
 	config config
@@ -187,7 +191,7 @@ func newChat(c config, book *approval.Book, policy *policyFollower, journal *aud
 	}
 	return &chat{config: c, bot: bot.New(bot.Config{
 		PublicURL: page,
-		API:       slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Log: log,
+		API:       slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Sleep: botSleep, Log: log,
 		Refused: func(ctx context.Context, id string, v approval.Vote, why error) {
 			if err := recordRefusedVote(ctx, journal, m, id, v, why, policy.commit()); err != nil {
 				log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)
