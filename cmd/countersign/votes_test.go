@@ -21,6 +21,8 @@ import (
 
 	"countersign/audit"
 	"countersign/fixtures/issuer"
+	"countersign/fixtures/peer"
+	"countersign/fixtures/port"
 	"countersign/fixtures/stage"
 )
 
@@ -86,6 +88,12 @@ func (i *signsIn) serve(w http.ResponseWriter, r *http.Request) bool {
 // vote runs a command that signs in, with this test for a browser, and returns what it printed.
 func vote(t *testing.T, env []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
+	return voteAt(t, func(to string) string { return to }, env, args...)
+}
+
+// voteAt is vote at a provider where signIn fills in the forms: it returns where the browser is sent.
+func voteAt(t *testing.T, signIn func(to string) string, env []string, args ...string) (stdout, stderr string, code int) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, os.Args[0], append(append([]string{"approvals"}, args...), "--no-browser")...)
@@ -103,7 +111,7 @@ func vote(t *testing.T, env []string, args ...string) (stdout, stderr string, co
 	for lines.Scan() {
 		fmt.Fprintln(&errs, lines.Text())
 		if to, ok := strings.CutPrefix(lines.Text(), "Sign in to go on: "); ok {
-			resp, err := http.Get(to)
+			resp, err := http.Get(signIn(to))
 			if err != nil {
 				t.Error(err)
 				continue
@@ -298,5 +306,39 @@ func TestVotesFromTheCommandLine(t *testing.T) {
 		t.Errorf("taken back, and the agent hears: %+v", got)
 	}
 	p.awaitEvent("risky", "withdrawn")
+	p.stop()
+}
+
+// A certified OpenID provider signs the voter in: it asks for the password again, says when it did, and
+// sends the browser to the very port that was registered.
+func TestARealProviderSignsAVoterIn(t *testing.T) {
+	t.Parallel()
+	at, err := port.Address()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, number, _ := strings.Cut(at, ":")
+	idp := peer.StartIssuer(t, "http://127.0.0.1:"+number+"/callback")
+	u := newProbe(t)
+	s := probeStage(t, u, "45s")
+	people := approvers(t, s, "bob")
+	amend(t, s, s.Dana, map[string]string{"approvers.yaml": strings.Replace(people, "issuer: "+s.Issuer.URL, "issuer: "+idp.URL, 1)})
+	p := serving(t, s, map[string]string{
+		"COUNTERSIGN_APPROVALS_ISSUER": idp.URL, "COUNTERSIGN_APPROVALS_CLIENT_ID": "votes", "COUNTERSIGN_APPROVALS_CLIENT_SECRET": idp.VotesSecret,
+	})
+	done := p.asking(t.Context(), "probe", p.token("alice", "support"), toolCall("risky", "for real"))
+	id := p.awaitEvent("risky", "asked")
+	as := func(user string) func(string) string {
+		return func(to string) string { return idp.SignIn(t, user, to) }
+	}
+	if _, errs, code := voteAt(t, as("alice"), nil, "deny", id, "--url", s.URL, "--port", number, "--reason", "no"); code != 1 || !strings.Contains(errs, "no such approval") {
+		t.Errorf("not an approver: exit %d %s", code, errs)
+	}
+	if out, errs, code := voteAt(t, as("bob"), nil, "deny", id, "--url", s.URL, "--port", number, "--reason", "not today"); code != 0 {
+		t.Errorf("exit %d %s%s", code, out, errs)
+	}
+	if got := <-done; !strings.Contains(got.text, "not today") || u.ran("risky") != 0 {
+		t.Errorf("denied, and the agent hears: %+v", got)
+	}
 	p.stop()
 }
