@@ -64,6 +64,7 @@ type Config struct {
 	Now   func() time.Time
 	Sleep func(context.Context, time.Duration) error // nil: by the wall clock
 	Every time.Duration                              // how often to look for what is late; 0: 5 s
+	Dead  time.Duration                              // without a ping for so long, a Socket Mode connection is dead; 0: 30 s
 	Log   *slog.Logger                               // nil: silent
 }
 
@@ -104,6 +105,9 @@ func New(c Config) *Bot {
 	}
 	if c.Sleep == nil {
 		c.Sleep = sleep
+	}
+	if c.Dead == 0 {
+		c.Dead = 30 * time.Second // Slack pings every few seconds
 	}
 	if c.Every == 0 {
 		c.Every = 5 * time.Second

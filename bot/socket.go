@@ -38,7 +38,7 @@ func (b *Bot) RunSocket(ctx context.Context, appToken string) error {
 func (b *Bot) socket(ctx context.Context, appToken string) (connected bool, err error) {
 	api := *b.API
 	slack.OptionAppLevelToken(appToken)(&api)
-	client := socketmode.New(&api, socketmode.OptionReadLimit(maxPayload), socketmode.OptionLog(log.New(io.Discard, "", 0)))
+	client := socketmode.New(&api, socketmode.OptionReadLimit(maxPayload), socketmode.OptionPingInterval(b.Dead), socketmode.OptionLog(log.New(io.Discard, "", 0)))
 
 	ctx, cancel := context.WithCancel(ctx)
 	var hearing sync.WaitGroup
