@@ -67,7 +67,7 @@ race: deps ## Run the tests of the product under the race detector
 .PHONY: screenshots
 screenshots: deps ## Take the pictures of docs/approvals.md anew
 	@mkdir -p docs/images
-	@COUNTERSIGN_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(GO) test -count=1 -run '^TestApprovalPageInARealBrowser$$' ./cmd/countersign
+	@COUNTERSIGN_TEST_SCREENSHOTS="$(CURDIR)/docs/images" $(GO) test -count=1 -run '^(TestPictures|TestApprovalPageInARealBrowser)$$' ./bot ./cmd/countersign
 
 .PHONY: bench
 bench: ## Measure: each package, then direct, bare proxy, countersign; ARGS=-help for flags
@@ -87,11 +87,6 @@ mask-report: ## Measure the mask beside gitleaks, and write the tables of docs/m
 	  $(GO) test -count=1 -run '^TestReport$$' ./enforcer/mask -args -report-inputs "$$dir"; \
 	  (cd fixtures/gitleaks && $(GO) vet . && $(GO) run . "$$dir"); \
 	  $(GO) test -count=1 -timeout $(TEST_TIMEOUT) -run '^TestReport$$' ./enforcer/mask -args -report-update "$$dir"
-
-.PHONY: screenshots
-screenshots: deps ## Make the pictures of docs/approvals.md anew
-	@mkdir -p docs/images
-	COUNTERSIGN_TEST_SCREENSHOTS=$(CURDIR)/docs/images $(GO) test -count=1 -run '^(TestPictures|TestApprovalPage.*)$$' ./bot ./cmd/countersign
 
 .PHONY: lint
 lint: ## gofmt, no large files, vet, staticcheck; govulncheck where GOVULNDB names a database

@@ -6,18 +6,11 @@ import (
 
 	"github.com/slack-go/slack"
 
-	"countersign/enforcer/approval"
 	"countersign/enforcer/approval/tell"
 )
 
 // Text from outside stands in plain_text objects and in text elements of rich
 // text only. In neither does Slack look for links, mentions or formatting.
-
-// soFar is where the approval stands, in one line.
-func soFar(a approval.Approval) string {
-	out, _ := tell.Cut(tell.Join(tell.Standing(a), " · "), maxText)
-	return out
-}
 
 func plain(s string) *slack.TextBlockObject {
 	return slack.NewTextBlockObject(slack.PlainTextType, s, false, false)
