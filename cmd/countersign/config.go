@@ -81,7 +81,7 @@ type config struct {
 	ApprovalsScopes       []string `env:"COUNTERSIGN_APPROVALS_SCOPES" envDefault:"openid,profile,email" help:"scopes that are asked for, openid among them; more where the issuer gives groups, or acr, for one"`
 
 	Bot                string `env:"COUNTERSIGN_BOT" envDefault:"on" help:"off: this enforcer asks nobody itself, since processes of their own do (countersign bot), over COUNTERSIGN_NATS_URL"`
-	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nothing can be approved"`
+	SlackBotToken      string `env:"SLACK_BOT_TOKEN" secret:"yes" help:"xoxb-…; without it nobody is asked in Slack"`
 	SlackAppToken      string `env:"SLACK_APP_TOKEN" secret:"yes" help:"xapp-…: Socket Mode"`
 	SlackSigningSecret string `env:"SLACK_SIGNING_SECRET" secret:"yes" help:"HTTP mode: interactions are posted to /slack/interactions"`
 	SlackAPIURL        string `env:"SLACK_API_URL" help:"for tests"`

@@ -240,10 +240,13 @@ func (c *chat) cardError(id string) error {
 	if c.bots != nil {
 		return c.bots.cardError(id)
 	}
-	if c.bot == nil {
-		return errors.New("no chat service is configured (SLACK_BOT_TOKEN)")
+	if c.bot != nil {
+		return c.bot.CardError(id)
 	}
-	return c.bot.CardError(id)
+	if c.config.ApprovalsClientID != "" {
+		return nil // on the approval page, whoever is asked finds it
+	}
+	return errors.New("nobody can be asked: neither Slack (SLACK_BOT_TOKEN) nor the approval page (COUNTERSIGN_APPROVALS_CLIENT_ID) is configured")
 }
 
 // policyAuth and auditAuth are the Git credentials of either repository: its

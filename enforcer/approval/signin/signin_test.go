@@ -119,7 +119,7 @@ func TestTheURLAsksForWhatTheFlowSays(t *testing.T) {
 		t.Fatalf("%s: %v", where, err)
 	}
 	for name, want := range map[string]string{"response_type": "code", "client_id": "votes", "redirect_uri": redirect, "state": "state-1", "nonce": "nonce-1",
-		"code_challenge": began.Challenge, "code_challenge_method": "S256", "max_age": "300", "prompt": "login", "acr_values": "phr mfa"} {
+		"code_challenge": began.Challenge, "code_challenge_method": "S256", "max_age": "300", "scope": "openid profile email", "prompt": "login", "acr_values": "phr mfa"} {
 		if got := u.Query()[name]; !slices.Equal(got, []string{want}) {
 			t.Errorf("%s = %q, want %q", name, got, want)
 		}
@@ -264,6 +264,7 @@ func TestDiscoveryPointsNowhereElse(t *testing.T) {
 func TestAConfigurationThatCannotWork(t *testing.T) {
 	for _, c := range []signin.Config{
 		{Issuer: "https://id.example.com"}, {ID: "votes"}, {Issuer: "http://id.example.com", ID: "votes"}, {Issuer: "http://127.0.0.1:1", ID: "votes"},
+		{Issuer: "https://id.example.com", ID: "votes", Scopes: []string{"profile"}},
 	} {
 		if _, err := signin.New(c); err == nil {
 			t.Errorf("taken: %+v", c)
