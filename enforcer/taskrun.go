@@ -184,18 +184,19 @@ func (x *exchange) startTask(t *task) (over <-chan struct{}, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	done := x.e.tasks.add(t.ID, cancel)
 	over = x.e.tasks.of(t.ID)
-	y, err := x.asker(ctx, t)
-	go func() {
-		defer x.e.inside.leave()
+	e, claimed := x.e, *t // who asks goes on with its own
+	y, failed := x.asker(ctx, &claimed)
+	go func(t *task, err error) {
+		defer e.inside.leave()
 		defer done()
 		defer cancel(nil)
 		if err == nil {
-			err = x.e.runTask(ctx, y, t, message, cancel)
+			err = e.runTask(ctx, y, t, message, cancel)
 		}
 		if err != nil {
-			x.e.Log.Error("a task cannot be kept as it ended", "task", t.ID, "call", t.Run.Call, "err", err)
+			e.Log.Error("a task cannot be kept as it ended", "task", t.ID, "call", t.Run.Call, "err", err)
 		}
-	}()
+	}(&claimed, failed)
 	return over, nil
 }
 
@@ -205,9 +206,7 @@ func (x *exchange) asker(ctx context.Context, t *task) (*exchange, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, values := range t.Header {
-		r.Header[name] = values
-	}
+	r.Header = t.Header.Clone()
 	for _, name := range []string{"Authorization", "Mcp-Session-Id"} {
 		if v := x.r.Header.Values(name); len(v) > 0 {
 			r.Header[name] = v
