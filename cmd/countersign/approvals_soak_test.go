@@ -32,7 +32,7 @@ import (
 // The mix, of a hundred requests: 45 want one approval, 20 two of one set, 20 one
 // each of two sets that share members, 9 open a window and call three times, 6
 // expire after ten seconds. One caller in five leaves now and then and comes back;
-// one in ten leaves for good.
+// one in ten leaves for good, and one makes its call twice at once.
 //
 // COUNTERSIGN_SOAK_APPROVALS says how many requests (`make soak`: 1,000, with 50
 // voters), COUNTERSIGN_SOAK_SEED which ones, who presses what, and when the
@@ -109,6 +109,7 @@ type errand struct {
 	asker int // of the people
 	tool  string
 	steps int // calls to make, of a window
+	twin  bool
 	leave int // 0: it waits; 1: it leaves and comes back; 2: it leaves for good
 
 	asked sync.Once
@@ -198,6 +199,8 @@ func newApprovalSoak(t *testing.T, requests int, seed uint64) *approvalSoak {
 			e.leave = 1
 		case 2:
 			e.leave = 2
+		case 3:
+			e.twin = e.kind != "wide" // on a window both run
 		}
 		w.errands[n] = e
 	}
@@ -347,6 +350,14 @@ func (w *approvalSoak) send(e *errand) {
 			tries, e.tool, e.what(), step)
 		tries++
 		ctx, leave := context.WithTimeout(w.t.Context(), patience)
+		var twin sync.WaitGroup
+		if e.twin { // the same call twice at once: one of them runs, if any
+			twin.Go(func() {
+				ctx, cancel := context.WithTimeout(w.t.Context(), patience)
+				defer cancel()
+				_, _ = w.post(ctx, w.running(), token, strings.Replace(body, `"id":`, `"id":1`, 1), func() {}) // what it is told, the other is told, too, or that it is used
+			})
+		}
 		leaves, after := e.leave == 1 && r.IntN(2) == 0 || e.leave == 2, time.Duration(50+r.IntN(1500))*time.Millisecond
 		waited := false
 		a, err := w.post(ctx, w.running(), token, body, func() {
@@ -357,6 +368,7 @@ func (w *approvalSoak) send(e *errand) {
 			}
 		})
 		leave()
+		twin.Wait()
 		if err != nil {
 			w.hear("nothing: the caller left, or the enforcer was killed")
 			if e.leave == 2 && waited {
