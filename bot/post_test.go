@@ -418,6 +418,56 @@ func TestSocketMode(t *testing.T) {
 	}
 }
 
+// A press that comes before Slack has said which workspace is ours is refused in
+// Slack's sight, not taken for one from elsewhere.
+func TestSocketModeBeforeItKnowsItsWorkspace(t *testing.T) {
+	w := newWorld(t)
+	_, stop := w.start()
+	a := w.ask(w.request("sql: 1"))
+	c := w.card(a.ID, "needs 1")
+	stop()
+	w.slack.DeliverTo("")
+	early := bot.New(bot.Config{API: slackapi.New(w.slack.Token(), slackapi.OptionAPIURL(w.slack.API())), Book: w.book, Policy: w.inForce,
+		Refused: func(_ context.Context, _ string, _ approval.Vote, why error) { t.Errorf("refused: %v", why) },
+		Now:     w.clock.Now, Sleep: w.clock.Sleep, Log: logger(w.log)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 2)
+	go func() { ended <- early.RunSocket(ctx, w.slack.AppToken()) }()
+	w.await("a connection", func() bool { return w.slack.Sockets() == 1 })
+	pressing, giveUp := context.WithCancel(t.Context())
+	pressed := make(chan error, 1)
+	go func() { pressed <- w.slack.Press(pressing, c, approve, "U0BOB") }()
+	for !w.log.has("it was turned away") {
+		if len(pressed) > 0 {
+			break
+		}
+		if err := w.clock.Sleep(t.Context(), 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	giveUp()
+	if err := <-pressed; err == nil {
+		t.Error("it was acknowledged")
+	}
+	known := w.calls("auth.test", "")
+	go func() { ended <- early.Run(ctx) }()
+	w.await("the introduction", func() bool { return w.calls("auth.test", "") > known })
+	press := func() error { // the answer may still be on its way: then it is turned away once more
+		again, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		return w.slack.Press(again, c, approve, "U0BOB")
+	}
+	for press() != nil && t.Context().Err() == nil {
+	}
+	w.card(a.ID, "approved by bob")
+	cancel()
+	for range 2 {
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+	}
+}
+
 // A refused app-level token stops nothing: approvals wait, whoever asked is
 // told why, and when Slack takes the token the press counts.
 func TestSocketTokenRefused(t *testing.T) {

@@ -67,10 +67,11 @@ func (b *Bot) hear(ctx context.Context, client *socketmode.Client) (connected bo
 					}
 					job = func(ctx context.Context) { b.command(ctx, c, raw) }
 				}
-				// Not acknowledged when there is too much to do: Slack then
-				// tells the presser that it did not work.
-				if !b.accept(job) {
-					b.Log.ErrorContext(ctx, "slack: too many interactions at once; one was turned away")
+				// Not acknowledged before we know which workspace is ours, nor
+				// when there is too much to do: Slack then tells the presser
+				// that it did not work.
+				if !b.introduced() || !b.accept(job) {
+					b.Log.ErrorContext(ctx, "slack: an interaction came too early, or too many at once; it was turned away")
 					continue
 				}
 				if err := client.AckCtx(ctx, e.Request.EnvelopeID, nil); err != nil {
