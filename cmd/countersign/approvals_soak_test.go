@@ -60,6 +60,7 @@ func TestApprovalsSoak(t *testing.T) {
 	}
 	trouble, calm := context.WithCancel(t.Context())
 	voters.Go(func() { w.trouble(trouble) })
+	w.until("every caller has its answer", func() bool { return int(w.done.Load()) == requests })
 	agents.Wait()
 	t.Logf("%s: every caller has its answer", since())
 	calm()
