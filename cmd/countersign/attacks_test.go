@@ -34,7 +34,6 @@ type attacked struct {
 	*program
 	u     *probe
 	alice string
-	n     int
 }
 
 const attackedApprovers = `
