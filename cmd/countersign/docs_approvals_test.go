@@ -50,7 +50,8 @@ func TestTheApproversPagesCommands(t *testing.T) {
 			return real.Replace(command)
 		}},
 		"countersign approvals review " + window + " --justified --note \"incident 42 was real\" --url https://gate.example.com": {exit: 1, says: "nothing to review", run: run},
-		"countersign bot": {instead: "needs a NATS cluster", check: func(*shell) {}}, // see TestBotsBesideEnforcers
+		"make screenshots": target("screenshots"),
+		"countersign bot":  {instead: "needs a NATS cluster", check: func(*shell) {}}, // see TestBotsBesideEnforcers
 	})
 	if got := <-answers["risky"]; !strings.Contains(got.text, "ask billing first") {
 		t.Errorf("denied, and the agent hears %+v", got)
