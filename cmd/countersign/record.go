@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -37,9 +38,11 @@ type record struct {
 	key      ed25519.PrivateKey
 	previous []*audit.Past // journals of earlier runs that are still on this disk
 	current  *audit.Publisher
-	past     []*audit.Publisher // earlier runs that are not wholly published
+	past     []*audit.Publisher // earlier runs that were not wholly published
 	recovery enforcer.Recovery
 	anchor   func(checkpoint string) // told of each pushed checkpoint
+
+	publishing atomic.Int32 // of past, now
 }
 
 // openRecord takes up what earlier runs left: their entries are committed, so
@@ -119,9 +122,15 @@ func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 	return audit.NewPublisher(pc)
 }
 
-// writers counts the enforcers that share the remote, as far as is known here:
-// this one, and its unpublished past.
-func (r *record) writers() int { return 1 + len(r.past) }
+// pastAtOnce bounds the earlier runs that are published side by side. One that
+// the remote refuses holds up no other; and after any number of crashes the time
+// between two pushes, which grows with the writers, stays one in which an
+// enforcer that keeps dying gets to push.
+const pastAtOnce = 3
+
+// writers counts who shares the remote, as far as is known here: this run, and
+// the earlier ones that are being published.
+func (r *record) writers() int { return 1 + int(r.publishing.Load()) }
 
 // publish runs until ctx ends. A remote that disagrees with the journal stops
 // publishing, loudly, but not the calls: the journal keeps them, up to its
@@ -129,8 +138,17 @@ func (r *record) writers() int { return 1 + len(r.past) }
 func (r *record) publish(ctx context.Context) error {
 	var past sync.WaitGroup
 	defer past.Wait()
-	for _, p := range r.past { // beside each other: one that is refused holds up no other
+	turns := make(chan struct{}, pastAtOnce)
+	for _, p := range r.past {
 		past.Go(func() {
+			select {
+			case turns <- struct{}{}:
+				defer func() { <-turns }()
+			case <-ctx.Done():
+				return
+			}
+			r.publishing.Add(1)
+			defer r.publishing.Add(-1)
 			if err := p.Run(ctx); err != nil {
 				r.log.Error("the record of an earlier run is not published", "err", err)
 			}
