@@ -111,9 +111,9 @@ func (e *Enforcer) voteSource(r *http.Request) string {
 	return "control.sock"
 }
 
-// votesUnder is the policy that votes are checked under: none while it is too
-// old.
-func (e *Enforcer) votesUnder() *rules.Policy {
+// VotesUnder is the policy that votes are checked under, through whatever door:
+// none while it is too old.
+func (e *Enforcer) VotesUnder() *rules.Policy {
 	f, err := e.current()
 	if err != nil {
 		return nil

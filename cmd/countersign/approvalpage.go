@@ -12,6 +12,7 @@ import (
 	"countersign/enforcer/approval/api"
 	"countersign/enforcer/approval/page"
 	"countersign/enforcer/approval/signin"
+	"countersign/rules"
 )
 
 // checkApprovals holds what makes a sign-in to the approval page worth
@@ -47,8 +48,9 @@ func (c config) votes() (*signin.Client, error) {
 		GroupsClaim: c.OIDCGroupsClaim, AllowHTTP: true, Now: time.Now})
 }
 
-// newPage makes the approval page; nil where none is configured.
-func newPage(p *process, source func(*http.Request) string) (*page.Page, error) {
+// newPage makes the approval page, whose votes count under policy; nil where
+// none is configured.
+func newPage(p *process, source func(*http.Request) string, policy func() *rules.Policy) (*page.Page, error) {
 	if p.config.ApprovalsClientID == "" {
 		return nil, nil
 	}
@@ -61,7 +63,7 @@ func newPage(p *process, source func(*http.Request) string) (*page.Page, error) 
 		return nil, err
 	}
 	return page.New(page.Config{
-		PublicURL: p.config.PublicURL, SignIn: client, Book: p.approvals.book, Logins: p.approvals.book.Logins, Seal: seal, Policy: p.policy.current,
+		PublicURL: p.config.PublicURL, SignIn: client, Book: p.approvals.book, Logins: p.approvals.book.Logins, Seal: seal, Policy: policy,
 		Source: source, Now: time.Now, Log: p.log,
 		Refused: p.refusedVote,
 		Failed: func(ctx context.Context, source string, why error) {

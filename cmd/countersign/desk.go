@@ -50,17 +50,25 @@ func newDesk(p *process, gate *enforcer.Enforcer) (bot.Desk, error) {
 	if err != nil {
 		return out, err
 	}
+	inForce := p.policy.current // a bot's own is none while it is too old
+	if gate != nil {
+		inForce = gate.VotesUnder
+	}
 	linking := &approval.Linking{Logins: p.approvals.book.Logins, Seal: seal}
 	out.Link = func(_ context.Context, team, user, name string) (string, error) {
-		token, err := linking.Begin(p.policy.current(), approval.SlackUser{Team: team, User: user, Name: name})
+		token, err := linking.Begin(inForce(), approval.SlackUser{Team: team, User: user, Name: name})
 		return p.config.PublicURL + "/approvals/link?token=" + url.QueryEscape(token), err
 	}
 	out.Linked = func(ctx context.Context, team, user, code string) (string, error) {
-		l, err := linking.Accept(ctx, p.policy.current(), team, user, code)
-		if person, ok := p.policy.current().Person(l.Issuer, l.Sub); ok && err == nil {
+		policy := inForce()
+		l, err := linking.Accept(ctx, policy, team, user, code)
+		if err != nil {
+			return "", err
+		}
+		if person, ok := policy.Person(l.Issuer, l.Sub); ok {
 			return person.Name, nil
 		}
-		return orElse(l.Email, l.Sub), err
+		return orElse(l.Email, l.Sub), nil
 	}
 	return out, nil
 }

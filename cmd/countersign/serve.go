@@ -118,6 +118,7 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	if chat.bot != nil {
+		chat.bot.Policy = gate.VotesUnder
 		if chat.bot.Desk, err = newDesk(p, gate); err != nil {
 			return err
 		}
@@ -142,7 +143,7 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	p.down.add(closeControl) // after the gate: calls that finish can still be frozen
-	votes, err := newPage(p, gate.Source)
+	votes, err := newPage(p, gate.Source, gate.VotesUnder)
 	if err != nil {
 		return err
 	}
