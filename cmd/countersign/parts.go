@@ -33,7 +33,7 @@ type approvals struct {
 
 // openApprovals opens the store. The embedded one is rebuilt from the journal,
 // which is the authority there; an external cluster is its own.
-func openApprovals(ctx context.Context, c config, r *record, commit func() string, log *slog.Logger) (*approvals, error) {
+func openApprovals(ctx context.Context, c config, r *record, m *mask.Mask, commit func() string, log *slog.Logger) (*approvals, error) {
 	var store *kv.Store
 	var err error
 	if c.NATSURL != "" {
@@ -55,7 +55,7 @@ func openApprovals(ctx context.Context, c config, r *record, commit func() strin
 	logins := approval.NewLogins(approval.LoginsConfig{Bucket: people, Now: time.Now, Record: func(ctx context.Context, e approval.LoginEvent) error {
 		return recordLogin(ctx, r.journal, e, commit())
 	}})
-	book := approval.New(approval.Config{Bucket: bucket, Logins: logins, Now: time.Now, Log: log, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
+	book := approval.New(approval.Config{Bucket: bucket, Logins: logins, Now: time.Now, Log: log, Words: func(s string) string { s, _ = m.Text(s); return s }, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
 		return recordApproval(ctx, r.journal, a, event, commit())
 	}})
 	if c.NATSURL == "" {
@@ -204,6 +204,7 @@ func newChat(c config, book *approval.Book, policy *policyFollower, journal *aud
 // why it was refused.
 func recordRefusedVote(ctx context.Context, journal *audit.Journal, m *mask.Mask, id string, v approval.Vote, why error, commit string) error {
 	v.Reason, _ = m.Text(brief(v.Reason))
+	v.Shown, _ = m.Text(brief(v.Shown)) // comes from outside as well
 	detail, err := audit.Detail(v)
 	if err != nil {
 		return err

@@ -92,7 +92,7 @@ func (p *process) open(ctx context.Context) (err error) {
 		return err
 	}
 	p.down.add(p.record.close)
-	if p.approvals, err = openApprovals(ctx, p.config, p.record, p.policy.commit, p.log); err != nil {
+	if p.approvals, err = openApprovals(ctx, p.config, p.record, p.mask, p.policy.commit, p.log); err != nil {
 		return err
 	}
 	p.down.add(p.approvals.close)

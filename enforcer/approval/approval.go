@@ -28,6 +28,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"regexp"
 	"slices"
 	"time"
 
@@ -156,6 +157,8 @@ type Review struct {
 func (a Approval) Shows() string {
 	return "sha256:" + hex.EncodeToString(hashed("shows", a.ID, a.Digest, a.RulesDigest))
 }
+
+var shownForm = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 
 // hashed is SHA-256 over the parts, each preceded by its length, so that no two
 // lists of parts spell the same.

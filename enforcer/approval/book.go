@@ -60,6 +60,10 @@ type Config struct {
 	// called only where policy says links.email.
 	SlackEmail func(ctx context.Context, team, user string) (string, error)
 
+	// Words masks what a person typed, of any length: it is kept, recorded, shown
+	// to others and told the agent. nil: it stays as it is.
+	Words func(string) string
+
 	ID  func() string // a new, unguessable id of letters, digits and _; nil: random
 	Log *slog.Logger  // nil: silent
 }
@@ -82,6 +86,9 @@ func New(c Config) *Book {
 	}
 	if c.Record == nil {
 		c.Record = func(context.Context, Approval, string) error { return errors.New("no record is configured") }
+	}
+	if c.Words == nil {
+		c.Words = func(s string) string { return s }
 	}
 	if c.ID == nil {
 		c.ID = randomID

@@ -123,6 +123,7 @@ func (b *Book) Withdraw(ctx context.Context, id, why string) error {
 }
 
 func (b *Book) withdraw(ctx context.Context, id, why string, may func(Approval) error) error {
+	why = b.Words(why)
 	_, err := b.change(ctx, id, func(a *Approval) (string, error) {
 		if err := may(*a); err != nil {
 			return "", err

@@ -109,6 +109,10 @@ func (b *Book) identify(ctx context.Context, v *Vote, p *rules.Policy) (identity
 		return identity{}, fmt.Errorf("%w: no policy is in force", ErrStale)
 	}
 	v.Person, v.Email, v.Linked, v.Sets = "", "", "", nil
+	v.Reason = b.Words(v.Reason)
+	if !shownForm.MatchString(v.Shown) { // comes from outside, and would be kept
+		v.Shown = ""
+	}
 	switch {
 	case v.Via == ViaSlack && v.Slack != nil:
 		who, err := b.Voter(ctx, p, v.Slack.Team, v.Slack.User)
