@@ -396,3 +396,19 @@ func TestWhoTakesBack(t *testing.T) {
 	}
 	s.wants(s.do(func(w http.ResponseWriter, r *http.Request) { s.api.RevokeAsOperator(w, r, "operator uid 0") }, other.ID, `{"reason":"x"}`), http.StatusConflict, "not given")
 }
+
+func TestASignInOfBeforeIsNotOneForThisVote(t *testing.T) {
+	s := newScene(t)
+	if ready := s.signedIn(s.a.ID, "bob", approve); ready.status != http.StatusOK {
+		t.Fatalf("%+v", ready)
+	}
+	before := s.now
+	s.now = s.now.Add(5 * time.Second) // within what an issuer's clock may be behind
+	b := s.begin(s.a.ID, approve)
+	body := s.answer(b, "bob", nil)
+	s.who["auth_time"] = before.Unix() // somebody took prompt=login out of the URL
+	s.wants(s.do(s.api.Redeem, s.a.ID, body), http.StatusForbidden, "not fresh")
+	if ready := s.signedIn(s.a.ID, "bob", approve); ready.status != http.StatusOK {
+		t.Errorf("signed in anew: %+v", ready)
+	}
+}

@@ -201,6 +201,11 @@ func (s *API) Redeem(w http.ResponseWriter, r *http.Request) {
 	}
 	login := approval.Login{ID: "lg_" + rand.Text(), Issuer: who.Issuer, Sub: who.Sub, Name: who.Name, Email: who.Email, Groups: who.Groups,
 		ACR: who.ACR, AMR: who.AMR, AuthTime: who.AuthTime, At: who.At}
+	if err := s.anew(r, b.Flow, login); err != nil {
+		s.Log.WarnContext(r.Context(), "a sign-in to vote failed", "approval", b.Approval, "source", s.Source(r), "err", err)
+		s.refuse(w, r, err)
+		return
+	}
 	if err := s.Logins.Put(r.Context(), login); err != nil {
 		s.broken(w, r, err)
 		return
@@ -234,6 +239,22 @@ func (s *API) Redeem(w http.ResponseWriter, r *http.Request) {
 		Sight  Sight  `json:"sight"`
 		Ballot string `json:"ballot"`
 	}{called(login, p), s.sight(a, p), sealed})
+}
+
+// anew refuses a sign-in at the issuer that has served before, which a flow begun
+// within seconds of it would take for fresh: the URL is opened by whoever began
+// the flow, and prompt=login can be taken out of it.
+func (s *API) anew(r *http.Request, f signin.Flow, l approval.Login) error {
+	last, err := s.Logins.Get(r.Context(), l.Issuer, l.Sub)
+	switch {
+	case errors.Is(err, approval.ErrNoLogin):
+		return nil
+	case err != nil:
+		return err
+	case last.AuthTime.Equal(l.AuthTime) && l.AuthTime.Before(f.Began.Truncate(time.Second)):
+		return fmt.Errorf("%w: it has served for another one already", signin.ErrNotFresh)
+	}
+	return nil
 }
 
 // called is who has signed in, for themselves to read.

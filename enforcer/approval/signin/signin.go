@@ -44,6 +44,7 @@ const (
 	again   = 2 * time.Second  // before an issuer that failed is asked again
 	limit   = 10 * time.Second // for one question to the issuer
 	skew    = time.Minute      // of its clock and ours
+	behind  = 10 * time.Second // its clock may be, where a sign-in has to be fresh: who signed in within that time before is taken for new
 	maxBody = 256 << 10
 )
 
@@ -229,8 +230,8 @@ func (c *Client) Finish(ctx context.Context, f Flow, a Answer) (Login, error) {
 		return Login{}, fmt.Errorf("%w: it is said to be at %s, which is yet to come", ErrNotFresh, l.AuthTime.Format(time.RFC3339))
 	case l.At.Sub(l.AuthTime) > MaxAge:
 		return Login{}, fmt.Errorf("%w: it was at %s", ErrNotFresh, l.AuthTime.Format(time.RFC3339))
-	case f.Fresh && l.AuthTime.Before(f.Began.Add(-skew)):
-		return Login{}, fmt.Errorf("%w: it was at %s, before this was asked; the issuer must honour prompt=login", ErrNotFresh, l.AuthTime.Format(time.RFC3339))
+	case f.Fresh && l.AuthTime.Before(f.Began.Add(-behind)):
+		return Login{}, fmt.Errorf("%w: it was at %s, before this was asked; the issuer must honour prompt=login, and its clock be right to %s", ErrNotFresh, l.AuthTime.Format(time.RFC3339), behind)
 	}
 	return l, nil
 }

@@ -184,7 +184,7 @@ func TestWhatIsNoFreshLoginForUs(t *testing.T) {
 		"auth_time as text":        {claims: issuer.Claims{"auth_time": "1772452800"}, want: signin.ErrNotFresh},
 		"too long ago":             {claims: issuer.Claims{"auth_time": noon.Add(-signin.MaxAge - time.Second).Unix()}, want: signin.ErrNotFresh},
 		"yet to come":              {claims: issuer.Claims{"auth_time": noon.Add(2 * time.Minute).Unix()}, want: signin.ErrNotFresh},
-		"before a fresh one began": {claims: issuer.Claims{"auth_time": noon.Add(-2 * time.Minute).Unix()}, flow: fresh, want: signin.ErrNotFresh},
+		"before a fresh one began": {claims: issuer.Claims{"auth_time": noon.Add(-11 * time.Second).Unix()}, flow: fresh, want: signin.ErrNotFresh},
 		"another code":             {answer: signin.Answer{Code: "code-2", Verifier: verifier}, want: signin.ErrRefused},
 		"another verifier":         {answer: signin.Answer{Code: "code-1", Verifier: strings.Repeat("w", 43)}, want: signin.ErrRefused},
 		"an answer of another":     {answer: signin.Answer{Code: "code-1", Verifier: verifier, Issuer: "https://evil.example.com"}, want: signin.ErrRefused},
