@@ -247,9 +247,9 @@ func (s *API) Withdraw(w http.ResponseWriter, r *http.Request, who rules.Subject
 	case why == "":
 		err = fmt.Errorf("%w: it stands in the record", approval.ErrReason)
 	case who.Sub == "":
-		err = s.Book.Withdraw(r.Context(), id, name+": "+why)
+		err = s.Book.Withdraw(context.WithoutCancel(r.Context()), id, name+": "+why)
 	default:
-		err = s.Book.WithdrawBy(r.Context(), id, who, why)
+		err = s.Book.WithdrawBy(context.WithoutCancel(r.Context()), id, who, why)
 	}
 	if errors.Is(err, approval.ErrNotYours) {
 		err = approval.ErrUnknown
@@ -267,7 +267,7 @@ func (s *API) RevokeAsOperator(w http.ResponseWriter, r *http.Request, name stri
 		return
 	}
 	id := r.PathValue("id")
-	_, err := s.Book.Revoke(r.Context(), id, approval.Vote{Via: approval.ViaOperator, Person: name, Reason: s.Words(ask.Reason, 4*maxReason)}, s.Policy())
+	_, err := s.Book.Revoke(context.WithoutCancel(r.Context()), id, approval.Vote{Via: approval.ViaOperator, Person: name, Reason: s.Words(ask.Reason, 4*maxReason)}, s.Policy())
 	s.done(w, r, id, err)
 }
 

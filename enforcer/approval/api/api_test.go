@@ -412,3 +412,18 @@ func TestASignInOfBeforeIsNotOneForThisVote(t *testing.T) {
 		t.Errorf("signed in anew: %+v", ready)
 	}
 }
+
+func TestWhoLeavesWhileTheirVoteIsWrittenHasVoted(t *testing.T) {
+	s := newScene(t)
+	ready := s.signedIn(s.a.ID, "bob", approve)
+	ctx, leave := context.WithCancel(t.Context())
+	s.book.Record = func(ctx context.Context, _ approval.Approval, _ string) error {
+		leave() // the vote is in the store, and not yet in the record
+		return ctx.Err()
+	}
+	got := s.do(s.api.Vote, s.a.ID, fmt.Sprintf(`{"ballot":%q,"shown":%q}`, ready.Ballot, s.a.Shows()), func(r *http.Request) { *r = *r.WithContext(ctx) })
+	if got.status != http.StatusOK {
+		t.Errorf("%d %s", got.status, got.Error)
+	}
+	s.stands(approval.Approved, 1)
+}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/subtle"
 	"errors"
@@ -291,17 +292,20 @@ func (s *API) Vote(w http.ResponseWriter, r *http.Request) {
 	}
 	v, p := s.vote(r, b.Login, b.Intent), s.Policy()
 	v.Shown = ask.Shown
+	// Whoever leaves now has voted all the same: cut off between the store and
+	// the record, the vote would be in the one and not in the other.
+	ctx := context.WithoutCancel(r.Context())
 	var a approval.Approval
 	var err error
 	switch {
 	case p == nil:
 		err = fmt.Errorf("%w: no policy is in force", approval.ErrStale)
 	case b.Intent.Do == DoRevoke:
-		a, err = s.Book.Revoke(r.Context(), b.Approval, v, p)
+		a, err = s.Book.Revoke(ctx, b.Approval, v, p)
 	case b.Intent.Do == DoJustified || b.Intent.Do == DoUnjustified:
-		a, err = s.Book.ReviewBy(r.Context(), b.Approval, v, p)
+		a, err = s.Book.ReviewBy(ctx, b.Approval, v, p)
 	default:
-		a, err = s.Book.Vote(r.Context(), b.Approval, v, p)
+		a, err = s.Book.Vote(ctx, b.Approval, v, p)
 	}
 	if err != nil {
 		s.doesNotCount(w, r, b.Approval, v, err)

@@ -1,6 +1,7 @@
 package page
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -60,7 +61,9 @@ var errHidden = errors.New("no approval that concerns this person")
 
 // act does what the form asks for.
 func (p *Page) act(r *http.Request, s session, id, do string, vote approval.Vote) (approval.Approval, error) {
-	ctx := r.Context()
+	// Whoever leaves now has decided all the same: cut off between the store and
+	// the record, the vote would be in the one and not in the other.
+	ctx := context.WithoutCancel(r.Context())
 	a, err := p.Book.Get(ctx, id)
 	if errors.Is(err, approval.ErrUnknown) {
 		return a, errHidden
