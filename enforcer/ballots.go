@@ -103,6 +103,13 @@ func (e *Enforcer) stranger(w http.ResponseWriter, r *http.Request, err error) {
 	e.turnAway(w, ref, x.id)
 }
 
+// noVoter records that what came to vote was nobody's; as with tokens, those that
+// are alike are counted.
+func (e *Enforcer) noVoter(r *http.Request, why error) {
+	x := &exchange{e: e, r: r, id: e.ID(), start: e.Now(), source: e.voteSource(r)}
+	e.unknown(x, refuse(kindUnauthenticated, "approvals: %w", why))
+}
+
 // voteSource is where a vote comes from: an address, or the control socket.
 func (e *Enforcer) voteSource(r *http.Request) string {
 	if source := e.source(r); source != "@" && source != "" { // as an unnamed Unix socket is called

@@ -167,7 +167,7 @@ func New(c Config) (*Enforcer, error) {
 	}
 	e.kept.bucket, e.tasks.by = c.Kept, rand.Text()
 	if b := c.Ballots; b.Refused != nil {
-		b.Book, b.Policy, b.Words, b.Source, b.Now, b.Log = c.Approvals, e.VotesUnder, e.words, e.voteSource, c.Now, c.Log
+		b.Book, b.Policy, b.Words, b.Source, b.Failed, b.Now, b.Log = c.Approvals, e.VotesUnder, e.words, e.voteSource, e.noVoter, c.Now, c.Log
 		e.ballots = api.New(b)
 	}
 	if c.Freezes != nil {

@@ -64,6 +64,10 @@ type Config struct {
 	// Refused is told of each vote of a signed-in person that did not count:
 	// v.Issuer and v.Sub say who. Texts in v and why are not masked.
 	Refused func(ctx context.Context, approvalID string, v approval.Vote, why error)
+	// Failed is told of what came to the voter's way and led to no voter: a token,
+	// a flow or a ballot that is none, a sign-in that failed. Anybody can cause any
+	// number of them. Texts in why are not masked.
+	Failed func(r *http.Request, why error)
 	// Source is the address that a request comes from.
 	Source func(*http.Request) string
 
@@ -74,7 +78,8 @@ type Config struct {
 // API is safe for concurrent use.
 type API struct {
 	Config
-	busy chan struct{} // sign-ins being redeemed
+	busy chan struct{}  // sign-ins being redeemed
+	ends *signin.Limits // of them, by address: each asks the issuer
 
 	mu   sync.Mutex
 	used map[string]time.Time // flows and ballots that were used, until they are too old
@@ -89,7 +94,7 @@ const (
 
 // New returns an API.
 func New(c Config) *API {
-	return &API{Config: c, busy: make(chan struct{}, maxBusy), used: map[string]time.Time{}}
+	return &API{Config: c, busy: make(chan struct{}, maxBusy), ends: signin.NewLimits(20, 3*time.Second), used: map[string]time.Time{}}
 }
 
 // Reader is who looks.

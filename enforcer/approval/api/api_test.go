@@ -40,6 +40,7 @@ type scene struct {
 	who     issuer.Claims
 	nonces  map[string]string // by code
 	refused []string
+	failed  []string
 	a       approval.Approval
 	policy  *rules.Policy
 }
@@ -91,6 +92,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s.api = api.New(api.Config{Book: s.book, Logins: logins, Seal: seal, SignIn: client, Policy: func() *rules.Policy { return s.policy },
 		Words: func(text string, n int) string { return text[:min(n, len(text))] }, Source: func(*http.Request) string { return "192.0.2.1" }, Now: clock, Log: slog.New(slog.DiscardHandler),
+		Failed: func(_ *http.Request, why error) { s.failed = append(s.failed, why.Error()) },
 		Refused: func(_ context.Context, id string, v approval.Vote, why error) {
 			s.refused = append(s.refused, id+" "+v.Sub+": "+why.Error())
 		}})
@@ -426,4 +428,47 @@ func TestWhoLeavesWhileTheirVoteIsWrittenHasVoted(t *testing.T) {
 		t.Errorf("%d %s", got.status, got.Error)
 	}
 	s.stands(approval.Approved, 1)
+}
+
+func TestWhatLeadsToNoVoterIsReported(t *testing.T) {
+	s := newScene(t)
+	reported := func(what, words string) {
+		t.Helper()
+		if len(s.failed) != 1 || !strings.Contains(s.failed[0], words) {
+			t.Errorf("%s: reported %q, want %q", what, s.failed, words)
+		}
+		s.failed = nil
+	}
+	token := func(r *http.Request) { r.Header.Set("Authorization", "Bearer x") }
+	s.wants(s.do(s.api.Vote, s.a.ID, `{}`, token), http.StatusForbidden, "no token votes")
+	reported("a token", "no token votes")
+	s.do(s.api.Redeem, s.a.ID, `{"flow":"x","state":"x","code":"x","verifier":"x"}`)
+	reported("a forged flow", "not begun here")
+	s.cast(s.a.ID, "x", "x")
+	reported("a forged ballot", "a ballot that is none")
+	s.do(s.api.Redeem, s.a.ID, s.answer(s.begin(s.a.ID, approve), "bob", func(m map[string]any) { m["code"] = "another" }))
+	reported("another's code", "refuses the code")
+	if len(s.refused) != 0 {
+		t.Errorf("refused: %q", s.refused)
+	}
+}
+
+// Each ended sign-in asks the issuer, which knows us as one client: who has many
+// fail would have it turn everybody away.
+func TestTooManySignInsFromOneAddress(t *testing.T) {
+	s := newScene(t)
+	turned := 0
+	for range 30 {
+		got := s.do(s.api.Redeem, s.a.ID, s.answer(s.begin(s.a.ID, approve), "bob", func(m map[string]any) { m["code"] = "another" }))
+		if got.status == http.StatusTooManyRequests {
+			turned++
+		}
+	}
+	if asked := s.issuer.Hits("/token"); turned != 10 || asked != 20 {
+		t.Errorf("%d turned away, the issuer was asked %d times; want 10 and 20", turned, asked)
+	}
+	s.now = s.now.Add(3 * time.Second)
+	if ready := s.signedIn(s.a.ID, "bob", approve); ready.status != http.StatusOK {
+		t.Errorf("later: %+v", ready)
+	}
 }

@@ -110,6 +110,7 @@ func (s *API) Begin(w http.ResponseWriter, r *http.Request) {
 func (s *API) ready(w http.ResponseWriter, r *http.Request) bool {
 	switch {
 	case r.Header.Get("Authorization") != "":
+		s.Failed(r, errors.New("no token votes"))
 		Fail(w, http.StatusForbidden, "no token votes: leave it out, and sign in")
 	case s.SignIn == nil:
 		Fail(w, http.StatusNotFound, "nobody can sign in to this enforcer: COUNTERSIGN_APPROVALS_CLIENT_ID is not set")
@@ -179,7 +180,13 @@ func (s *API) Redeem(w http.ResponseWriter, r *http.Request) {
 	var b begun
 	if err := s.Seal.Open(forSignIn, ask.Flow, s.Now(), &b); err != nil || b.Approval != r.PathValue("id") ||
 		subtle.ConstantTimeCompare([]byte(b.Flow.State), []byte(ask.State)) != 1 || ask.Code == "" || ask.Verifier == "" {
+		s.Failed(r, errors.New("a flow that was not begun here, or not by whoever ends it"))
 		Fail(w, http.StatusBadRequest, "this is not the answer to a sign-in that was begun here, less than ten minutes ago, for this approval: begin again")
+		return
+	}
+	if !s.ends.Allow(s.Source(r), s.Now()) {
+		w.Header().Set("Retry-After", "10")
+		Fail(w, http.StatusTooManyRequests, "too many sign-ins come from this address: wait ten seconds, and begin again")
 		return
 	}
 	if !s.once(b.Flow.State, b.Flow.Began.Add(signInLife)) {
@@ -197,6 +204,7 @@ func (s *API) Redeem(w http.ResponseWriter, r *http.Request) {
 	who, err := s.SignIn.Finish(r.Context(), b.Flow, signin.Answer{Code: ask.Code, Issuer: ask.Issuer, Verifier: ask.Verifier})
 	if err != nil {
 		s.Log.WarnContext(r.Context(), "a sign-in to vote failed", "approval", b.Approval, "source", s.Source(r), "err", err)
+		s.Failed(r, err)
 		s.refuse(w, r, err)
 		return
 	}
@@ -204,6 +212,7 @@ func (s *API) Redeem(w http.ResponseWriter, r *http.Request) {
 		ACR: who.ACR, AMR: who.AMR, AuthTime: who.AuthTime, At: who.At}
 	if err := s.anew(r, b.Flow, login); err != nil {
 		s.Log.WarnContext(r.Context(), "a sign-in to vote failed", "approval", b.Approval, "source", s.Source(r), "err", err)
+		s.Failed(r, err)
 		s.refuse(w, r, err)
 		return
 	}
@@ -283,6 +292,7 @@ func (s *API) Vote(w http.ResponseWriter, r *http.Request) {
 	}
 	var b ballot
 	if err := s.Seal.Open(forBallot, ask.Ballot, s.Now(), &b); err != nil || b.Approval != r.PathValue("id") {
+		s.Failed(r, errors.New("a ballot that is none for this approval, or too old"))
 		Fail(w, http.StatusForbidden, "this is no ballot for this approval, or it is more than five minutes old: sign in again")
 		return
 	}

@@ -26,7 +26,7 @@ const (
 // decide is POST /approvals/{id}. The form: do, reason, shown (of the page that
 // it stood on).
 func (p *Page) decide(w http.ResponseWriter, r *http.Request, s session) {
-	if !p.posts.allow(s.key(), p.Now()) {
+	if !p.posts.Allow(s.key(), p.Now()) {
 		p.tooOften(w, r, &s)
 		return
 	}

@@ -33,7 +33,7 @@ func (p *Page) showLink(w http.ResponseWriter, r *http.Request, s session) {
 // makeLink is POST /approvals/link: the person confirms, and gets the code to
 // give in Slack.
 func (p *Page) makeLink(w http.ResponseWriter, r *http.Request, s session) {
-	if !p.posts.allow(s.key(), p.Now()) {
+	if !p.posts.Allow(s.key(), p.Now()) {
 		p.tooOften(w, r, &s)
 		return
 	}

@@ -82,9 +82,9 @@ type Page struct {
 	style    []byte
 	styleURL string // holds a digest, so that it may be cached for good
 	mux      *http.ServeMux
-	starts   *limits // of sign-ins, by address
-	posts    *limits // of votes, by person
-	failures *limits // told of
+	starts   *signin.Limits // of sign-ins, by address
+	posts    *signin.Limits // of votes, by person
+	failures *signin.Limits // told of
 	busy     chan struct{}
 
 	mu     sync.Mutex
@@ -120,7 +120,7 @@ func New(c Config) (*Page, error) {
 		c.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	p := &Page{Config: c, public: u, used: map[string]time.Time{}, ended: map[string]time.Time{},
-		starts: newLimits(20, 3*time.Second), posts: newLimits(20, 3*time.Second), failures: newLimits(20, 3*time.Second), busy: make(chan struct{}, maxBusy)}
+		starts: signin.NewLimits(20, 3*time.Second), posts: signin.NewLimits(20, 3*time.Second), failures: signin.NewLimits(20, 3*time.Second), busy: make(chan struct{}, maxBusy)}
 	if p.style, err = view.ReadFile("view/style.css"); err != nil {
 		return nil, err
 	}

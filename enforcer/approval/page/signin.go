@@ -32,7 +32,7 @@ type pending struct {
 // more is the issuer's to do where it is too long ago (max_age), and where the
 // person wants it so that there is time to decide.
 func (p *Page) startSignIn(w http.ResponseWriter, r *http.Request) {
-	if !p.starts.allow(p.Source(r), p.Now()) {
+	if !p.starts.Allow(p.Source(r), p.Now()) {
 		p.tooOften(w, r, nil)
 		return
 	}
@@ -125,7 +125,7 @@ var (
 
 // finishSignIn takes the issuer's answer.
 func (p *Page) finishSignIn(w http.ResponseWriter, r *http.Request) {
-	if !p.starts.allow(p.Source(r), p.Now()) {
+	if !p.starts.Allow(p.Source(r), p.Now()) {
 		p.tooOften(w, r, nil)
 		return
 	}
@@ -155,7 +155,7 @@ func (p *Page) report(r *http.Request, err error) {
 	if p.Failed == nil || errors.Is(err, errNotBegun) {
 		return
 	}
-	told := p.failures.allow("", p.Now())
+	told := p.failures.Allow("", p.Now())
 	p.mu.Lock()
 	n := p.untold
 	if p.untold++; told {

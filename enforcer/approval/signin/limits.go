@@ -1,13 +1,13 @@
-package page
+package signin
 
 import (
 	"sync"
 	"time"
 )
 
-// limits bounds how often each of many may do something: burst times at once,
-// and then once in a while.
-type limits struct {
+// Limits bounds how often each of many may do something: burst times at once,
+// and then once in a while. It is safe for concurrent use.
+type Limits struct {
 	burst float64
 	every time.Duration
 
@@ -24,11 +24,13 @@ type allowance struct {
 // maxLimited is how many are told apart; beyond that, all further ones share.
 const maxLimited = 10_000
 
-func newLimits(burst int, every time.Duration) *limits {
-	return &limits{burst: float64(burst), every: every, left: map[string]allowance{}}
+// NewLimits lets each do it burst times, and one more time every so often.
+func NewLimits(burst int, every time.Duration) *Limits {
+	return &Limits{burst: float64(burst), every: every, left: map[string]allowance{}}
 }
 
-func (l *limits) allow(who string, now time.Time) bool {
+// Allow tells whether they may now, and counts it.
+func (l *Limits) Allow(who string, now time.Time) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, known := l.left[who]
