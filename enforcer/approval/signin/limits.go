@@ -1,6 +1,7 @@
 package signin
 
 import (
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -31,6 +32,9 @@ func NewLimits(burst int, every time.Duration) *Limits {
 
 // Allow tells whether they may now, and counts it.
 func (l *Limits) Allow(who string, now time.Time) bool {
+	if ip, err := netip.ParseAddr(who); err == nil && ip.Is6() && !ip.Is4In6() {
+		who = netip.PrefixFrom(ip.WithZone(""), 64).Masked().String() // one host has as many addresses as it likes
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	a, known := l.left[who]
