@@ -175,7 +175,7 @@ func (p *Policy) demand(d *Decision, rs []*rule, said words) {
 			}
 			d.Asks = append(d.Asks, ask)
 		}
-		d.Grant = d.Grant.narrowest(r.grant)
+		d.Grant = d.Grant.Narrowest(r.grant)
 		if d.Expires == 0 || r.expires < d.Expires {
 			d.Expires = r.expires
 		}

@@ -94,8 +94,8 @@ type Grant struct {
 	Scope string        `json:"scope,omitempty"`  // of a window
 }
 
-// narrowest is what both grant.
-func (g Grant) narrowest(other Grant) Grant {
+// Narrowest is what both grant.
+func (g Grant) Narrowest(other Grant) Grant {
 	if g.For == 0 || other.For == 0 {
 		return Grant{}
 	}

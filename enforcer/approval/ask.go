@@ -202,7 +202,7 @@ func (b *Book) attach(ctx context.Context, first Approval, r Request) (a Approva
 // With the same digest of the rules, it takes the new commit: what the rules ask
 // has not changed, and votes are checked under the policy in force. With another
 // one, the votes of a set stand if each rule that now asks it asked it before and
-// has the same digest of its own.
+// has the same digest of its own; and then nothing wider is granted than before.
 func (a *Approval) renew(now time.Time, r Request) (event string) {
 	if a.State.Ended() {
 		return ""
@@ -252,8 +252,12 @@ func (a *Approval) renew(now time.Time, r Request) (event string) {
 	if len(votes) == 0 || r.Expires.Before(a.Expires) {
 		a.Expires = r.Expires
 	}
+	grant := r.Grant
+	if len(votes) > 0 { // of whom nobody was shown more than this
+		grant = a.Grant.Narrowest(grant)
+	}
 	a.Votes, a.State = votes, Pending
-	a.Policy, a.Asks, a.Trace, a.RulesDigest, a.Grant = r.Policy, r.Asks, r.Trace, r.RulesDigest, r.Grant
+	a.Policy, a.Asks, a.Trace, a.RulesDigest, a.Grant = r.Policy, r.Asks, r.Trace, r.RulesDigest, grant
 	a.Args, a.Partial, a.Cut, a.Does, a.Reminded = r.Args, r.Partial, r.Cut, r.Does, time.Time{}
 	if quorate(a.Asks, a.Votes) {
 		a.approve(now, a.Grant.For)

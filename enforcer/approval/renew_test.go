@@ -158,3 +158,33 @@ func TestRenewalsAreBounded(t *testing.T) {
 		t.Errorf("%d renewals", len(a.Renewals))
 	}
 }
+
+// A vote that stands is for what its voter was shown: a rule that is gone, and
+// granted less than those that stay, leaves no wider window behind.
+func TestRenewalWidensNothing(t *testing.T) {
+	dba, sec := under("writes", "dba", 1, "dba"), under("deletes", "security", 1, "sec")
+	hour := rules.Grant{For: time.Hour, Scope: rules.ScopeTool}
+	for name, test := range map[string]struct{ before, after, want rules.Grant }{
+		"once":           {rules.Grant{}, hour, rules.Grant{}},
+		"shorter":        {rules.Grant{For: time.Minute, Scope: rules.ScopeServer}, hour, rules.Grant{For: time.Minute, Scope: rules.ScopeTool}},
+		"exact":          {rules.Grant{For: 2 * time.Hour, Scope: rules.ScopeExact}, hour, rules.Grant{For: time.Hour, Scope: rules.ScopeExact}},
+		"less than then": {hour, rules.Grant{}, rules.Grant{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			r := w.request("d1", dba, sec)
+			r.Grant = test.before
+			a, _, err := w.book.Ask(t.Context(), r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			w.vote(a.ID, yes("carol"))
+			r = w.request("d1", dba)
+			r.RulesDigest, r.Grant = "sha256:changed", test.after
+			got, _, err := w.book.Ask(t.Context(), r)
+			if err != nil || got.State != approval.Approved || got.Grant != test.want || got.Until.IsZero() != (test.want.For == 0) {
+				t.Errorf("%s, %v until %v, %v", got.State, got.Grant, got.Until, err)
+			}
+		})
+	}
+}
