@@ -171,6 +171,9 @@ func (x *exchange) spend(ctx context.Context, a approval.Approval, request appro
 		}
 	}
 	x.cleanup = append(x.cleanup, x.e.runs.begin(x.id))
+	if err := x.claimed(ctx); err != nil {
+		return false, err
+	}
 	if err := x.present(ctx); err != nil { // as late as can be: nothing runs for a caller who has left
 		return false, err
 	}

@@ -35,11 +35,16 @@ type liveTask struct {
 	cancel context.CancelCauseFunc
 }
 
+// add enters a task, before it is claimed: a claim of this run whose task is not
+// here is one of a run that has ended. It is nil if the task runs already.
 func (r *taskRuns) add(id string, cancel context.CancelCauseFunc) (done func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.m == nil {
 		r.m = map[string]liveTask{}
+	}
+	if _, here := r.m[id]; here {
+		return nil
 	}
 	live := liveTask{make(chan struct{}), cancel}
 	r.m[id] = live
@@ -176,14 +181,21 @@ func (x *exchange) startTask(t *task) (over <-chan struct{}, err error) {
 	if !x.e.inside.enter() {
 		return nil, refuse(kindUnavailable, "the enforcer is stopping: try again in a moment")
 	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	done := x.e.tasks.add(t.ID, cancel)
+	if done == nil {
+		cancel(nil)
+		x.e.inside.leave()
+		return nil, kv.ErrConflict
+	}
+	over = x.e.tasks.of(t.ID)
 	t.Run = &taskRun{Call: x.e.ID(), By: x.e.tasks.by, Seen: x.e.Now().UTC()}
 	if err := x.e.saveTask(ctx, t); err != nil {
+		done()
+		cancel(nil)
 		x.e.inside.leave()
 		return nil, err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	done := x.e.tasks.add(t.ID, cancel)
-	over = x.e.tasks.of(t.ID)
 	e, claimed := x.e, *t // who asks goes on with its own
 	y, failed := x.asker(ctx, &claimed)
 	go func(t *task, err error) {
@@ -274,6 +286,22 @@ func (x *exchange) reread(ctx context.Context, message []byte) error {
 	}
 	x.raw = message
 	return x.known()
+}
+
+// claimed refuses to go on with a task that was cancelled at another enforcer
+// meanwhile, or that another has taken up since this one gave no sign of life.
+func (x *exchange) claimed(ctx context.Context) error {
+	if x.task == nil {
+		return nil
+	}
+	t, err := x.e.findTask(ctx, x.task.Owner, x.task.ID)
+	switch {
+	case err != nil && !errors.Is(err, kv.ErrNotFound):
+		return refuse(kindUnavailable, "the task cannot be read: %w", err)
+	case err != nil, t.over(), t.Run == nil, t.Run.Call != x.id:
+		return refuse(kindCancelled, "the task was cancelled, or taken up by another enforcer; nothing ran")
+	}
+	return nil
 }
 
 // liveOn gives signs of life, and ends the call if the task is cancelled at

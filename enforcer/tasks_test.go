@@ -381,3 +381,60 @@ func TestWhatIsKeptIsForgotten(t *testing.T) {
 		t.Errorf("%d keys: %q", n, keys())
 	}
 }
+
+// Many may ask for a task at once: one of them runs its call, on a window too,
+// and all are told of that one.
+func TestATaskRunsOnceForAll(t *testing.T) {
+	window := strings.Replace(ladderRules, "approval: { approvers: dba }", "approval: { approvers: dba, grant: { for: 1h, scope: tool } }", 1)
+	l := newLadder(t, "1h", map[string]string{"rules/echo.yaml": window})
+	for n := range 10 {
+		id := taskOf(t, l.ask(statelessAsk(1, "tools/call", fmt.Sprintf(`"name":"risky","arguments":{"n":%d}`, n), withTasks)))
+		asked := l.await(approval.EventAsked, n+1)
+		l.vote(asked, true)
+		body, h := statelessAsk(50, "tasks/get", fmt.Sprintf(`"taskId":%q`, id), withTasks)
+		var all []<-chan sent
+		for range 8 {
+			all = append(all, l.asking(t.Context(), body, h.Clone()))
+		}
+		for _, got := range all {
+			<-got
+		}
+		if over := l.tasks.of(id); over != nil { // they do not wait for long
+			<-over
+		}
+		wantAll(t, l.getTask(id).body, `"status":"completed"`, "ran risky")
+		if _, err := l.Approvals.Revoke(t.Context(), asked, approval.Vote{Via: approval.ViaOperator, Reason: "the next"}, l.Policy()); err != nil {
+			t.Fatal(err)
+		}
+		if l.ran() != n+1 {
+			t.Fatalf("ran %d times for %d tasks", l.ran(), n+1)
+		}
+	}
+}
+
+// A task that is cancelled at one enforcer, while another is about to run it,
+// does not run.
+func TestATaskIsCancelledElsewhere(t *testing.T) {
+	two := ladderRules + "- { id: too, server: echo, tool: risky, effect: approve, reason: So are these, approval: { approvers: dba } }\n"
+	l := newLadder(t, "1h", map[string]string{"rules/echo.yaml": two})
+	l.Alone = false
+	id := taskOf(t, l.ask(statelessAsk(1, "tools/call", risky, withTasks)))
+	asked := l.await(approval.EventAsked, 1)
+	l.vote(asked, true)
+	other := l.restarted()
+	l.install("b1", "1h", nil) // asks less: the vote stands
+	l.mu.Lock()
+	l.hook = func(event string) {
+		if event == approval.EventRenewed {
+			body, h := statelessAsk(2, "tasks/cancel", fmt.Sprintf(`"taskId":%q`, id), withTasks)
+			wantAll(t, l.send(t.Context(), other, body, h).body, `"resultType":"complete"`)
+		}
+	}
+	l.mu.Unlock()
+	over := l.getTask(id)
+	l.await(approval.EventRenewed, 1)
+	wantAll(t, over.body, `"status":"cancelled"`)
+	if l.ran() != 0 {
+		t.Error("it ran")
+	}
+}
