@@ -142,10 +142,18 @@ func (x *exchange) taskResult(ctx context.Context, t *task) error {
 	defer context.AfterFunc(x.e.lifetime, func() { cancel(errStopping) })()
 	tick := time.NewTicker(keepAlive)
 	defer tick.Stop()
+	tried := false // and the call waits on: it is tried again in a while
 	for n := 1; ; {
 		var over <-chan struct{}
 		var err error
-		if t, over, err = x.advance(ctx, t); err != nil {
+		if x.force, err = x.e.current(); err != nil {
+			return refuse(kindUnavailable, "%w", err)
+		}
+		settled := false
+		if tried {
+			a, err := x.e.Approvals.Get(ctx, t.Approval)
+			settled = err != nil || a.State != approval.Pending
+		} else if t, over, err = x.advance(ctx, t); err != nil {
 			return err
 		}
 		if t.over() {
@@ -160,15 +168,17 @@ func (x *exchange) taskResult(ctx context.Context, t *task) error {
 			defer close(decided)
 			_, _ = x.e.Approvals.Wait(waiting, t.Approval) // what it is now, advance finds out
 		}()
-		if over != nil || t.Run != nil {
+		if over != nil || t.Run != nil || settled {
 			stop() // for what runs, not for what was decided
 			<-decided
 			decided = nil
 		}
 		x.out.open(t.Message)
+		retry := true
 		select {
 		case <-decided:
 		case <-over:
+			retry = false
 		case <-x.e.turns.next():
 		case <-tick.C:
 			x.out.progress(x.msg.ProgressToken, float64(n)/1e6, t.Message)
@@ -185,6 +195,7 @@ func (x *exchange) taskResult(ctx context.Context, t *task) error {
 		if t, err = x.e.findTask(ctx, t.Owner, t.ID); err != nil {
 			return refuse(kindUnavailable, "the task cannot be read: %w", err)
 		}
+		tried = !retry && !t.over() && t.Chained == "" && t.Run == nil
 	}
 	answer, err := x.taskAnswer(ctx, t)
 	if err != nil {

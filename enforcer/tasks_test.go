@@ -438,3 +438,46 @@ func TestATaskIsCancelledElsewhere(t *testing.T) {
 		t.Error("it ran")
 	}
 }
+
+// Who waits for a task's result is told of a policy that denies it; and a call
+// that cannot run yet is not tried without pause.
+func TestATaskResultIsWaitedFor(t *testing.T) {
+	waiting := func(l *ladder, id string) <-chan sent {
+		over := l.asking(t.Context(), first(sessionAsk(3, "tasks/result", fmt.Sprintf(`"taskId":%q`, id))), nil)
+		return over
+	}
+	t.Run("another policy", func(t *testing.T) {
+		l := newLadder(t, "1h", nil)
+		id := taskOf(t, l.ask(sessionAsk(1, "tools/call", risky+`,"task":{}`)))
+		got := waiting(l, id)
+		l.install("b1", "1h", map[string]string{"rules/echo.yaml": ladderRules + "- { id: never, server: echo, tool: risky, effect: deny, reason: Not today }\n"})
+		select {
+		case got := <-got:
+			wantAll(t, got.body, "Not today")
+		case <-time.After(time.Minute):
+			t.Fatal("it waits under the policy of before")
+		}
+	})
+	t.Run("a quota", func(t *testing.T) {
+		l := newLadder(t, "1h", map[string]string{"countersign.yaml": "version: 1\nquotas:\n  - { id: few, tool: risky, per: [subject], day: 1 }\n"})
+		ids := make([]string, 2)
+		for n := range ids {
+			ids[n] = taskOf(t, l.ask(sessionAsk(1, "tools/call", fmt.Sprintf(`"name":"risky","arguments":{"n":%d},"task":{}`, n))))
+			l.vote(l.await(approval.EventAsked, n+1), true)
+		}
+		wantAll(t, (<-waiting(l, ids[0])).body, "ran risky")
+		ctx, leave := context.WithCancel(t.Context())
+		got := l.asking(ctx, first(sessionAsk(3, "tasks/result", fmt.Sprintf(`"taskId":%q`, ids[1]))), nil)
+		for len(l.recorded("over-quota")) == 0 {
+			l.ask(sessionAsk(4, "tools/call", `"name":"calm"`))
+		}
+		for range 20 {
+			l.ask(sessionAsk(4, "tools/call", `"name":"calm"`))
+		}
+		if n := len(l.recorded("over-quota")); n > 3 {
+			t.Errorf("tried %d times", n)
+		}
+		leave()
+		<-got
+	})
+}
