@@ -25,7 +25,14 @@ type Recovery struct {
 
 // Unfinished is a call that an approval was used for, and what the record knows
 // of its outcome.
-type Unfinished struct{ Approval, Call, Outcome string }
+type Unfinished struct {
+	Approval, Call, Outcome string
+
+	// Here is whether these journals say themselves that the approval was used
+	// for it, and not only that somebody's was: enforcers that share a store see
+	// each other's calls on an approval.
+	Here bool
+}
 
 // Recover reads the entries of earlier incarnations, oldest first.
 //
@@ -37,6 +44,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	var order, asked []string
 	state := map[string]approval.Approval{}
 	ran := map[string][]string{}    // intents, by approval
+	used := map[string]bool{}       // calls that an approval was used for
 	outcomes := map[string]string{} // of calls
 	r := Recovery{Lifted: map[string]bool{}}
 	for _, entries := range journals {
@@ -65,6 +73,9 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 					asked = append(asked, a.ID)
 				}
 				state[a.ID] = a
+				if en.Status == approval.EventSpent || en.Status == approval.EventUsed {
+					used[en.Call] = true
+				}
 			case audit.KindFreeze:
 				if err := r.frozen(en); err != nil {
 					return Recovery{}, fmt.Errorf("entry %d: %w", en.Seq, err)
@@ -94,11 +105,13 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 			a.State, a.SpentBy = approval.Spent, calls[len(calls)-1]
 		}
 		if a.State == approval.Spent && a.Outcome == "" {
-			r.Unfinished = append(r.Unfinished, Unfinished{id, a.SpentBy, outcome(a.SpentBy, slices.Contains(calls, a.SpentBy))})
+			sent := slices.Contains(calls, a.SpentBy)
+			r.Unfinished = append(r.Unfinished, Unfinished{id, a.SpentBy, outcome(a.SpentBy, sent), sent || used[a.SpentBy]})
 		}
 		for _, u := range a.Calls {
 			if u.Outcome == "" {
-				r.Unfinished = append(r.Unfinished, Unfinished{id, u.Call, outcome(u.Call, slices.Contains(calls, u.Call))})
+				sent := slices.Contains(calls, u.Call)
+				r.Unfinished = append(r.Unfinished, Unfinished{id, u.Call, outcome(u.Call, sent), sent || used[u.Call]})
 			}
 		}
 		r.Approvals = append(r.Approvals, a)

@@ -177,7 +177,7 @@ func TestRecoverWindow(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []Unfinished{{"a", "ran", audit.StatusError}, {"a", "cut", audit.StatusUnknown}, {"a", "never", audit.StatusNotRun}}
+	want := []Unfinished{{"a", "ran", audit.StatusError, true}, {"a", "cut", audit.StatusUnknown, true}, {"a", "never", audit.StatusNotRun, false}}
 	if !slices.Equal(r.Unfinished, want) {
 		t.Errorf("%+v, want %+v", r.Unfinished, want)
 	}
@@ -186,5 +186,36 @@ func TestRecoverWindow(t *testing.T) {
 	}
 	if len(r.Dangling) != 1 || r.Dangling[0].Call != "cut" {
 		t.Errorf("%+v", r.Dangling)
+	}
+}
+
+// What this enforcer knows only from an approval that others use, too, is not its
+// own to close: the call may be under way there.
+func TestRecoverWhatOthersRun(t *testing.T) {
+	entry := func(id, status, call string, change func(a *approval.Approval)) audit.Entry {
+		a := approval.Approval{ID: id, State: approval.Spent, Ended: time.Unix(1, 0).UTC()}
+		change(&a)
+		detail, err := audit.Detail(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return audit.Entry{Kind: audit.KindApproval, Approval: id, Status: status, Call: call, Detail: detail}
+	}
+	r, err := Recover(journalOf(
+		entry("once", approval.EventCard, "c_asked", func(a *approval.Approval) { a.SpentBy = "c_theirs" }),
+		entry("own", approval.EventSpent, "c_own", func(a *approval.Approval) { a.SpentBy = "c_own" }),
+		entry("window", approval.EventUsed, "c_used", func(a *approval.Approval) {
+			a.State, a.Until, a.Calls = approval.Approved, time.Unix(7200, 0).UTC(), []approval.Use{{Call: "c_other"}, {Call: "c_used"}}
+		}),
+	))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Unfinished{
+		{"once", "c_theirs", audit.StatusNotRun, false}, {"own", "c_own", audit.StatusNotRun, true},
+		{"window", "c_other", audit.StatusNotRun, false}, {"window", "c_used", audit.StatusNotRun, true},
+	}
+	if !slices.Equal(r.Unfinished, want) {
+		t.Errorf("%+v", r.Unfinished)
 	}
 }

@@ -62,6 +62,9 @@ func openApprovals(ctx context.Context, c config, r *record, m *mask.Mask, commi
 		err = book.Restore(ctx, r.recovery.Approvals)
 	}
 	for _, u := range r.recovery.Unfinished {
+		if c.NATSURL != "" && !u.Here {
+			continue // it runs, or ran, at another enforcer, who knows what became of it
+		}
 		if err == nil {
 			err = book.Finish(ctx, u.Approval, u.Call, u.Outcome)
 		}
