@@ -292,6 +292,7 @@ func (x *exchange) takeBack(ctx context.Context, t *task) {
 
 // chain turns the request into one for the server's own task.
 func (x *exchange) chain(t *task) error {
+	x.approval = "" // it was the call's, not this request's
 	at, ok := x.msg.Member(x.msg.Params, "taskId")
 	if !ok {
 		return refuse(kindUnknown, "there is no such task")
