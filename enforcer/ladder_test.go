@@ -413,6 +413,21 @@ func TestATicketIsToldOfADenial(t *testing.T) {
 	}
 }
 
+// A window outlives the time in which it could be approved: whoever comes back
+// with a ticket then runs on it.
+func TestATicketForAWindow(t *testing.T) {
+	window := strings.Replace(ladderRules, "approval: { approvers: dba }", "approval: { approvers: dba, grant: { for: 1h, scope: exact } }", 1)
+	l := newLadder(t, "1ms", map[string]string{"rules/echo.yaml": window})
+	s := state(t, l.ask(statelessAsk(1, "tools/call", risky, "{}")))
+	l.vote(l.await(approval.EventAsked, 1), true)
+	e := l.restarted()
+	e.Now = func() time.Time { return time.Now().Add(16 * time.Minute) } // it had 15 to be approved
+	body, h := statelessAsk(2, "tools/call", withState(s), "{}")
+	if got := l.send(t.Context(), e, body, h); got.text != "ran risky" {
+		t.Errorf("got %s", got.body)
+	}
+}
+
 // A requestState with our prefix is ours, unchanged, in time, and for this
 // caller, server and call, or it is refused by name, on record.
 func TestForeignTickets(t *testing.T) {

@@ -127,7 +127,7 @@ func (x *exchange) resumed(ctx context.Context) error {
 	case err != nil:
 		return refuse(kindUnavailable, "the approval's state cannot be read: %w", err)
 	}
-	if !a.State.Ended() && !x.e.Now().Before(a.Expires) {
+	if !a.State.Ended() && !x.e.Now().Before(a.Ends()) {
 		a.State = approval.Expired // it is about to be
 	}
 	if !a.State.Ended() {
