@@ -2,6 +2,7 @@ package enforcer
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -229,5 +230,71 @@ func TestAStatelessCallerLeavesWhileItRuns(t *testing.T) {
 	wantAll(t, l.ask(statelessAsk(2, "tools/call", risky, "{}")).body, "may have run")
 	if l.ran() != 1 || l.count(approval.EventAsked) != 1 {
 		t.Errorf("ran %d times, asked %d times", l.ran(), l.count(approval.EventAsked))
+	}
+}
+
+// What is kept was masked when it came. A value that has become a secret since
+// does not leave with it.
+func TestWhatIsKeptIsMaskedAgain(t *testing.T) {
+	const value = "correct-horse-battery-41"
+	says := func(t *testing.T, format string) *ladder {
+		l := newLadder(t, "1h", nil)
+		l.answerWith(func(w http.ResponseWriter, _ *http.Request, m *wire.Message) bool {
+			if m.Method != "tools/call" {
+				return false
+			}
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,`+format+`}`, m.ID)
+			return true
+		})
+		return l
+	}
+	known := func(t *testing.T, l *ladder) {
+		t.Helper()
+		if _, err := l.Mask.Add("db", value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Run("a late answer", func(t *testing.T) {
+		l := newLadder(t, "1h", nil)
+		arrived, gate := make(chan struct{}, 1), make(chan struct{})
+		l.answerWith(func(w http.ResponseWriter, _ *http.Request, m *wire.Message) bool {
+			arrived <- struct{}{}
+			<-gate
+			w.Header().Set("Content-Type", "application/json")
+			fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"content":[{"type":"text","text":"password %s"}]}}`, m.ID, value)
+			return true
+		})
+		ctx, leave := context.WithCancel(t.Context())
+		waiting := l.asking(ctx, first(sessionAsk(1, "tools/call", risky)), nil)
+		l.vote(l.await(approval.EventAsked, 1), true)
+		<-arrived
+		leave()
+		close(gate)
+		<-waiting
+		known(t, l)
+		got := l.ask(sessionAsk(2, "tools/call", risky))
+		if !strings.HasPrefix(got.text, "password ") || strings.Contains(got.body, value) {
+			t.Errorf("got %s", got.body)
+		}
+	})
+	for what, format := range map[string]string{
+		"a result": `"result":{"content":[{"type":"text","text":"password ` + value + `"}]}`, "an error": `"error":{"code":1,"message":"password ` + value + `"}`,
+	} {
+		t.Run("a task's answer, "+what, func(t *testing.T) {
+			l := says(t, format)
+			id := taskOf(t, l.ask(statelessAsk(1, "tools/call", risky, withTasks)))
+			l.vote(l.await(approval.EventAsked, 1), true)
+			for range 2 {
+				l.getTask(id)
+				if over := l.tasks.of(id); over != nil {
+					<-over
+				}
+			}
+			known(t, l)
+			if got := l.getTask(id); !strings.Contains(got.body, "password ") || strings.Contains(got.body, value) {
+				t.Errorf("got %s", got.body)
+			}
+		})
 	}
 }

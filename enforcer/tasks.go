@@ -118,12 +118,16 @@ func words(sep, s string) string {
 
 // taskAnswer is what the call came to, nil if it has not.
 func (x *exchange) taskAnswer(ctx context.Context, t *task) (*wire.Message, error) {
+	t.Message = x.e.words(t.Message, 2048)
 	if t.Answer == 0 {
 		return nil, nil
 	}
 	text, err := x.e.kept.text(ctx, x.e.taskKey(t.Owner, t.ID), answerText, t.Answer)
 	if err != nil {
 		return nil, refuse(kindUnavailable, "the task's answer cannot be read: %w", err)
+	}
+	if text, err = x.remasked(text); err != nil {
+		return nil, err
 	}
 	set := x.force.policy.Settings()
 	m, err := wire.Parse(text, wire.Limits{Bytes: 2*int(set.MaxResponse) + 64<<10, Depth: set.MaxDepth})

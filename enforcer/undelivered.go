@@ -12,6 +12,7 @@ import (
 	"countersign/audit"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/kv"
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 )
 
@@ -282,9 +283,25 @@ func (x *exchange) lost(o owed, how string) *refusal {
 	return refuse(kindOwed, "an identical call of yours (record %s) was approved and sent, and %s. Nothing ran for this one. This is told once: the identical call would ask again", o.Call, how)
 }
 
+// remasked is an answer that was kept, masked by what is secret now: a value may
+// have become one since.
+func (x *exchange) remasked(answer []byte) (clean []byte, err error) {
+	var report mask.Report
+	x.e.room.works(len(answer), func() { clean, report, err = x.e.Mask.Answer(answer, x.site()) })
+	x.note(report)
+	if err != nil {
+		return nil, refuseAnswer(err)
+	}
+	return clean, nil
+}
+
 // deliver answers with an answer that was kept.
 func (x *exchange) deliver(ctx context.Context, key string, o owed, answer []byte) error {
-	m, err := wire.Parse(answer, wire.Limits{Bytes: undeliveredBytes})
+	clean, err := x.remasked(answer)
+	if err != nil {
+		return err
+	}
+	m, err := wire.Parse(clean, wire.Limits{Bytes: 2 * undeliveredBytes})
 	if err != nil {
 		return x.lost(o, "its answer cannot be read") // it was parsed before it was kept
 	}
