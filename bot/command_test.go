@@ -296,3 +296,35 @@ func TestPendingPages(t *testing.T) {
 	w.command("U0BOB", "pending 4")
 	w.wasSaid("U0BOB", "45 requests waiting for you.")
 }
+
+// What others wrote is no formatted text and no link in what one person is told;
+// the address of our own page is one.
+func TestWhatIsToldAloneIsPlain(t *testing.T) {
+	w := newWorld(t)
+	w.start(func(c *bot.Config) { c.PublicURL = "https://gate.example/" })
+	r := w.request("sql: 1")
+	a := w.ask(r)
+	c := w.card(a.ID, "needs 1")
+	why := "*urgent*: sign in at https://gate.example.evil/approvals or <https://evil.example|here>, not https://gate.example/approvals/ap_1?x=y"
+	if err := w.book.WithdrawBy(t.Context(), a.ID, a.Subject, why); err != nil {
+		t.Fatal(err)
+	}
+	w.press(c, approve, "U0BOB")
+	w.told("U0BOB", "decided already")
+	e := w.slack.Ephemerals("U0BOB")[0]
+	if len(e.Blocks) == 0 {
+		t.Fatalf("formatted text: %q", e.Text)
+	}
+	var all strings.Builder
+	for _, raw := range e.Blocks {
+		all.Write(raw)
+	}
+	for _, bad := range []string{`"mrkdwn"`, `"url":"https://evil`, `"url":"https://gate.example.evil`, `?x=y","url"`} {
+		if got := all.String(); strings.Contains(got, bad) {
+			t.Errorf("%s in %s", bad, got)
+		}
+	}
+	if got := all.String(); !strings.Contains(got, "*urgent*: sign in at https://gate.example.evil/approvals") || !strings.Contains(got, `"url":"https://gate.example/approvals/ap_1"`) {
+		t.Errorf("%s", got)
+	}
+}

@@ -365,9 +365,40 @@ func (b *Bot) delivered(hash string) bool {
 	return before
 }
 
-// tell says something to the presser alone.
+// tell says something to the presser alone. It has blocks: the text of a message
+// without them is formatted, and words of others in it could be links.
 func (b *Bot) tell(ctx context.Context, p press, text string) {
-	b.answer(ctx, p, face{text: text})
+	f := face{text: text}
+	for _, part := range pages(text, maxTold) {
+		f.add(richText(section(b.linked(part)...)))
+	}
+	b.answer(ctx, p, f)
+}
+
+const maxTold = 4 // texts of maxText characters in one answer
+
+// linked is plain text in which the addresses of our own approval page, and no
+// others, are links.
+func (b *Bot) linked(s string) []slack.RichTextSectionElement {
+	var out []slack.RichTextSectionElement
+	add := func(s string) {
+		if s != "" {
+			out = append(out, text(s))
+		}
+	}
+	for own := b.page(""); b.PublicURL != ""; {
+		at := strings.Index(s, own)
+		if at < 0 {
+			break
+		}
+		rest := s[at+len(own):]
+		n := at + len(own) + len(rest) - len(strings.TrimLeft(rest, "/-_abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"))
+		add(s[:at])
+		out = append(out, slack.NewRichTextSectionLinkElement(s[at:n], s[at:n], nil))
+		s = s[n:]
+	}
+	add(s)
+	return out
 }
 
 // answer shows something to the presser alone: where they pressed, as long as
