@@ -186,16 +186,19 @@ func TestSQLFacts(t *testing.T) {
 
 func TestSQLWhere(t *testing.T) {
 	for sql, want := range map[string]bool{
-		`DELETE FROM t`:                                         false,
-		`DELETE FROM t WHERE true`:                              false,
-		`DELETE FROM t WHERE 1 = 1`:                             false,
-		`DELETE FROM t WHERE id = 7`:                            true,
-		`UPDATE t SET a = 1`:                                    false,
-		`UPDATE t SET a = 1 WHERE 'x' <> 'y'`:                   false,
-		`UPDATE t SET a = 1 WHERE id IN (SELECT 1)`:             true,
-		`DELETE FROM t WHERE CURRENT OF c`:                      true,
-		`SELECT * FROM t WHERE a`:                               true,
-		`MERGE INTO t USING s ON true WHEN MATCHED THEN DELETE`: false,
+		`DELETE FROM t`:                                                  false,
+		`DELETE FROM t WHERE true`:                                       false,
+		`DELETE FROM t WHERE 1 = 1`:                                      false,
+		`DELETE FROM t WHERE id = 7`:                                     true,
+		`UPDATE t SET a = 1`:                                             false,
+		`UPDATE t SET a = 1 WHERE 'x' <> 'y'`:                            false,
+		`UPDATE t SET a = 1 WHERE id IN (SELECT 1)`:                      true,
+		`DELETE FROM t WHERE CURRENT OF c`:                               true,
+		`DELETE FROM t WHERE (SELECT true)`:                              false,
+		`DELETE FROM t WHERE EXISTS (SELECT 1)`:                          false,
+		`DELETE FROM t WHERE EXISTS (SELECT 1 FROM u WHERE u.id = t.id)`: true,
+		`SELECT * FROM t WHERE a`:                                        true,
+		`MERGE INTO t USING s ON true WHEN MATCHED THEN DELETE`:          false,
 	} {
 		if got := parseSQL(sql).statements[0].where; got != want {
 			t.Errorf("%s: where = %v", sql, got)

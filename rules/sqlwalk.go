@@ -309,8 +309,8 @@ func (w *walker) call(name []*pg.Node) {
 	w.at.writing = w.at.writing || known.writing
 }
 
-// looks tells whether a condition depends on anything: WHERE true and WHERE
-// 1 = 1 restrict nothing.
+// looks tells whether a condition depends on any row: WHERE true, WHERE 1 = 1
+// and WHERE (SELECT true) restrict nothing.
 func looks(n *pg.Node) bool {
 	if n == nil {
 		return false
@@ -319,7 +319,7 @@ func looks(n *pg.Node) bool {
 	var visit func(protoreflect.Message)
 	visit = func(m protoreflect.Message) {
 		switch m.Interface().(type) {
-		case *pg.ColumnRef, *pg.SubLink, *pg.CurrentOfExpr, *pg.ParamRef:
+		case *pg.ColumnRef, *pg.CurrentOfExpr, *pg.ParamRef:
 			found = true
 		}
 		m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
