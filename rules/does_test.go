@@ -193,6 +193,37 @@ func TestPolicyDoes(t *testing.T) {
 	}
 }
 
+// A program that is not what its name says is not told as that program alone.
+func TestDoesTellsWhatSteersPrograms(t *testing.T) {
+	for text, name := range map[string]string{
+		`PATH=/evil ls`: "PATH", `LD_PRELOAD=/evil.so ls`: "LD_PRELOAD", `export PATH=/evil; ls`: "PATH", `BASH_ENV=/evil bash -c ls`: "BASH_ENV",
+		`read -r PATH; ls`: "PATH", `printf -v PATH /evil; ls`: "PATH", `f() { local PATH=/evil; ls; }; f`: "PATH", `PS4='$(rm x)'; set -x; ls`: "PS4",
+		strings.Repeat("rm x; ", 40) + `PATH=/evil ls`: "PATH",
+	} {
+		got := shellDoes(parseShell(text))
+		if want := "sets " + name + " · decides what programs run, or what they load: their names do not tell it"; got[0] != want {
+			t.Errorf("%s: %q", text, got)
+		}
+		told(t, text, got)
+	}
+	if got := shellDoes(parseShell(`path=/evil ls; echo PATH`)); strings.Contains(got[0], "sets") {
+		t.Errorf("%q", got)
+	}
+}
+
+// What may write does not give way as what only looks does.
+func TestDoesKnowsWhatLooks(t *testing.T) {
+	for text, quiet := range map[string]bool{
+		`sort -o out in`: false, `sort -uo out in`: false, `sort --output=out in`: false, `sort --compress-program=x in`: false, `sort $x`: false, `sort -n -k2 in`: true,
+		`uniq in out`: false, `uniq -c in`: true, `date -s 10:00`: false, `date 01010000`: false, `date +%s`: true, `date -u`: true, `hostname evil`: false, `hostname -f`: true,
+	} {
+		room := 1
+		if d := parseShell(text).commands[0].does(&room); d.grave == quiet {
+			t.Errorf("%s: grave %v", text, d.grave)
+		}
+	}
+}
+
 // Whatever the text, what is said of it is something, and bounded.
 func FuzzDoes(f *testing.F) {
 	f.Add("SELECT 1", false)

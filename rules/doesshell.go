@@ -17,7 +17,14 @@ func shellDoes(f *shellFacts) []string {
 	for _, c := range f.commands {
 		all = append(all, c.does(&room))
 	}
-	out := doings(all, either(len(all) == 1, "command", "commands"))
+	var out []string
+	if steered := f.steered(); len(steered) > 0 {
+		var d doing
+		d.sayAll("sets ", steered)
+		d.then("· decides what programs run, or what they load: their names do not tell it")
+		out = append(out, d.line(""))
+	}
+	out = append(out, doings(all, either(len(all) == 1, "command", "commands"))...)
 	if len(all) == 0 {
 		out = append(out, "runs no command: it sets variables or defines functions")
 	}
@@ -115,13 +122,55 @@ func shownFiles(words []shellWord) []string {
 	return out
 }
 
+// steered names the variables that the text sets, or has a command set, and that
+// decide what a program is or loads.
+func (f *shellFacts) steered() []string {
+	out := f.steers
+	for _, c := range f.commands {
+		if assigning[c.name] {
+			for _, a := range c.args {
+				if shellSteering[a.text] {
+					out = union(out, []string{a.text})
+				}
+			}
+		}
+	}
+	return out
+}
+
 // quiet tells whether a command only prints, looks or computes.
 func (c *shellCommand) quiet(name string) bool {
-	return looking[name] && !c.dynamic && !c.defined && (c.program == "" || c.program == c.name)
+	return looking[name] && !c.dynamic && !c.defined && (c.program == "" || c.program == c.name) && !c.alters(name)
+}
+
+// alters tells whether the words of a command that else only looks may have it
+// write a file, run a program, or set what it else tells.
+func (c *shellCommand) alters(name string) bool {
+	operands := 0
+	for _, a := range c.args {
+		option := len(a.text) > 1 && a.text[0] == '-'
+		switch {
+		case !option:
+			operands++
+		case name == "sort" && (a.text[1] != '-' && strings.ContainsRune(a.text, 'o') || strings.HasPrefix(a.text, "--o") || strings.HasPrefix(a.text, "--co")),
+			name == "date" && (a.text[1] != '-' && strings.ContainsRune(a.text, 's') || strings.HasPrefix(a.text, "--s")),
+			name == "hostname" && strings.HasPrefix(a.text, "-F"):
+			return true
+		}
+		switch name {
+		case "sort", "uniq", "date", "hostname":
+			if a.unknown {
+				return true
+			}
+		}
+	}
+	return name == "uniq" && operands > 1 || name == "hostname" && operands > 0 ||
+		name == "date" && slices.ContainsFunc(c.args, func(a shellWord) bool { return strings.Trim(a.text, "0123456789.") == "" })
 }
 
 var (
 	looking     = setOf("echo printf true false test [ : pwd cd ls sleep exit return date whoami id uname hostname basename dirname wc head tail sort uniq cut tr seq cat grep egrep fgrep set shift local export readonly declare typeset unset read break continue wait popd pushd")
 	reaching    = setOf("curl wget nc ncat netcat socat telnet ssh scp sftp rsync ftp tftp mosh ping dig nslookup host nmap lynx aria2c http https xh openssl smbclient mail sendmail")
+	assigning   = setOf("read printf mapfile readarray getopts unset declare typeset local export readonly")
 	gitReaching = setOf("push pull fetch clone ls-remote")
 )

@@ -35,6 +35,7 @@ type shellFacts struct {
 	nested   bool        // a command stands inside another: $(…), bash -c, sudo, find -exec
 	heredocs bool        // here-documents and here-strings
 	hidden   bool        // a variable that a program runs is set to what is not known
+	steers   []string    // variables that decide what a program is or loads, and that the text sets
 	dirs     []shellWord // that the text goes to
 }
 

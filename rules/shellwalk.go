@@ -292,6 +292,9 @@ func (w *shellWalker) assign(a *syntax.Assign) {
 		}
 	}
 	w.set(a.Name.Value, values...)
+	if shellSteering[a.Name.Value] {
+		w.facts.steers = union(w.facts.steers, []string{a.Name.Value})
+	}
 	if shellTextVariables[a.Name.Value] {
 		for _, v := range values {
 			if !w.text(v.text, shellPlace{via: []string{a.Name.Value}}) || v.unknown {
@@ -307,6 +310,12 @@ var shellTextVariables = map[string]bool{
 	"EDITOR": true, "VISUAL": true, "GIT_ASKPASS": true, "SSH_ASKPASS": true, "GIT_EXTERNAL_DIFF": true, "LESSOPEN": true, "BROWSER": true,
 	"RSYNC_RSH": true, "SUDO_ASKPASS": true, "GIT_SEQUENCE_EDITOR": true,
 }
+
+// shellSteering are variables by which a program becomes another, or loads code
+// of somebody else's.
+var shellSteering = setOf(`PATH LD_PRELOAD LD_LIBRARY_PATH LD_AUDIT DYLD_INSERT_LIBRARIES DYLD_LIBRARY_PATH BASH_ENV ENV BASH_ALIASES PS4 IFS SHELLOPTS BASHOPTS
+	PYTHONPATH PYTHONHOME PYTHONSTARTUP NODE_OPTIONS NODE_PATH PERL5OPT PERL5LIB PERL5DB RUBYOPT RUBYLIB JAVA_TOOL_OPTIONS _JAVA_OPTIONS CLASSPATH
+	GCONV_PATH GIT_EXEC_PATH GIT_CONFIG GIT_CONFIG_GLOBAL GIT_CONFIG_SYSTEM GIT_CONFIG_COUNT GIT_DIR GIT_TEMPLATE_DIR KUBECONFIG DOCKER_HOST DOCKER_CONFIG`)
 
 const maxShellValues = 8
 
