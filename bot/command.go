@@ -95,9 +95,13 @@ func (b *Bot) command(ctx context.Context, c slack.SlashCommand, received []byte
 	}
 	what, rest, _ := strings.Cut(strings.TrimSpace(c.Text), " ")
 	rest = strings.TrimSpace(rest)
+	what = strings.ToLower(what)
 	err := errWorkspace
-	if c.TeamID == team && team != "" {
-		err = b.obey(ctx, p, c, strings.ToLower(what), rest)
+	switch {
+	case c.TeamID == team && team != "":
+		err = b.obey(ctx, p, c, what, rest)
+	case what == "freeze", what == "unfreeze", what == "link":
+		b.refuse(ctx, what+" "+rest, approval.Voter{}, p, err)
 	}
 	if err == nil {
 		return
@@ -146,7 +150,7 @@ func (b *Bot) obey(ctx context.Context, p press, c slack.SlashCommand, what, res
 		if err != nil {
 			return err
 		}
-		return b.unfreeze(ctx, p, person, rest)
+		return b.unfreeze(ctx, p, who, person, rest)
 	}
 	return errUsage(usage)
 }
@@ -154,6 +158,7 @@ func (b *Bot) obey(ctx context.Context, p press, c slack.SlashCommand, what, res
 // freezer is the person whom policy lets freeze; who may not is recorded.
 func (b *Bot) freezer(ctx context.Context, p press, policy *rules.Policy, who approval.Voter, what string) (rules.Person, error) {
 	if b.Desk.Freeze == nil || b.Desk.Unfreeze == nil {
+		b.refuse(ctx, what, who, p, errNotHere)
 		return rules.Person{}, errNotHere
 	}
 	person, ok := policy.MayFreeze(rules.Subject{Issuer: who.Issuer, Sub: who.Sub})
@@ -379,7 +384,7 @@ func (b *Bot) freeze(ctx context.Context, p press) error {
 	return nil
 }
 
-func (b *Bot) unfreeze(ctx context.Context, p press, by rules.Person, id string) error {
+func (b *Bot) unfreeze(ctx context.Context, p press, who approval.Voter, by rules.Person, id string) error {
 	if id == "" {
 		lines := []string{"Unfreeze what? /countersign unfreeze ID, with one of"}
 		if b.Desk.Frozen != nil {
@@ -394,6 +399,7 @@ func (b *Bot) unfreeze(ctx context.Context, p press, by rules.Person, id string)
 	}
 	said, err := b.Desk.Unfreeze(ctx, id, by, *p.proof)
 	if err != nil {
+		b.refuse(ctx, "unfreeze "+id, who, p, err)
 		return errUsage("Not unfrozen: " + err.Error())
 	}
 	said, _ = tell.Visible(said, true, maxText)

@@ -274,8 +274,25 @@ func TestCommandsOnTheWire(t *testing.T) {
 	desk.mu.Unlock()
 	w.command("U0CAROL", "unfreeze fz_2")
 	w.wasSaid("U0CAROL", "Not unfrozen: the record cannot be written")
+	w.command("U0CAROL", "FREEZE all x", slack.Delivery{Edit: func(m map[string]any) { m["team_id"] = "T0OTHER" }})
+	w.wasSaid("U0CAROL", "another workspace")
 	stop()
-	if got := desk.asked(); len(got) != 2 {
+	want := []string{"unfreeze fz_1, by carol", "unfreeze fz_2, by carol", `refused unfreeze fz_2 of "carol" as U0CAROL`, `refused freeze all x of "" as U0CAROL`}
+	if got := desk.asked(); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+// A bot that cannot freeze says so, and what was asked of it is recorded.
+func TestFreezeWhereThereIsNoEnforcer(t *testing.T) {
+	w := newWorld(t)
+	w.setPolicy(freezing(t))
+	var desk counter
+	_, stop := w.start(desk.desk, func(c *bot.Config) { c.Desk.Freeze, c.Desk.Unfreeze = nil, nil })
+	w.command("U0CAROL", "freeze all x")
+	w.wasSaid("U0CAROL", "use the command line")
+	stop()
+	if got := desk.asked(); !slices.Equal(got, []string{`refused freeze everything of "carol" as U0CAROL`}) {
 		t.Errorf("%q", got)
 	}
 }
