@@ -175,11 +175,13 @@ func (b *Bucket) Create(ctx context.Context, key string, value []byte) (uint64, 
 	if err := checkKey(key); err != nil {
 		return 0, err
 	}
-	rev, err := b.kv.Create(ctx, key, value)
-	if err != nil {
-		return 0, b.failed("create", key, err)
-	}
-	return rev, nil
+	return b.settled(ctx, key, value, func(ctx context.Context) (uint64, error) {
+		rev, err := b.kv.Create(ctx, key, value)
+		if err != nil {
+			return 0, b.failed("create", key, err)
+		}
+		return rev, nil
+	})
 }
 
 // Update replaces the value if the key still is at revision rev, and returns
@@ -191,11 +193,13 @@ func (b *Bucket) Update(ctx context.Context, key string, value []byte, rev uint6
 	if rev == 0 { // to JetStream, revision 0 means "create"
 		return 0, fmt.Errorf("kv: update %s/%s: revision 0 was never read: %w", b.name, key, ErrConflict)
 	}
-	next, err := b.kv.Update(ctx, key, value, rev)
-	if err != nil {
-		return 0, b.failed("update", key, err)
-	}
-	return next, nil
+	return b.settled(ctx, key, value, func(ctx context.Context) (uint64, error) {
+		next, err := b.kv.Update(ctx, key, value, rev)
+		if err != nil {
+			return 0, b.failed("update", key, err)
+		}
+		return next, nil
+	})
 }
 
 // Delete removes the key if it still is at revision rev (ErrConflict if not);
