@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"countersign/audit"
@@ -32,6 +33,11 @@ func (c config) checkApprovals(bad func(name, format string, args ...any)) {
 	}
 	if c.ApprovalsIssuer == "" && len(c.OIDCIssuers) != 1 {
 		bad("COUNTERSIGN_APPROVALS_ISSUER", "missing: say which of the %d issuers people sign in at", len(c.OIDCIssuers))
+	}
+	// Who asks and who approves are compared as issuer and sub: at an issuer of
+	// which no agent has a token, everybody would be somebody else.
+	if c.ApprovalsIssuer != "" && !slices.Contains(c.OIDCIssuers, c.ApprovalsIssuer) {
+		bad("COUNTERSIGN_APPROVALS_ISSUER", "%q: want one of COUNTERSIGN_OIDC_ISSUERS, or nobody's own request could be told from others'", c.ApprovalsIssuer)
 	}
 	if u, err := url.Parse(c.PublicURL); err == nil && u.Scheme != "https" && u.Hostname() != "localhost" && !net.ParseIP(u.Hostname()).IsLoopback() {
 		bad("COUNTERSIGN_PUBLIC_URL", "%q: browsers keep the cookies of the approval page (COUNTERSIGN_APPROVALS_CLIENT_ID) over https only", c.PublicURL)

@@ -160,6 +160,7 @@ func TestABotThatCannotBegin(t *testing.T) {
 		"COUNTERSIGN_NATS_URL is missing":                                 nil,
 		"SLACK_BOT_TOKEN and COUNTERSIGN_APPROVALS_CLIENT_ID are missing": {"COUNTERSIGN_NATS_URL": "nats://127.0.0.1:1", "SLACK_BOT_TOKEN_FILE": "", "SLACK_SIGNING_SECRET_FILE": ""},
 		"COUNTERSIGN_BOT: off":                                            {"COUNTERSIGN_BOT": "off"},
+		"want one of COUNTERSIGN_OIDC_ISSUERS":                            {"COUNTERSIGN_NATS_URL": "nats://127.0.0.1:1", "COUNTERSIGN_APPROVALS_CLIENT_ID": "votes", "COUNTERSIGN_APPROVALS_ISSUER": "https://elsewhere.example.com"},
 		"want on or off":                                                  {"COUNTERSIGN_BOT": "no"},
 	} {
 		if _, errs, code := command(t, s.Env(more), "bot"); code != 2 || !strings.Contains(errs, want) {

@@ -77,7 +77,7 @@ type config struct {
 
 	ApprovalsClientID     string   `env:"COUNTERSIGN_APPROVALS_CLIENT_ID" help:"OpenID Connect client of the approval page, <public URL>/approvals; there is none without. Its own: no token for MCP names it as audience"`
 	ApprovalsClientSecret string   `env:"COUNTERSIGN_APPROVALS_CLIENT_SECRET" secret:"yes" help:"its secret; without, it is a public client"`
-	ApprovalsIssuer       string   `env:"COUNTERSIGN_APPROVALS_ISSUER" help:"where people sign in to approve; by default the issuer of COUNTERSIGN_OIDC_ISSUERS, if it is one"`
+	ApprovalsIssuer       string   `env:"COUNTERSIGN_APPROVALS_ISSUER" help:"which of COUNTERSIGN_OIDC_ISSUERS people sign in at to approve; needed if there are several"`
 	ApprovalsScopes       []string `env:"COUNTERSIGN_APPROVALS_SCOPES" envDefault:"openid,profile,email" help:"scopes that are asked for, openid among them; more where the issuer gives groups, or acr, for one"`
 
 	Bot                string `env:"COUNTERSIGN_BOT" envDefault:"on" help:"off: this enforcer asks nobody itself, since processes of their own do (countersign bot), over COUNTERSIGN_NATS_URL"`

@@ -182,8 +182,12 @@ func TestCrashDuringASpentCall(t *testing.T) {
 	if len(r) != 1 || r[0].Call != intent[0].Call || r[0].Status != audit.StatusUnknown || r[0].Approval != id || !strings.Contains(r[0].Reason, "may have run") {
 		t.Errorf("recovered: %+v", r)
 	}
-	// An identical call asks again: the spent approval never runs twice.
+	// The caller's next identical call hears that; the one after asks again: the
+	// spent approval never runs twice.
 	u.answerWith(nil)
+	if got := again.ask("probe", alice, toolCall("spend", "crash")); !strings.Contains(got.text, "may have run") {
+		t.Errorf("after the crash its caller is told %+v", got)
+	}
 	ctx, cancel = context.WithCancel(t.Context())
 	defer cancel()
 	retry := again.asking(ctx, "probe", alice, toolCall("spend", "crash"))

@@ -51,6 +51,8 @@ func TestTheApproversPagesCommands(t *testing.T) {
 		}},
 		"countersign approvals review " + window + " --justified --note \"incident 42 was real\" --url https://gate.example.com": {exit: 1, says: "nothing to review", run: run},
 		"make screenshots": target("screenshots"),
+		"make soak":        target("soak"),
+		"make test":        target("test"),
 		"countersign bot":  {instead: "needs a NATS cluster", check: func(*shell) {}}, // see TestBotsBesideEnforcers
 	})
 	if got := <-answers["risky"]; !strings.Contains(got.text, "ask billing first") {

@@ -45,11 +45,12 @@ func signingIn(t *testing.T, s *stage.Stage) *signsIn {
 	return i
 }
 
-// sit has somebody at the browser; more goes over the claims of their ID token.
+// sit has somebody at the browser, who types their password whenever asked; more goes over the claims
+// of their ID token.
 func (i *signsIn) sit(sub string, more issuer.Claims) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.who = issuer.Claims{"sub": sub, "aud": votesClient, "auth_time": time.Now().Unix()}
+	i.who = issuer.Claims{"sub": sub, "aud": votesClient}
 	maps.Copy(i.who, more)
 }
 
@@ -73,7 +74,8 @@ func (i *signsIn) serve(w http.ResponseWriter, r *http.Request) bool {
 			_, _ = io.WriteString(w, `{"error":"invalid_grant"}`)
 			return true
 		}
-		claims := maps.Clone(i.who)
+		claims := issuer.Claims{"auth_time": time.Now().Unix()}
+		maps.Copy(claims, i.who)
 		claims["nonce"] = i.asked[n-1].Get("nonce")
 		token, err := i.s.Issuer.Mint(claims, map[string]any{"typ": "JWT"})
 		if err != nil {
@@ -324,7 +326,7 @@ func TestARealProviderSignsAVoterIn(t *testing.T) {
 	people := approvers(t, s, "bob")
 	amend(t, s, s.Dana, map[string]string{"approvers.yaml": strings.Replace(people, "issuer: "+s.Issuer.URL, "issuer: "+idp.URL, 1)})
 	p := serving(t, s, map[string]string{
-		"COUNTERSIGN_APPROVALS_ISSUER": idp.URL, "COUNTERSIGN_APPROVALS_CLIENT_ID": "votes", "COUNTERSIGN_APPROVALS_CLIENT_SECRET": idp.VotesSecret,
+		"COUNTERSIGN_OIDC_ISSUERS": s.Issuer.URL + "," + idp.URL, "COUNTERSIGN_APPROVALS_ISSUER": idp.URL, "COUNTERSIGN_APPROVALS_CLIENT_ID": "votes", "COUNTERSIGN_APPROVALS_CLIENT_SECRET": idp.VotesSecret,
 	})
 	done := p.asking(t.Context(), "probe", p.token("alice", "support"), toolCall("risky", "for real"))
 	id := p.awaitEvent("risky", "asked")
