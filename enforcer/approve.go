@@ -68,8 +68,7 @@ func (x *exchange) granted(ctx context.Context) error {
 	if x.msg == nil || x.msg.Kind != wire.Request {
 		return x.denied("this needs a person's approval, which only a request can wait for")
 	}
-	var err error
-	if x.binds, err = x.binding(); err != nil {
+	if err := x.bind(); err != nil {
 		return err
 	}
 	if x.task == nil {
@@ -129,7 +128,7 @@ func (x *exchange) request(planned *task) approval.Request {
 	shown, partial, cut := x.shown()
 	r := approval.Request{
 		Subject: x.caller.Subject, Client: x.caller.Client, Server: x.server, Method: x.req.Method, Tool: x.e.words(x.req.Tool, 256), Resource: x.e.words(x.req.Resource, 2048),
-		Holder: x.holder(), Digest: x.binds, Args: shown, Partial: partial, Cut: cut, Does: x.does(),
+		Holder: x.whose, Digest: x.binds, Args: shown, Partial: partial, Cut: cut, Does: x.does(),
 		Asks: x.decision.Asks, Trace: x.decision.Trace, RulesDigest: x.decision.RulesDigest, Policy: x.decision.Policy, Grant: x.decision.Grant,
 		Expires: x.e.Now().Add(x.decision.Expires), Call: x.id,
 	}
@@ -211,7 +210,7 @@ func (x *exchange) reconsider(ctx context.Context, a approval.Approval) (done bo
 		x.withdraw(ctx, a.ID, "the policy has changed, and allows it without approval")
 		x.approval = ""
 	default:
-		if x.binds, err = x.binding(); err != nil {
+		if err := x.bind(); err != nil {
 			return false, err
 		}
 	}
@@ -238,23 +237,27 @@ func (x *exchange) withdraw(ctx context.Context, id, why string) {
 	}
 }
 
-// binding is what an approval is bound to: what is asked, and what Vault is
+// bind fills in what an approval is bound to: what is asked, and what Vault is
 // asked for it, where that depends on more than what is asked. The same call by
-// the same caller is another one when its token names another team, say.
-func (x *exchange) binding() (string, error) {
+// the same caller is another one when its token names another team, say; and so
+// is the holder of a window, which covers calls with other arguments.
+func (x *exchange) bind() error {
+	x.binds, x.whose = x.digest, x.holder()
 	c, ok := x.force.credential(x.server, x.decision.Credential)
 	if !ok || !c.UsesCaller() {
-		return x.digest, nil
+		return nil
 	}
 	ask, err := x.asks(c)
 	if err != nil {
-		return "", err
+		return err
 	}
-	what, err := json.Marshal([]any{x.digest, ask.Path, ask.Params})
+	vault, err := json.Marshal([]any{ask.Path, ask.Params})
 	if err != nil {
-		return "", refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
+		return refuse(kindUnavailable, "credential %q cannot be asked for: %w", c.Name, err)
 	}
-	return x.e.keyed("credential", what), nil
+	x.whose += "|" + x.e.keyed("credential", vault)
+	x.binds = x.e.keyed("credential", append([]byte(x.digest+"\x00"), vault...))
+	return nil
 }
 
 // finish tells the approval what became of the call that ran on it: not run,

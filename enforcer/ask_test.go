@@ -78,15 +78,16 @@ credentials:
   path: { vault: "teams/{{subject.claims.team}}/key", lease: none, ttl: 1m, inject: { headers: { X-Key: "{{password}}" } } }
   param: { vault: ssh/creds/otp, method: post, params: { list: ["{{subject.claims.team}}"] }, ttl: 1m, inject: { headers: { X-Key: "{{key}}" } } }
 `})
+	holds := ""
 	binds := func(credential, team, digest string) string {
 		x := &exchange{e: g.Enforcer, force: g.force.Load(), server: "echo", digest: digest, decision: rules.Decision{Credential: credential}}
 		x.req.Subject.Claims = map[string]any{"team": team}
 		x.req.Args = []byte(`{"role":"reader"}`)
-		got, err := x.binding()
-		if err != nil {
+		if err := x.bind(); err != nil {
 			t.Fatal(err)
 		}
-		return got
+		holds = x.whose
+		return x.binds
 	}
 	for _, c := range []string{"", "fixed", "chosen"} { // all that it depends on is in the digest
 		if got := binds(c, "blue", "d1"); got != "d1" {
@@ -95,6 +96,7 @@ credentials:
 	}
 	for _, c := range []string{"path", "param"} {
 		first := binds(c, "blue", "d1")
+		holder := holds
 		if binds(c, "blue", "d1") != first {
 			t.Errorf("%s: not the same for the same", c)
 		}
@@ -104,9 +106,15 @@ credentials:
 		if binds(c, "blue", "d2") == first {
 			t.Errorf("%s: an approval for one call is good for another", c)
 		}
+		if holds != holder {
+			t.Errorf("%s: a window does not cover another call of the same team", c)
+		}
+		if binds(c, "red", "d2"); holds == holder {
+			t.Errorf("%s: a window for one team is good for another", c)
+		}
 	}
 	x := &exchange{e: g.Enforcer, force: g.force.Load(), server: "echo", decision: rules.Decision{Credential: "path"}}
-	if got, err := x.binding(); err == nil {
-		t.Errorf("without the claim: %s", got)
+	if err := x.bind(); err == nil {
+		t.Errorf("without the claim: %s", x.binds)
 	}
 }

@@ -38,7 +38,8 @@ type exchange struct {
 	req       rules.Request
 	decision  rules.Decision
 	digest    string // keyed digest of what was asked
-	binds     string // what an approval is bound to; see binding
+	binds     string // what an approval is bound to, and
+	whose     string // the holder that has it; see bind
 	canonical []byte // what was asked; see canon
 
 	quota    string            // id of the quota that refused it
