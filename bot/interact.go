@@ -12,6 +12,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -154,9 +155,18 @@ func (b *Bot) accept(job func(context.Context)) bool {
 		}()
 		ctx, cancel := context.WithTimeout(context.Background(), jobLimit)
 		defer cancel()
+		defer b.survive(ctx, "a press")
 		job(ctx)
 	}()
 	return true
+}
+
+// survive keeps a fault in the work on what came from outside from ending the
+// process, which is the gate's.
+func (b *Bot) survive(ctx context.Context, what string) {
+	if p := recover(); p != nil {
+		b.Log.ErrorContext(ctx, "slack: the bot failed inside, at "+what, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
 }
 
 // press is one interaction, checked as far as Slack vouches for it.

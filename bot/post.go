@@ -108,6 +108,13 @@ func (b *Bot) notice(p place, start func(place, chan struct{})) {
 	start(p, woken)
 }
 
+// attempt is place, of which a fault does not end the process.
+func (b *Bot) attempt(ctx context.Context, p place, sure *bool) (err error) {
+	err = errFault
+	defer b.survive(ctx, "the card of "+p.id)
+	return b.place(ctx, p, sure)
+}
+
 // tend brings one card up to date, however often that takes, and ends when
 // there is nothing to do.
 func (b *Bot) tend(ctx context.Context, p place, woken chan struct{}) {
@@ -118,7 +125,7 @@ func (b *Bot) tend(ctx context.Context, p place, woken chan struct{}) {
 		case <-woken:
 		default:
 		}
-		err := b.place(ctx, p, &sure)
+		err := b.attempt(ctx, p, &sure)
 		if err == nil {
 			b.setCardError(p, nil)
 			pause = time.Second
@@ -165,6 +172,7 @@ func (b *Bot) done(p place, woken chan struct{}) bool {
 }
 
 var (
+	errFault   = errors.New("the bot failed inside")
 	errClaimed = errors.New("another bot is posting the card")
 	errNowhere = errors.New("the policy names no Slack channel for this approver set")
 	errEarly   = errors.New("no policy is in force yet")
