@@ -114,6 +114,7 @@ func parseShell(text string) (f *shellFacts) {
 		f.reads, f.writes = union(f.reads, texted(c.reads)), union(f.writes, texted(c.writes))
 	}
 	f.multiple = len(f.commands) > 1
+	f.dynamic = f.dynamic || len(f.steers) > 0
 	f.dirs = folders(w.vars["\x00cd"])
 	return f
 }

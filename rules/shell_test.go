@@ -72,6 +72,8 @@ func TestShellFacts(t *testing.T) {
 		{`/bin/ca? /etc/shadow`, `ca? /etc/shadow +dynamic`},
 		{`/???/?at /etc/shado[w]`, `?at /etc/shado[w] +dynamic`},
 		{`$CMD`, `$CMD +dynamic`},
+		{`PATH=/evil ls`, `ls +dynamic`},
+		{`export LD_PRELOAD=/evil.so; ls`, `export LD_PRELOAD=; ls +multiple +dynamic`},
 		{`${!x}`, `$x +dynamic`},
 		{`x=shadowz; cat /etc/${x%z}`, `cat /etc/$x`},
 		{`cat /etc/sha${x}dow`, `cat /etc/sha$xdow`},
