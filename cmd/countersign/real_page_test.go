@@ -71,7 +71,7 @@ func TestApprovalPageInARealBrowser(t *testing.T) {
 	p := serving(t, s, map[string]string{
 		"COUNTERSIGN_APPROVALS_CLIENT_ID": "votes", "COUNTERSIGN_APPROVALS_CLIENT_SECRET": id.VotesSecret, "COUNTERSIGN_APPROVALS_ISSUER": id.URL,
 		"COUNTERSIGN_OIDC_ISSUERS": s.Issuer.URL + "," + id.URL,
-		"SLACK_BOT_TOKEN_FILE": "", "SLACK_SIGNING_SECRET_FILE": "", "SLACK_API_URL": "", // the page is enough
+		"SLACK_BOT_TOKEN_FILE":     "", "SLACK_SIGNING_SECRET_FILE": "", "SLACK_API_URL": "", // the page is enough
 	})
 	alice := p.token("alice", "support")
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
