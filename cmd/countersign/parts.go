@@ -194,9 +194,11 @@ func newChat(c config, book *approval.Book, policy *policyFollower, journal *aud
 	if c.ApprovalsClientID != "" {
 		page = c.PublicURL
 	}
+	api := slack.New(c.SlackBotToken, opts...)
+	book.SlackEmail = slackEmail(api)
 	return &chat{config: c, bot: bot.New(bot.Config{
 		PublicURL: page,
-		API:       slack.New(c.SlackBotToken, opts...), Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Sleep: botSleep, Log: log,
+		API:       api, Book: book, Policy: policy.current, SigningSecret: c.SlackSigningSecret, Now: time.Now, Sleep: botSleep, Log: log,
 		Refused: func(ctx context.Context, id string, v approval.Vote, why error) {
 			if err := recordRefusedVote(ctx, journal, m, id, v, why, policy.commit()); err != nil {
 				log.Error("a vote that did not count could not be recorded", "approval", id, "err", err)
