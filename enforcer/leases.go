@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer/approval/api"
 	"countersign/enforcer/credential"
 	"countersign/enforcer/freeze"
 )
@@ -116,10 +117,10 @@ func (e *Enforcer) serveLeases(w http.ResponseWriter, r *http.Request, by freeze
 	}
 	if err := e.operatedOn(r.Context(), by, "listed", by.Name+" listed the live credentials", map[string]any{"live": len(all)}); err != nil {
 		e.Log.Error("a list of credentials could not be recorded", "err", err)
-		answerError(w, http.StatusServiceUnavailable, "the record cannot be written, so nothing is shown: "+publicCause(err))
+		api.Fail(w, http.StatusServiceUnavailable, "the record cannot be written, so nothing is shown: "+publicCause(err))
 		return
 	}
-	answer(w, http.StatusOK, map[string]any{"credentials": all})
+	api.Answer(w, http.StatusOK, map[string]any{"credentials": all})
 }
 
 // revokeWait is how long whoever revokes waits for Vault. What is not revoked
@@ -128,11 +129,11 @@ const revokeWait = 20 * time.Second
 
 func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze.Operator) {
 	var ask revokeRequest
-	if !e.readAsked(w, r, &ask) {
+	if !api.Read(w, r, maxOperation, e.words, &ask) {
 		return
 	}
 	if text := ask.problem(); text != "" {
-		answerError(w, http.StatusBadRequest, text)
+		api.Fail(w, http.StatusBadRequest, text)
 		return
 	}
 	reason := e.words(ask.Reason, len(ask.Reason))
@@ -150,7 +151,7 @@ func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze
 	}
 	ended := e.revoke(r.Context(), why, ask.covers)
 	if len(ended) == 0 && ask.Key != "" {
-		answerError(w, http.StatusNotFound, fmt.Sprintf("no live credential of this enforcer has the key %q", e.words(ask.Key, 100)))
+		api.Fail(w, http.StatusNotFound, fmt.Sprintf("no live credential of this enforcer has the key %q", e.words(ask.Key, 100)))
 		return
 	}
 	lives := map[string]credential.LeaseInfo{}
@@ -167,7 +168,7 @@ func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze
 		}
 	}
 	e.Log.Warn("credentials revoked", "what", ask.String(), "why", why, "revoked", len(out.Revoked), "pending", len(out.Pending))
-	answer(w, http.StatusOK, out)
+	api.Answer(w, http.StatusOK, out)
 }
 
 // revoke ends leases and the calls that use them, at once.

@@ -4,15 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"mime"
 	"net/http"
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"countersign/audit"
+	"countersign/enforcer/approval/api"
 	"countersign/enforcer/freeze"
 	"countersign/enforcer/identity"
 )
@@ -80,7 +77,7 @@ func (e *Enforcer) operator(w http.ResponseWriter, r *http.Request) (freeze.Oper
 	}
 	p := e.Policy()
 	if p == nil {
-		answerError(w, http.StatusServiceUnavailable, "no policy is in force, which would say who may operate this: use the command line")
+		api.Fail(w, http.StatusServiceUnavailable, "no policy is in force, which would say who may operate this: use the command line")
 		return freeze.Operator{}, false
 	}
 	person, ok := p.MayFreeze(caller.Subject)
@@ -97,7 +94,7 @@ func (e *Enforcer) operator(w http.ResponseWriter, r *http.Request) (freeze.Oper
 		if err != nil {
 			e.Log.Error("a refused operator could not be recorded", "err", err)
 		}
-		answerError(w, http.StatusForbidden, text+" (countersign record "+x.id+")")
+		api.Fail(w, http.StatusForbidden, text+" (countersign record "+x.id+")")
 		return freeze.Operator{}, false
 	}
 	return freeze.Operator{Name: person.Name, Issuer: person.Issuer, Sub: person.Sub}, true
@@ -117,36 +114,18 @@ func (e *Enforcer) turnAway(w http.ResponseWriter, ref *refusal, record string) 
 	var ierr *identity.Error
 	switch known := errors.As(ref.cause, &ierr); {
 	case ref.kind != kindUnauthenticated:
-		answerError(w, http.StatusForbidden, e.words(ref.Error(), 300)+" (countersign record "+record+")")
+		api.Fail(w, http.StatusForbidden, e.words(ref.Error(), 300)+" (countersign record "+record+")")
 	case known && ierr.Status() == http.StatusServiceUnavailable:
 		w.Header().Set("Retry-After", "5")
-		answerError(w, http.StatusServiceUnavailable, "the token cannot be checked now: try again (countersign record "+record+")")
+		api.Fail(w, http.StatusServiceUnavailable, "the token cannot be checked now: try again (countersign record "+record+")")
 	default:
 		challenge := `Bearer realm="countersign operate"`
 		if known && ierr.Code == identity.InvalidToken {
 			challenge += `, error="invalid_token", error_description="The access token is invalid, expired, or meant for another resource"`
 		}
 		w.Header().Set("WWW-Authenticate", challenge)
-		answerError(w, http.StatusUnauthorized, "unauthorized: a bearer token for operating this enforcer, and for nothing else, is needed (countersign record "+record+")")
+		api.Fail(w, http.StatusUnauthorized, "unauthorized: a bearer token for operating this enforcer, and for nothing else, is needed (countersign record "+record+")")
 	}
-}
-
-// readAsked reads what an operator asks for, strictly; what it cannot read it
-// answers.
-func (e *Enforcer) readAsked(w http.ResponseWriter, r *http.Request, ask any) bool {
-	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
-		answerError(w, http.StatusBadRequest, "want content type application/json")
-		return false
-	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxOperation))
-	if err == nil {
-		err = json.Unmarshal(body, ask, json.RejectUnknownMembers(true))
-	}
-	if err != nil {
-		answerError(w, http.StatusBadRequest, "the request cannot be read: "+e.words(err.Error(), 300))
-		return false
-	}
-	return true
 }
 
 func (e *Enforcer) serveFreeze(w http.ResponseWriter, r *http.Request, by freeze.Operator) {
@@ -154,7 +133,7 @@ func (e *Enforcer) serveFreeze(w http.ResponseWriter, r *http.Request, by freeze
 		freeze.Target
 		Reason string `json:"reason"`
 	}
-	if !e.readAsked(w, r, &ask) {
+	if !api.Read(w, r, maxOperation, e.words, &ask) {
 		return
 	}
 	// The agents are told the reason.
@@ -168,13 +147,13 @@ func (e *Enforcer) serveFreeze(w http.ResponseWriter, r *http.Request, by freeze
 		e.Log.Error("a freeze holds, but is not where it should be; it is tried again", "freeze", f.ID, "err", err)
 		out.Warning = "it holds, and is tried again, but: " + e.words(err.Error(), 1024)
 	case errors.Is(err, freeze.ErrTarget), errors.Is(err, freeze.ErrReason):
-		answerError(w, http.StatusBadRequest, e.words(err.Error(), 300))
+		api.Fail(w, http.StatusBadRequest, e.words(err.Error(), 300))
 		return
 	case errors.Is(err, freeze.ErrFull):
-		answerError(w, http.StatusConflict, err.Error())
+		api.Fail(w, http.StatusConflict, err.Error())
 		return
 	case err != nil:
-		answerError(w, http.StatusInternalServerError, e.words(err.Error(), 300))
+		api.Fail(w, http.StatusInternalServerError, e.words(err.Error(), 300))
 		return
 	}
 	if p := e.Policy(); p != nil && f.Server != "" && out.Warning == "" {
@@ -183,7 +162,7 @@ func (e *Enforcer) serveFreeze(w http.ResponseWriter, r *http.Request, by freeze
 		}
 	}
 	out.Freeze = f
-	answer(w, http.StatusCreated, out)
+	api.Answer(w, http.StatusCreated, out)
 }
 
 func (e *Enforcer) serveFreezes(w http.ResponseWriter, r *http.Request, _ freeze.Operator) {
@@ -194,7 +173,7 @@ func (e *Enforcer) serveFreezes(w http.ResponseWriter, r *http.Request, _ freeze
 	if err := e.Freezes.Err(); err != nil {
 		out.Unknown = e.words(err.Error(), 1024)
 	}
-	answer(w, http.StatusOK, out)
+	api.Answer(w, http.StatusOK, out)
 }
 
 func (e *Enforcer) serveUnfreeze(w http.ResponseWriter, r *http.Request, by freeze.Operator) {
@@ -203,7 +182,7 @@ func (e *Enforcer) serveUnfreeze(w http.ResponseWriter, r *http.Request, by free
 	}
 	f, err := e.Freezes.Unfreeze(r.Context(), r.PathValue("id"), by)
 	if e.lifted(r.Context(), w, err) {
-		answer(w, http.StatusOK, f)
+		api.Answer(w, http.StatusOK, f)
 	}
 }
 
@@ -213,7 +192,7 @@ func (e *Enforcer) serveUnfreezeAll(w http.ResponseWriter, r *http.Request, by f
 	}
 	all, err := e.Freezes.UnfreezeAll(r.Context(), by)
 	if e.lifted(r.Context(), w, err) {
-		answer(w, http.StatusOK, map[string]any{"unfrozen": all})
+		api.Answer(w, http.StatusOK, map[string]any{"unfrozen": all})
 	}
 }
 
@@ -224,7 +203,7 @@ func (e *Enforcer) mayLift(w http.ResponseWriter, by freeze.Operator) bool {
 		return true // at the command line
 	}
 	if _, err := e.current(); err != nil {
-		answerError(w, http.StatusServiceUnavailable, e.words(err.Error(), 300)+": nothing is lifted by its word; use the command line")
+		api.Fail(w, http.StatusServiceUnavailable, e.words(err.Error(), 300)+": nothing is lifted by its word; use the command line")
 		return false
 	}
 	return true
@@ -235,26 +214,10 @@ func (e *Enforcer) lifted(ctx context.Context, w http.ResponseWriter, err error)
 	case err == nil:
 		return true
 	case errors.Is(err, freeze.ErrNone):
-		answerError(w, http.StatusNotFound, e.words(err.Error(), 300))
+		api.Fail(w, http.StatusNotFound, e.words(err.Error(), 300))
 	default:
 		e.Log.ErrorContext(ctx, "a freeze could not be lifted", "err", err)
-		answerError(w, http.StatusServiceUnavailable, e.words(err.Error(), 1024))
+		api.Fail(w, http.StatusServiceUnavailable, e.words(err.Error(), 1024))
 	}
 	return false
-}
-
-func answerError(w http.ResponseWriter, status int, text string) {
-	answer(w, status, map[string]string{"error": text})
-}
-
-func answer(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil { // strings and times: cannot be
-		status, b = http.StatusInternalServerError, []byte(`{"error":"the answer cannot be written"}`)
-	}
-	w.Header().Set("Content-Type", "application/json")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // whoever asked may have left; what was done stands
 }

@@ -314,18 +314,23 @@ func (s *API) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 }
 
-// read reads what is asked, strictly; what it cannot read it answers.
 func (s *API) read(w http.ResponseWriter, r *http.Request, ask any) bool {
+	return Read(w, r, maxBody, s.Words, ask)
+}
+
+// Read reads what is asked, a JSON object of most bytes, strictly; what it cannot
+// read it answers. words masks what it says.
+func Read(w http.ResponseWriter, r *http.Request, most int64, words func(text string, most int) string, ask any) bool {
 	if ct, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || ct != "application/json" {
 		Fail(w, http.StatusBadRequest, "want content type application/json")
 		return false
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, most))
 	if err == nil {
 		err = json.Unmarshal(body, ask, json.RejectUnknownMembers(true))
 	}
 	if err != nil {
-		Fail(w, http.StatusBadRequest, "the request cannot be read: "+s.Words(err.Error(), 300))
+		Fail(w, http.StatusBadRequest, "the request cannot be read: "+words(err.Error(), 300))
 		return false
 	}
 	return true
