@@ -62,9 +62,6 @@ func (x *exchange) admit(ctx context.Context) error {
 	return nil
 }
 
-// Source is the address that a request comes from, behind trusted proxies too.
-func (e *Enforcer) Source(r *http.Request) string { return e.source(r) }
-
 func (e *Enforcer) source(r *http.Request) string { return Source(r, e.TrustedProxies) }
 
 // Source is the caller's address: the connection's, or, behind a trusted

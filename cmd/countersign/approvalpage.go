@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/approval/api"
 	"countersign/enforcer/approval/page"
@@ -56,7 +57,7 @@ func (c config) votes() (*signin.Client, error) {
 
 // newPage makes the approval page, whose votes count under policy; nil where
 // none is configured.
-func newPage(p *process, source func(*http.Request) string, policy func() *rules.Policy) (*page.Page, error) {
+func newPage(p *process, policy func() *rules.Policy) (*page.Page, error) {
 	if p.config.ApprovalsClientID == "" {
 		return nil, nil
 	}
@@ -70,7 +71,7 @@ func newPage(p *process, source func(*http.Request) string, policy func() *rules
 	}
 	return page.New(page.Config{
 		PublicURL: p.config.PublicURL, SignIn: client, Book: p.approvals.book, Logins: p.approvals.book.Logins, Seal: seal, Policy: policy,
-		Source: source, Now: time.Now, Log: p.log,
+		Source: func(r *http.Request) string { return enforcer.Source(r, p.config.TrustedProxies) }, Now: time.Now, Log: p.log,
 		Refused: p.refusedVote,
 		Failed: func(ctx context.Context, source string, why error) {
 			if err := recordFailedSignIn(ctx, p, source, why); err != nil {

@@ -101,7 +101,7 @@ func runBot(ctx context.Context, c config) (err error) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, r *http.Request) { fmt.Fprintln(w, "ok") })
 	mux.HandleFunc("GET /readyz", p.readyOf(held, chat))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(registry, promhttp.HandlerOpts{}))
-	votes, err := newPage(p, func(r *http.Request) string { return enforcer.Source(r, c.TrustedProxies) }, p.policy.current)
+	votes, err := newPage(p, p.policy.current)
 	if err != nil {
 		return err
 	}

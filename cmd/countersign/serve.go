@@ -143,7 +143,7 @@ func serve(ctx context.Context, c config) (err error) {
 		return err
 	}
 	p.down.add(closeControl) // after the gate: calls that finish can still be frozen
-	votes, err := newPage(p, gate.Source, gate.VotesUnder)
+	votes, err := newPage(p, gate.VotesUnder)
 	if err != nil {
 		return err
 	}

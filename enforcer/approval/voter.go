@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"countersign/rules"
 )
@@ -54,6 +55,40 @@ func (b *Book) Voter(ctx context.Context, p *rules.Policy, team, user string) (V
 		}
 	}
 	return Voter{}, ErrUnlinked
+}
+
+// Concerns tells whether somebody may see the approval: who is asked, who may
+// break the glass, who asked, who answers for the service that asked, and who
+// has voted. Under no policy, nil, it concerns who asked and who has voted.
+func (a Approval) Concerns(who rules.Subject, p *rules.Policy) bool {
+	if a.Subject.Issuer == who.Issuer && a.Subject.Sub == who.Sub {
+		return true
+	}
+	if slices.ContainsFunc(a.Votes, func(v Vote) bool { return v.Issuer == who.Issuer && v.Sub == who.Sub }) {
+		return true
+	}
+	if p == nil {
+		return false
+	}
+	for _, ask := range a.Asks {
+		if p.MayApprove(ask.Approvers, who) || ask.BreakGlass != "" && p.MayApprove(ask.BreakGlass, who) {
+			return true
+		}
+	}
+	person, known := p.Person(who.Issuer, who.Sub)
+	return known && slices.Contains(p.Owners(a.Subject, a.Client), person.Name)
+}
+
+// ACR are the ways of signing in that the sets which are asked want.
+func (a Approval) ACR() (acr []string) {
+	for _, ask := range a.Asks {
+		for _, v := range ask.ACR {
+			if !slices.Contains(acr, v) {
+				acr = append(acr, v)
+			}
+		}
+	}
+	return acr
 }
 
 // linked fills in what policy knows of a voter whom it does not link itself.

@@ -139,27 +139,8 @@ func (s *API) sight(a approval.Approval, p *rules.Policy) Sight {
 	}
 }
 
-// concerns tells whether the reader may see an approval: who is asked, who may
-// break the glass, who asked, who answers for the service that asked, and who
-// has voted.
 func (r Reader) concerns(a approval.Approval, p *rules.Policy) bool {
-	who := r.Subject
-	if r.All || a.Subject.Issuer == who.Issuer && a.Subject.Sub == who.Sub {
-		return true
-	}
-	if slices.ContainsFunc(a.Votes, func(v approval.Vote) bool { return v.Issuer == who.Issuer && v.Sub == who.Sub }) {
-		return true
-	}
-	if p == nil {
-		return false
-	}
-	for _, ask := range a.Asks {
-		if p.MayApprove(ask.Approvers, who) || ask.BreakGlass != "" && p.MayApprove(ask.BreakGlass, who) {
-			return true
-		}
-	}
-	person, known := p.Person(who.Issuer, who.Sub)
-	return known && slices.Contains(p.Owners(a.Subject, a.Client), person.Name)
+	return r.All || a.Concerns(r.Subject, p)
 }
 
 // states are what a list can be narrowed to.

@@ -92,7 +92,7 @@ func (s *API) Begin(w http.ResponseWriter, r *http.Request) {
 		Redirect: ask.Redirect, State: rand.Text(), Nonce: rand.Text(), Challenge: ask.Challenge, Began: s.Now().UTC(),
 		// A session that the browser still has must not do: an agent on the same
 		// machine could open the URL, and nobody would have to do anything.
-		Fresh: true, ACR: wanted(a, s.Policy()),
+		Fresh: true, ACR: a.ACR(),
 	}}
 	to, err := s.SignIn.Begin(r.Context(), b.Flow)
 	var sealed string
@@ -146,21 +146,6 @@ func loopback(redirect string) bool {
 	ip, port := net.ParseIP(u.Hostname()), u.Port()
 	n, err := strconv.ParseUint(port, 10, 16)
 	return ip != nil && ip.IsLoopback() && err == nil && n > 0 && u.String() == redirect
-}
-
-// wanted are the ways of signing in that the approver sets ask for.
-func wanted(a approval.Approval, p *rules.Policy) (acr []string) {
-	if p == nil {
-		return nil
-	}
-	for _, ask := range a.Asks {
-		for _, v := range ask.ACR {
-			if !slices.Contains(acr, v) {
-				acr = append(acr, v)
-			}
-		}
-	}
-	return acr
 }
 
 // Redeem is POST /api/approvals/{id}/ballot: it finds out who has signed in, and

@@ -1,6 +1,7 @@
 package page_test
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"net/url"
@@ -130,6 +131,9 @@ func TestLinks(t *testing.T) {
 		t.Fatal("linked before the code was given")
 	}
 	b.post("/approvals/link", seen.form()).says(t, http.StatusForbidden, "used already")
+	if last := w.lastRefused(); !errors.Is(last.why, approval.ErrLinkToken) || last.vote.Sub != "erin" || last.vote.Login == nil {
+		t.Errorf("of the link that was refused the record is told %+v", last)
+	}
 	l, err := linking.Accept(t.Context(), w.inForce(), "T0TEST", "U0ERIN", code)
 	if err != nil || l.Sub != "erin" {
 		t.Fatalf("%+v, %v", l, err)

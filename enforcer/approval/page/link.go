@@ -2,8 +2,8 @@ package page
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
-	"time"
 
 	"countersign/enforcer/approval"
 )
@@ -68,6 +68,6 @@ func (p *Page) noLink(w http.ResponseWriter, r *http.Request, s session, err err
 		p.broken(w, r, &s, err)
 		return
 	}
-	p.Log.WarnContext(r.Context(), "approval page: a link was refused", "sub", s.Sub, "error", err, "at", p.Now().Format(time.RFC3339))
+	p.refuse(r.Context(), "", p.vote(r, s), fmt.Errorf("a Slack user was not linked: %w", err))
 	p.fail(w, r, &s, e)
 }

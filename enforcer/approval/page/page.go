@@ -61,7 +61,8 @@ type Config struct {
 	Seal      approval.Seal
 	Policy    func() *rules.Policy // the policy in force; nil while there is none
 
-	// Refused is told of each vote of a signed-in person that did not count:
+	// Refused is told of each vote of a signed-in person that did not count, and of
+	// each link to a Slack user that was not made, which has no approval:
 	// v.Issuer and v.Sub say who voted. Texts in v and why are not masked.
 	Refused func(ctx context.Context, approvalID string, v approval.Vote, why error)
 	// Failed is told of the sign-ins that failed with the issuer's answer, and the

@@ -151,7 +151,7 @@ func signInURL(to string, again bool) string {
 }
 
 func (p *Page) refuse(ctx context.Context, id string, v approval.Vote, why error) {
-	p.Log.WarnContext(ctx, "approval page: a vote was refused", "approval", id, "sub", v.Sub, "error", why)
+	p.Log.WarnContext(ctx, "approval page: what a person asked for was refused", "approval", id, "sub", v.Sub, "error", why)
 	if p.Refused != nil {
 		p.Refused(ctx, id, v, why)
 	}

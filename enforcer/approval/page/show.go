@@ -126,17 +126,10 @@ type viewer struct {
 	now     time.Time
 }
 
-// concerned tells whether a person may see an approval: who is asked, who may
-// break the glass, who asked, who answers for the service that asked, and who
-// has voted.
+// concerned tells whether this person may see an approval; under no policy,
+// nobody sees any.
 func (v viewer) concerned(a approval.Approval) bool {
-	if v.policy == nil {
-		return false
-	}
-	if v.asked(a) || v.glass(a) || v.own(a) || v.person != "" && slices.Contains(v.policy.Owners(a.Subject, a.Client), v.person) {
-		return true
-	}
-	return slices.ContainsFunc(a.Votes, func(o approval.Vote) bool { return o.Issuer == v.Issuer && o.Sub == v.Sub })
+	return v.policy != nil && a.Concerns(v.subject, v.policy)
 }
 
 // glass tells whether this person may break the glass.

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 
 	"countersign/enforcer/approval"
@@ -65,21 +64,13 @@ func within(to string) string {
 
 // acrFor are the ways of signing in that the approver sets of an approval ask
 // for.
-func (p *Page) acrFor(r *http.Request, to string) (acr []string) {
+func (p *Page) acrFor(r *http.Request, to string) []string {
 	id := strings.TrimPrefix(to, "/approvals/")
-	policy := p.Policy()
 	a, err := p.Book.Get(r.Context(), id)
-	if err != nil || policy == nil { // a list, a link: whatever the issuer does by itself
+	if err != nil { // a list, a link: whatever the issuer does by itself
 		return nil
 	}
-	for _, ask := range a.Asks {
-		for _, v := range ask.ACR {
-			if !slices.Contains(acr, v) {
-				acr = append(acr, v)
-			}
-		}
-	}
-	return acr
+	return a.ACR()
 }
 
 // slots are as many sign-ins as a browser may have under way, in as many tabs.
