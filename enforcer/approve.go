@@ -232,7 +232,7 @@ func (x *exchange) reconsider(ctx context.Context, a approval.Approval) (done bo
 // back by another waiter, is as it is.
 func (x *exchange) withdraw(ctx context.Context, id, why string) {
 	err := x.e.Approvals.Withdraw(context.WithoutCancel(ctx), id, x.e.words(why, 1024))
-	if err != nil && !errors.Is(err, approval.ErrDecided) {
+	if err != nil && !errors.Is(err, approval.ErrDecided) && !errors.Is(err, approval.ErrUnknown) {
 		x.e.Log.Warn("an approval that the policy does not ask for any more could not be withdrawn", "approval", id, "err", err)
 	}
 }

@@ -111,6 +111,7 @@ func (x *exchange) call(ctx context.Context) error {
 		x.meter,      // the policy's quotas, and room for an answer
 		x.foreseen,   // what a pin or the credential would stop stops before a person is asked
 		x.approve,    // a person's, where policy asks; decided again, spent once
+		x.unasked,    // a task's call that needs no approval any more: from here on it may run
 		x.intend,     // the intent, durable
 		x.credential, // minted or reused, and spliced in
 		x.pinned,     // a locked server's tool: offered as it was reviewed

@@ -76,6 +76,9 @@ type taskRun struct {
 	Call string    `json:"call"`
 	By   string    `json:"by"`   // the run of an enforcer
 	Seen time.Time `json:"seen"` // its last sign of life
+	// Free says that it may run without the approval, which policy does not ask
+	// for any more: no approval tells then whether it did.
+	Free bool `json:"free,omitempty"`
 }
 
 const (

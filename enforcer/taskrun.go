@@ -127,7 +127,10 @@ func (x *exchange) advance(ctx context.Context, t *task) (_ *task, over <-chan s
 // bury ends, or takes up again, a task whose runner has died. What was spent may
 // have run; what was not did not.
 func (x *exchange) bury(ctx context.Context, t *task, a approval.Approval) error {
-	switch ran, ended := ranOn(a, t.Run.Call); {
+	ran, ended := ranOn(a, t.Run.Call)
+	switch {
+	case !ran && t.Run.Free:
+		return x.endTask(ctx, t, wire.ErrorReply([]byte("0"), codeInternal, "unknown: the enforcer stopped before the answer was kept. The call may have run, and is never run again (countersign record "+t.Run.Call+")", nil))
 	case !ran:
 		t.Run = nil
 		return x.e.saveTask(ctx, t)
@@ -294,14 +297,43 @@ func (x *exchange) claimed(ctx context.Context) error {
 	if x.task == nil {
 		return nil
 	}
+	_, err := x.claim(ctx)
+	return err
+}
+
+func (x *exchange) claim(ctx context.Context) (*task, error) {
 	t, err := x.e.findTask(ctx, x.task.Owner, x.task.ID)
 	switch {
 	case err != nil && !errors.Is(err, kv.ErrNotFound):
-		return refuse(kindUnavailable, "the task cannot be read: %w", err)
+		return nil, refuse(kindUnavailable, "the task cannot be read: %w", err)
 	case err != nil, t.over(), t.Run == nil, t.Run.Call != x.id:
-		return refuse(kindCancelled, "the task was cancelled, or taken up by another enforcer; nothing ran")
+		return nil, refuse(kindCancelled, "the task was cancelled, or taken up by another enforcer; nothing ran")
 	}
-	return nil
+	return t, nil
+}
+
+// unasked has a task's call that runs without the approval which the task waited
+// for, since the policy has changed, run once at most, as the spending of that
+// would have: the task says so before anything is sent. Nobody is asked any more.
+func (x *exchange) unasked(ctx context.Context) error {
+	if x.task == nil || x.spent {
+		return nil
+	}
+	for {
+		t, err := x.claim(ctx)
+		if err != nil {
+			return err
+		}
+		t.Run.Free = true
+		if err = x.e.saveTask(ctx, t); errors.Is(err, kv.ErrConflict) {
+			continue // a sign of life, or a cancellation
+		}
+		if err != nil {
+			return refuse(kindUnavailable, "the task cannot be kept: %w", err)
+		}
+		x.withdraw(ctx, t.Approval, "the policy has changed, and allows it without approval")
+		return nil
+	}
 }
 
 // liveOn gives signs of life, and ends the call if the task is cancelled at
@@ -354,6 +386,9 @@ func (e *Enforcer) keepRun(ctx context.Context, y *exchange, was *task, answer [
 			t.Run, t.Message = nil, y.waitingFor(ctx, t)
 			err = e.saveTask(ctx, t)
 		default:
+			if y.refused != nil && !y.spent {
+				y.withdraw(ctx, t.Approval, "the call was refused: "+y.refused.Error())
+			}
 			err = e.endRun(ctx, y, t, answer)
 		}
 		if !errors.Is(err, kv.ErrConflict) {

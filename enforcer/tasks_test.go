@@ -123,6 +123,9 @@ func TestATaskThatDoesNotRun(t *testing.T) {
 		id := taskOf(t, l.ask(statelessAsk(1, "tools/call", risky, withTasks)))
 		l.install("b1", "1h", map[string]string{"rules/echo.yaml": ladderRules + "- { id: never, server: echo, tool: risky, effect: deny, reason: Not today }\n"})
 		wantAll(t, l.getTask(id).body, `"status":"completed"`, `"isError":true`, "Not today")
+		if a, err := l.Approvals.Get(t.Context(), l.await(approval.EventWithdrawn, 1)); err != nil || !strings.Contains(a.Reason, "Not today") {
+			t.Errorf("people are asked on: %v %+v", err, a)
+		}
 	})
 	t.Run("another policy asks more", func(t *testing.T) {
 		l := newLadder(t, "1h", nil)
@@ -279,6 +282,28 @@ func TestATaskAfterARestart(t *testing.T) {
 			}
 		})
 	}
+	t.Run("while it ran without approval", func(t *testing.T) {
+		l := newLadder(t, "1h", nil)
+		arrived, release := l.hang()
+		defer release()
+		id := taskOf(t, l.ask(statelessAsk(1, "tools/call", risky, withTasks)))
+		owner := l.ownerOf(l.await(approval.EventAsked, 1))
+		l.install("b1", "1h", map[string]string{"rules/echo.yaml": strings.Replace(ladderRules, "effect: approve, reason: Risky things need a DBA, approval: { approvers: dba }", "effect: allow", 1)})
+		ctx, leave := context.WithCancel(t.Context())
+		defer leave()
+		body, h := statelessAsk(2, "tasks/get", fmt.Sprintf(`"taskId":%q`, id), withTasks)
+		l.asking(ctx, body, h)
+		<-arrived
+		l.await(approval.EventWithdrawn, 1)
+		task, err := l.findTask(t.Context(), owner, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantAll(t, get(l, l.restarted(), id).body, `"status":"failed"`, "may have run, and is never run again", task.Run.Call)
+		if l.ran() != 1 {
+			t.Errorf("ran %d times", l.ran())
+		}
+	})
 	t.Run("claimed, and not spent", func(t *testing.T) {
 		l := newLadder(t, "1h", nil)
 		id := taskOf(t, l.ask(statelessAsk(1, "tools/call", risky, withTasks)))
