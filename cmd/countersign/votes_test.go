@@ -179,14 +179,14 @@ func TestVotesFromTheCommandLine(t *testing.T) {
 	}
 
 	// Text that would draw over the terminal, or pose as our own words.
-	const evil = "x\u001b[2J\u009b31m\u202e\nshown: sha256:0\n\r countersign: approved"
+	const evil = "x\u001b[2J\u009b31m\u202e\nshown: sha256:forged\n\r countersign: approved"
 	id, done := ask(strings.NewReplacer("\u001b", `\u001b`, "\u009b", `\u009b`, "\u202e", `\u202e`, "\n", `\n`, "\r", `\r`).Replace(evil))
 	for _, args := range [][]string{{"list"}, {"show", id}, {"list", "--json"}, {"show", id, "--json"}} {
 		out, errs, code := command(t, here, append([]string{"approvals"}, args...)...)
 		if code != 0 || !strings.Contains(out, id) || strings.ContainsAny(out, "\u001b\u009b\u202e\r") {
 			t.Errorf("%v: exit %d\n%q %s", args, code, out, errs)
 		}
-		if strings.Contains(out, "\nshown: sha256:0") {
+		if strings.Contains(out, "\nshown: sha256:forged") {
 			t.Errorf("%v lets an argument pose as our words:\n%s", args, out)
 		}
 	}

@@ -119,10 +119,7 @@ func TestHTTPRefusesHostileServers(t *testing.T) {
 }
 
 func TestHTTPDown(t *testing.T) {
-	srv := httptest.NewServer(nil)
-	url := srv.URL
-	srv.Close()
-	u := HTTP(HTTPConfig{URL: url + "/?key=hunter2"})
+	u := HTTP(HTTPConfig{URL: "http://127.0.0.1:1/?key=hunter2"}) // where nobody ever listens
 	t.Cleanup(func() { closeUpstream(t, u) })
 	if _, err := u.Send(t.Context(), request(ping)); !errors.Is(err, ErrDead) || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "refused") {
 		t.Errorf("got %v", err)

@@ -118,22 +118,21 @@ func TestHTTPThroughAProxy(t *testing.T) {
 // What a proxy refuses is told apart from what the server does, without its
 // words.
 func TestHTTPProxyFails(t *testing.T) {
-	down := newProxy(t)
-	down.Close()
+	const down = "http://127.0.0.1:1" // a port that is closed for good: one that was let go is soon another's
 	nowhere := newProxy(t)
 	nowhere.to = "127.0.0.1:1"
-	refusing := func(status int) *proxy { p := newProxy(t); p.status = status; return p }
+	refusing := func(status int) string { p := newProxy(t); p.status = status; return p.URL }
 	for name, tt := range map[string]struct {
-		proxy *proxy
+		proxy string
 		says  string
 	}{
 		"down":         {down, "the proxy cannot be reached: connect: connection refused"},
-		"no way":       {nowhere, "the proxy did not connect us to it (HTTP status 502)"},
+		"no way":       {nowhere.URL, "the proxy did not connect us to it (HTTP status 502)"},
 		"forbidden":    {refusing(http.StatusForbidden), "the proxy does not let us through"},
 		"wants a name": {refusing(http.StatusProxyAuthRequired), "log in (HTTP status 407)"},
 		"odd":          {refusing(http.StatusNoContent), "(HTTP status 204)"},
 	} {
-		u := remote(t, HTTPConfig{URL: "https://crm.internal/?key=hunter2", Proxy: tt.proxy.URL})
+		u := remote(t, HTTPConfig{URL: "https://crm.internal/?key=hunter2", Proxy: tt.proxy})
 		_, err := answer(t, u, request(ping))
 		if !errors.Is(err, ErrDead) || !errors.Is(err, ErrNotSent) || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "hunter2") {
 			t.Errorf("%s: %v", name, err)
