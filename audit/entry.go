@@ -1,18 +1,17 @@
 package audit
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
-
-	"github.com/go-json-experiment/json/jsontext"
 )
+
+// Schema is the version of the entries that this package writes, and of their
+// published JSON Schema (docs/record/entry.schema.json). Entries of version 1,
+// which had fewer members, are entries of version 2 as they are.
+const Schema = 2
 
 // Kind says what an entry tells about.
 type Kind string
@@ -30,9 +29,14 @@ const (
 	KindLogin      Kind = "login"       // somebody who may approve signed in, or was linked to a Slack user or unlinked: see Status
 	KindCredential Kind = "credential"  // minted, renewed, revoked; read and forgotten
 	KindPolicy     Kind = "policy"      // accepted, rejected, reset
+	KindOpen       Kind = "open"        // a stream to the client begins
 	KindSegment    Kind = "segment"     // events of a stream since the last segment
+	KindClose      Kind = "close"       // a stream has ended, after its last segment
 	KindRecovered  Kind = "recovered"   // closed by a later incarnation
 	KindAnchor     Kind = "anchor"      // another log's checkpoint; Detail is an Anchor
+	KindKey        Kind = "key"         // a key of the record was replaced by another
+	KindRolled     Kind = "rolled"      // the log goes on in another repository
+	KindErased     Kind = "erased"      // bodies were dropped, and why
 	KindFreeze     Kind = "freeze"      // frozen, unfrozen, standing (again, so that it is found) or refused; Call is the freeze's id, Detail holds the freeze
 	// KindToolChanged: a server offers a tool that is not as tools.lock has it,
 	// noticed for the first time; it is hidden, and calls of it are refused.
@@ -57,8 +61,11 @@ const (
 	// MaxLine bounds an encoded entry: 2^16-1 bytes, what an entry bundle of
 	// c2sp.org/tlog-tiles could carry.
 	MaxLine = 1<<16 - 1
-	// MaxArgs bounds the preview of the arguments; a longer one is cut.
+	// MaxArgs bounds the previews, of the arguments and of the result; a longer
+	// one is cut.
 	MaxArgs = 2048
+	// MaxTrace bounds the steps of a trace.
+	MaxTrace = 32
 
 	cut = "…" // the end of a preview that was cut
 )
@@ -77,298 +84,83 @@ type Entry struct {
 	Issuer     string
 	Sub        string
 	Client     string
+	Holder     string // keyed digest that names (issuer, sub, client, server, credential)
+	Session    string // keyed digest of the MCP session's id, which is no name but a secret
 	Server     string
 	Method     string
 	Tool       string
 	Resource   string
 	Effect     string
 	Rules      []string
+	Trace      []Step // every rule that matched or failed, at most MaxTrace
 	Reason     string
 	Approval   string
-	Credential string
+	Credential string // its name in the policy, never its value
+	Lease      string // by which the lease can be found where it was minted, never a value
 	Args       string // masked preview, at most MaxArgs bytes
+	Result     string // masked preview of the answer, at most MaxArgs bytes
 	Digest     string // keyed digest of the canonical params
 	Status     string
 	Millis     float64 // to the microsecond
+	Timings    []Timing
 	Masked     []Masked
+	Splices    []Splice
 	Bytes      int64
+	Bodies     []BodyRef       // set by Append
 	Detail     json.RawMessage // an object, specific to the kind
 }
 
+// Step is a rule's part in a decision.
+type Step struct {
+	Rule   string `json:"rule"`
+	Effect string `json:"effect"`        // deny, approve, allow; empty: the rule could not be evaluated, and had none
+	Why    string `json:"why,omitempty"` // what it found, or why it failed
+}
+
+// Timing is how long a part of a call took: "wait" for people, "credential",
+// "upstream", "mask", "record".
+type Timing struct {
+	Part   string  `json:"part"`
+	Millis float64 `json:"ms"` // to the microsecond
+}
+
+// Splice is a place where what was forwarded differs from what was decided,
+// never what stands there.
+type Splice struct {
+	What  string `json:"what"` // for instance "credential", "prefix", "header"
+	Where string `json:"where"`
+}
+
+// BodyRef says what became of a masked body. Its digest is salted with 32
+// random bytes that are kept with the body alone: when both are erased, it
+// says nothing about what the body was.
+type BodyRef struct {
+	Of     string `json:"of"`               // "request", "response", "segment"
+	Size   int64  `json:"size"`             // of the whole masked body, in bytes
+	Digest string `json:"digest,omitempty"` // "sha256:" and hex of SHA-256(salt ‖ body)
+	Kept   string `json:"kept"`             // KeptFull, KeptDigest or KeptOver
+}
+
+// What Kept says of a body.
+const (
+	KeptFull   = "full"   // it is on the branch for bodies, until retention or an erasure
+	KeptDigest = "digest" // the policy keeps none
+	KeptOver   = "over"   // it is larger than what is kept
+)
+
 // Masked counts what one detector masked at one place, never what it was.
 type Masked struct {
-	Detector string
-	Place    string
-	Count    int
-}
-
-// timeLayout has a fixed width, so that lines sort as their times do.
-const timeLayout = "2006-01-02T15:04:05.000000Z"
-
-// appendHead encodes the fields that Append assigns. appendBody follows.
-func appendHead(b []byte, seq uint64, t time.Time) []byte {
-	b = append(b, `{"seq":`...)
-	b = strconv.AppendUint(b, seq, 10)
-	b = append(b, `,"time":"`...)
-	b = t.UTC().AppendFormat(b, timeLayout)
-	return append(b, '"')
-}
-
-// appendBody encodes everything after the head, and the closing brace.
-//
-// An entry is one JSON object (RFC 8259) on one line, without white space
-// between tokens, its members in this order, an empty one (but for seq, time
-// and kind) left out:
-//
-//	seq         number  position in the tree, from 0
-//	time        string  UTC, YYYY-MM-DDThh:mm:ss.uuuuuuZ
-//	kind        string  see Kind
-//	call        string  id that the caller was told
-//	policy      string  policy commit that decided, hex
-//	issuer, sub, client, server, method, tool, resource   strings
-//	effect      string  deny, approve, allow
-//	rules       array of strings: the rules that made the effect
-//	reason      string  what the agent was told
-//	approval    string  id of the approval
-//	credential  string  name of the credential, never its value
-//	args        string  masked preview of the arguments, cut at 2,048 bytes with "…"
-//	digest      string  keyed digest of the canonical params
-//	status      string  outcome in a word
-//	ms          number  duration in milliseconds, at most 3 decimals
-//	masked      array of {"detector":string,"place":string,"count":number}
-//	bytes       number  size of what was answered
-//	detail      object  specific to the kind; compact, no duplicate names
-//
-// In strings only these are escaped, as \" \\ \n \r \t or \uXXXX in lower
-// case: the quotation mark, the backslash, and what could move a cursor, hide
-// or reorder text when a person reads the line: U+0000–001F, 007F–009F, 061C,
-// 200B–200F, 2028–202E, 2060–2069, FEFF. The list is closed: it does not
-// depend on a version of Unicode. (Inside detail, strings stay as given, as
-// long as they are valid; raw control characters are not valid JSON.)
-//
-// A log's leaf (RFC 6962 §2.1) is exactly these bytes, without the line feed
-// that ends the line in a file.
-func (e *Entry) appendBody(b []byte) ([]byte, error) {
-	str := func(name, v string) {
-		if v == "" {
-			return
-		}
-		b = append(b, `,"`...)
-		b = append(b, name...)
-		b = append(b, `":`...)
-		b = appendString(b, v)
-	}
-	if e.Kind == "" {
-		return nil, fmt.Errorf("%w: it has no kind", ErrEntry)
-	}
-	str("kind", string(e.Kind))
-	str("call", e.Call)
-	str("policy", e.Policy)
-	str("issuer", e.Issuer)
-	str("sub", e.Sub)
-	str("client", e.Client)
-	str("server", e.Server)
-	str("method", e.Method)
-	str("tool", e.Tool)
-	str("resource", e.Resource)
-	str("effect", e.Effect)
-	if len(e.Rules) > 0 {
-		b = append(b, `,"rules":[`...)
-		for i, r := range e.Rules {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = appendString(b, r)
-		}
-		b = append(b, ']')
-	}
-	str("reason", e.Reason)
-	str("approval", e.Approval)
-	str("credential", e.Credential)
-	str("args", cutArgs(e.Args))
-	str("digest", e.Digest)
-	str("status", e.Status)
-	if ms := math.Round(e.Millis*1000) / 1000; ms != 0 {
-		if math.IsNaN(ms) || ms < 0 || ms > 1e12 {
-			return nil, fmt.Errorf("%w: duration %v ms", ErrEntry, e.Millis)
-		}
-		b = append(b, `,"ms":`...)
-		b = strconv.AppendFloat(b, ms, 'f', -1, 64)
-	}
-	if len(e.Masked) > 0 {
-		b = append(b, `,"masked":[`...)
-		for i, m := range e.Masked {
-			if i > 0 {
-				b = append(b, ',')
-			}
-			b = append(b, `{"detector":`...)
-			b = appendString(b, m.Detector)
-			b = append(b, `,"place":`...)
-			b = appendString(b, m.Place)
-			b = append(b, `,"count":`...)
-			b = strconv.AppendInt(b, int64(m.Count), 10)
-			b = append(b, '}')
-		}
-		b = append(b, ']')
-	}
-	if e.Bytes != 0 {
-		b = append(b, `,"bytes":`...)
-		b = strconv.AppendInt(b, e.Bytes, 10)
-	}
-	if len(e.Detail) > 0 {
-		d := jsontext.Value(bytes.Clone(e.Detail))
-		if err := d.Compact(jsontext.AllowDuplicateNames(false), jsontext.AllowInvalidUTF8(false)); err != nil {
-			return nil, fmt.Errorf("%w: detail: %v", ErrEntry, err)
-		}
-		if d.Kind() != '{' {
-			return nil, fmt.Errorf("%w: detail is not an object", ErrEntry)
-		}
-		b = append(b, `,"detail":`...)
-		b = append(b, d...)
-	}
-	return append(b, '}'), nil
-}
-
-// Encode gives the entry's line, without a line feed.
-func (e Entry) Encode() ([]byte, error) {
-	b, err := e.appendBody(appendHead(nil, e.Seq, e.Time))
-	if err == nil && len(b) > MaxLine {
-		return nil, tooLong(len(b))
-	}
-	return b, err
-}
-
-func tooLong(n int) error {
-	return fmt.Errorf("%w: its line has %d bytes, more than %d", ErrEntry, n, MaxLine)
-}
-
-func cutArgs(s string) string {
-	if len(s) <= MaxArgs {
-		return s
-	}
-	s = s[:MaxArgs-len(cut)]
-	for len(s) > 0 {
-		if r, n := utf8.DecodeLastRuneInString(s); r != utf8.RuneError || n != 1 {
-			break
-		}
-		s = s[:len(s)-1]
-	}
-	return s + cut
-}
-
-// hidden lists what appendString escapes beyond RFC 8259's must.
-func hidden(r rune) bool {
-	switch {
-	case r < 0x20, r >= 0x7f && r <= 0x9f, r == 0x61c,
-		r >= 0x200b && r <= 0x200f, r >= 0x2028 && r <= 0x202e,
-		r >= 0x2060 && r <= 0x2069, r == 0xfeff:
-		return true
-	}
-	return false
-}
-
-func appendString(b []byte, s string) []byte {
-	b = append(b, '"')
-	start := 0
-	for i := 0; i < len(s); {
-		if c := s[i]; c < utf8.RuneSelf && c >= 0x20 && c != '"' && c != '\\' && c != 0x7f {
-			i++
-			continue
-		}
-		r, n := utf8.DecodeRuneInString(s[i:])
-		switch {
-		case r == '"' || r == '\\':
-			b = append(append(b, s[start:i]...), '\\', byte(r))
-		case r == '\n':
-			b = append(append(b, s[start:i]...), `\n`...)
-		case r == '\r':
-			b = append(append(b, s[start:i]...), `\r`...)
-		case r == '\t':
-			b = append(append(b, s[start:i]...), `\t`...)
-		case hidden(r):
-			b = fmt.Appendf(append(b, s[start:i]...), `\u%04x`, r)
-		case r == utf8.RuneError && n == 1: // not UTF-8: what it was cannot be told in JSON
-			b = append(append(b, s[start:i]...), "\ufffd"...)
-		default:
-			i += n
-			continue
-		}
-		i += n
-		start = i
-	}
-	return append(append(b, s[start:]...), '"')
-}
-
-// line mirrors Entry for encoding/json. Laxness of that decoder (case,
-// duplicates, white space, spelling) is caught by encoding again.
-type line struct {
-	Seq        uint64          `json:"seq"`
-	Time       string          `json:"time"`
-	Kind       Kind            `json:"kind"`
-	Call       string          `json:"call"`
-	Policy     string          `json:"policy"`
-	Issuer     string          `json:"issuer"`
-	Sub        string          `json:"sub"`
-	Client     string          `json:"client"`
-	Server     string          `json:"server"`
-	Method     string          `json:"method"`
-	Tool       string          `json:"tool"`
-	Resource   string          `json:"resource"`
-	Effect     string          `json:"effect"`
-	Rules      []string        `json:"rules"`
-	Reason     string          `json:"reason"`
-	Approval   string          `json:"approval"`
-	Credential string          `json:"credential"`
-	Args       string          `json:"args"`
-	Digest     string          `json:"digest"`
-	Status     string          `json:"status"`
-	Millis     float64         `json:"ms"`
-	Masked     []Masked        `json:"masked"`
-	Bytes      int64           `json:"bytes"`
-	Detail     json.RawMessage `json:"detail"`
-}
-
-// Decode parses a line (without line feed) strictly: it accepts nothing that
-// Encode would not have written. Errors wrap ErrEntry.
-func Decode(b []byte) (Entry, error) {
-	if len(b) > MaxLine {
-		return Entry{}, tooLong(len(b))
-	}
-	var l line
-	dec := json.NewDecoder(bytes.NewReader(b))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&l); err != nil {
-		return Entry{}, fmt.Errorf("%w: %v", ErrEntry, err)
-	}
-	t, err := time.Parse(timeLayout, l.Time)
-	if err != nil {
-		return Entry{}, fmt.Errorf("%w: time: %v", ErrEntry, err)
-	}
-	e := Entry{
-		Seq: l.Seq, Time: t, Kind: l.Kind, Call: l.Call, Policy: l.Policy,
-		Issuer: l.Issuer, Sub: l.Sub, Client: l.Client, Server: l.Server, Method: l.Method,
-		Tool: l.Tool, Resource: l.Resource, Effect: l.Effect, Rules: l.Rules, Reason: l.Reason,
-		Approval: l.Approval, Credential: l.Credential, Args: l.Args, Digest: l.Digest,
-		Status: l.Status, Millis: l.Millis, Masked: l.Masked, Bytes: l.Bytes, Detail: l.Detail,
-	}
-	again, err := e.Encode()
-	if err != nil {
-		return Entry{}, err
-	}
-	if !bytes.Equal(again, b) {
-		i := 0
-		for i < len(again) && i < len(b) && again[i] == b[i] {
-			i++
-		}
-		return Entry{}, fmt.Errorf("%w: byte %d is not as it would be written", ErrEntry, i)
-	}
-	return e, nil
+	Detector string `json:"detector"`
+	Place    string `json:"place"`
+	Count    int    `json:"count"`
 }
 
 // Start is the detail of an incarnation's first entry.
 type Start struct {
 	Enforcer    string `json:"enforcer"`
 	Incarnation string `json:"incarnation"`
+	// Schema is the version of the entries that follow. None: 1.
+	Schema int `json:"schema,omitempty"`
 	// Previous is the last checkpoint of the incarnation before this one on
 	// the same state directory: an anchor, by which a cut tail shows. Empty:
 	// there was none.

@@ -1,9 +1,11 @@
 package audit
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"math"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +19,11 @@ func full() Entry {
 		Client: "desk-assistant", Server: "customers", Method: "tools/call", Tool: "query", Resource: "db://x",
 		Effect: "deny", Rules: []string{"no-credential-tables"}, Reason: "These tables hold password hashes",
 		Approval: "a_1", Credential: "customers-ro", Args: `{"sql":"SELECT 1"}`, Digest: "d1", Status: StatusRefused,
-		Millis: 1.2345, Masked: []Masked{{"stripe-key", "result.content[0].text", 3}}, Bytes: 12, Detail: json.RawMessage(`{ "x": 1.0 }`),
+		Holder: "h:0a", Session: "s:0b", Trace: []Step{{"no-credential-tables", "deny", "reads pg_shadow"}, {Rule: "ro", Effect: "allow"}},
+		Lease: "acc.1", Result: `{"content":[]}`, Timings: []Timing{{"credential", 0}, {"upstream", 0.5}},
+		Splices: []Splice{{"credential", "header Authorization"}},
+		Bodies:  []BodyRef{{"request", 0, "sha256:00", KeptFull}, {Of: "response", Size: 1 << 33, Kept: KeptOver}},
+		Millis:  1.2345, Masked: []Masked{{"stripe-key", "result.content[0].text", 3}}, Bytes: 12, Detail: json.RawMessage(`{ "x": 1.0 }`),
 	}
 }
 
@@ -26,7 +32,7 @@ func TestEncodeIsAsDocumented(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = `{"seq":9,"time":"2026-11-23T12:00:00.123456Z","kind":"refused","call":"c_abc","policy":"3f9c2e1","issuer":"https://idp.example","sub":"alice","client":"desk-assistant","server":"customers","method":"tools/call","tool":"query","resource":"db://x","effect":"deny","rules":["no-credential-tables"],"reason":"These tables hold password hashes","approval":"a_1","credential":"customers-ro","args":"{\"sql\":\"SELECT 1\"}","digest":"d1","status":"refused","ms":1.235,"masked":[{"detector":"stripe-key","place":"result.content[0].text","count":3}],"bytes":12,"detail":{"x":1.0}}`
+	const want = `{"seq":9,"time":"2026-11-23T12:00:00.123456Z","kind":"refused","call":"c_abc","policy":"3f9c2e1","issuer":"https://idp.example","sub":"alice","client":"desk-assistant","holder":"h:0a","session":"s:0b","server":"customers","method":"tools/call","tool":"query","resource":"db://x","effect":"deny","rules":["no-credential-tables"],"trace":[{"rule":"no-credential-tables","effect":"deny","why":"reads pg_shadow"},{"rule":"ro","effect":"allow"}],"reason":"These tables hold password hashes","approval":"a_1","credential":"customers-ro","lease":"acc.1","args":"{\"sql\":\"SELECT 1\"}","result":"{\"content\":[]}","digest":"d1","status":"refused","ms":1.235,"timings":[{"part":"credential","ms":0},{"part":"upstream","ms":0.5}],"masked":[{"detector":"stripe-key","place":"result.content[0].text","count":3}],"splices":[{"what":"credential","where":"header Authorization"}],"bytes":12,"bodies":[{"of":"request","size":0,"digest":"sha256:00","kept":"full"},{"of":"response","size":8589934592,"kept":"over"}],"detail":{"x":1.0}}`
 	if string(b) != want && string(b) != strings.Replace(want, "1.235", "1.234", 1) {
 		t.Errorf("got  %s\nwant %s", b, want)
 	}
@@ -36,6 +42,36 @@ func TestEncodeIsAsDocumented(t *testing.T) {
 	}
 	if again, err := e.Encode(); err != nil || string(again) != string(b) {
 		t.Errorf("encoding again: %v, %s", err, again)
+	}
+}
+
+// What earlier versions wrote reads as it did, and encodes as the same bytes.
+func TestLinesOfEarlierVersions(t *testing.T) {
+	b, err := os.ReadFile("testdata/lines-1.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[Kind]bool{}
+	for line := range bytes.Lines(b) {
+		line = bytes.TrimSuffix(line, []byte("\n"))
+		e, err := Decode(line)
+		if err != nil {
+			t.Errorf("%s: %v", line, err)
+			continue
+		}
+		kinds[e.Kind] = true
+		if again, err := e.Encode(); err != nil || !bytes.Equal(again, line) {
+			t.Errorf("%s\nencodes again as\n%s (%v)", line, again, err)
+		}
+		if e.Holder+e.Session+e.Lease+e.Result != "" || e.Trace != nil || e.Timings != nil || e.Splices != nil || e.Bodies != nil {
+			t.Errorf("%s has members of a later version", line)
+		}
+	}
+	for _, k := range []Kind{KindStart, KindStop, KindIntent, KindOutcome, KindRefused, KindAuthFailed, KindApproval, KindVote, KindLogin,
+		KindCredential, KindPolicy, KindSegment, KindRecovered, KindFreeze, KindToolChanged} {
+		if !kinds[k] {
+			t.Errorf("no line of kind %s", k)
+		}
 	}
 }
 
@@ -86,6 +122,23 @@ func TestDecodeRefusesWhatEncodeWouldNotWrite(t *testing.T) {
 		strings.Replace(good, `}`, `,"ms":1e3}`, 1),
 		strings.Replace(good, `}`, `,"ms":-1}`, 1),
 		strings.Replace(good, `}`, `,"masked":[{"place":"p","detector":"d","count":1}]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[null]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[{"rule":"r","effect":"deny","why":""}]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[{"rule":"r"}]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[{"effect":"deny","rule":"r"}]}`, 1),
+		strings.Replace(good, `}`, `,"trace":[{"rule":"r","effect":"deny","line":1}]}`, 1),
+		strings.Replace(good, `}`, `,"timings":[{"part":"wait"}]}`, 1),
+		strings.Replace(good, `}`, `,"timings":[{"part":"wait","ms":-0}]}`, 1),
+		strings.Replace(good, `}`, `,"timings":[{"part":"wait","ms":-1}]}`, 1),
+		strings.Replace(good, `}`, `,"timings":[{"part":"wait","ms":0.0001}]}`, 1),
+		strings.Replace(good, `}`, `,"splices":[{"what":"prefix"}]}`, 1),
+		strings.Replace(good, `}`, `,"bodies":[{"of":"request","size":-1,"kept":"full"}]}`, 1),
+		strings.Replace(good, `}`, `,"bodies":[{"of":"request","size":1,"digest":"","kept":"full"}]}`, 1),
+		strings.Replace(good, `}`, `,"bodies":[{"of":"request","kept":"full"}]}`, 1),
+		strings.Replace(good, `}`, `,"holder":""}`, 1),
+		strings.Replace(good, `}`, `,"result":"a","args":"b"}`, 1),
+		strings.Replace(good, `}`, `,"result":"`+strings.Repeat("x", MaxArgs+1)+`"}`, 1),
 		strings.Replace(good, `}`, `,"args":"`+strings.Repeat("x", MaxArgs+1)+`"}`, 1),
 		strings.Replace(good, `}`, `,"reason":"`+strings.Repeat("x", MaxLine)+`"}`, 1),
 		`{"kind":"stop","seq":1,"time":"2026-11-23T12:00:00.000000Z"}`,
@@ -102,6 +155,9 @@ func TestEncodeRefuses(t *testing.T) {
 		"endless":              {Kind: KindStop, Millis: math.Inf(1)},
 		"not a number":         {Kind: KindStop, Millis: math.NaN()},
 		"backwards":            {Kind: KindStop, Millis: -1},
+		"endless part":         {Kind: KindStop, Timings: []Timing{{"wait", math.Inf(1)}}},
+		"negative body":        {Kind: KindStop, Bodies: []BodyRef{{Of: "request", Size: -1}}},
+		"trace too long":       {Kind: KindStop, Trace: make([]Step, MaxTrace+1)},
 		"detail no object":     {Kind: KindStop, Detail: json.RawMessage(`[1]`)},
 		"detail no JSON":       {Kind: KindStop, Detail: json.RawMessage(`{`)},
 		"detail with doubles":  {Kind: KindStop, Detail: json.RawMessage(`{"a":1,"a":1}`)},
@@ -116,7 +172,7 @@ func TestEncodeRefuses(t *testing.T) {
 
 func TestPreviewIsCutBetweenCharacters(t *testing.T) {
 	for n := MaxArgs - 8; n < MaxArgs+8; n++ {
-		s := cutArgs(strings.Repeat("a", n) + "üüüü")
+		s := cutPreview(strings.Repeat("a", n) + "üüüü")
 		if len(s) > MaxArgs || strings.ContainsRune(s, '\ufffd') {
 			t.Errorf("%d: %d bytes, ends in %q", n, len(s), s[len(s)-6:])
 		}
@@ -162,7 +218,9 @@ func FuzzDecode(f *testing.F) {
 func FuzzEncode(f *testing.F) {
 	f.Add("alice", "rm -rf \u202e", "reason", 1.5, []byte(`{"a":[1]}`))
 	f.Fuzz(func(t *testing.T, sub, args, reason string, ms float64, detail []byte) {
-		e := Entry{Kind: KindOutcome, Time: noon, Sub: sub, Args: args, Reason: reason, Rules: []string{sub}, Millis: ms, Detail: detail}
+		e := Entry{Kind: KindOutcome, Time: noon, Sub: sub, Args: args, Reason: reason, Rules: []string{sub}, Millis: ms, Detail: detail,
+			Holder: sub, Session: args, Trace: []Step{{sub, args, reason}, {}}, Lease: reason, Result: args,
+			Timings: []Timing{{sub, ms}, {}}, Splices: []Splice{{args, reason}}, Bodies: []BodyRef{{sub, int64(len(args)), args, reason}}}
 		b, err := e.Encode()
 		if errors.Is(err, ErrEntry) {
 			return

@@ -107,7 +107,7 @@ func Open(cfg Config) (*Journal, error) {
 	if cfg.OpenFile == nil {
 		cfg.OpenFile = createFile
 	}
-	start := Start{Enforcer: cfg.Enforcer, Incarnation: cfg.Incarnation, Version: cfg.Version}
+	start := Start{Enforcer: cfg.Enforcer, Incarnation: cfg.Incarnation, Schema: Schema, Version: cfg.Version}
 	began := cfg.Now().UTC()
 	var last time.Time
 	for _, p := range cfg.Previous { // oldest first
