@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/base64"
@@ -98,28 +99,37 @@ func verifier(name string, key ed25519.PublicKey) (note.Verifier, error) {
 	return note.NewVerifier(vkey)
 }
 
-// noteSigner signs with a key that came as an OpenSSH file, not as note's own.
+// noteSigner signs with a Signer, not with a key in note's own form.
 type noteSigner struct {
 	note.Verifier
-	key ed25519.PrivateKey
+	ctx context.Context // note.Signer has no room for one
+	key Signer
 }
 
-func (s noteSigner) Sign(msg []byte) ([]byte, error) { return ed25519.Sign(s.key, msg), nil }
+func (s noteSigner) Sign(msg []byte) ([]byte, error) { return s.key.sign(s.ctx, msg) }
 
 // Sign makes the signed note (c2sp.org/signed-note) of a checkpoint. The
 // key's name is the origin.
 func (c Checkpoint) Sign(key ed25519.PrivateKey) (string, error) {
-	pub, ok := key.Public().(ed25519.PublicKey)
-	if !ok || len(key) != ed25519.PrivateKeySize {
-		return "", fmt.Errorf("%w: not an Ed25519 private key", ErrCheckpoint)
+	return c.SignWith(context.Background(), KeySigner(key))
+}
+
+// SignWith makes the signed note with a line for each key, in their order.
+func (c Checkpoint) SignWith(ctx context.Context, keys ...Signer) (string, error) {
+	var signers []note.Signer
+	for _, k := range keys {
+		if !k.ok() {
+			return "", fmt.Errorf("%w: not an Ed25519 key", ErrCheckpoint)
+		}
+		v, err := verifier(c.Origin, k.Public)
+		if err != nil {
+			return "", err
+		}
+		signers = append(signers, noteSigner{v, ctx, k})
 	}
-	v, err := verifier(c.Origin, pub)
+	b, err := note.Sign(&note.Note{Text: c.text()}, signers...)
 	if err != nil {
-		return "", err
-	}
-	b, err := note.Sign(&note.Note{Text: c.text()}, noteSigner{v, key})
-	if err != nil {
-		return "", fmt.Errorf("%w: %v", ErrCheckpoint, err)
+		return "", fmt.Errorf("%w: %w", ErrCheckpoint, err)
 	}
 	return string(b), nil
 }

@@ -84,7 +84,7 @@ func TestCheckpointIsAC2SPNote(t *testing.T) {
 		t.Errorf("%v, %+v", err, got)
 	}
 	// A witness's line may stand beside ours, not instead of it.
-	w := noteSigner{verifierFor(t, "witness", public(testKey("w"))), testKey("w")}
+	w := noteSigner{verifierFor(t, "witness", public(testKey("w"))), t.Context(), KeySigner(testKey("w"))}
 	both, err := note.Sign(n, w)
 	if err != nil {
 		t.Fatal(err)

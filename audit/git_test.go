@@ -156,8 +156,17 @@ func TestRealGit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pub, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Key: key, Now: func() time.Time { return now },
-		Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }})
+	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Signer: audit.KeySigner(key), Now: func() time.Time { return now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, err := audit.NewOutlet(audit.OutletConfig{
+		Parts: []audit.Part{log}, Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
+		Push: func(ctx context.Context, branches []string) (audit.Push, error) {
+			done, err := store.Push(ctx, branches...)
+			return audit.Push(done), err
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

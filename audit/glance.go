@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// look reads what a summary needs of a line. Most lines are read in one pass
+// look reads what a message needs of a line. Most lines are read in one pass
 // that knows how Encode spells them, since every entry ever written goes this
 // way; one that is spelled in another way is left to encoding/json, which says
 // what is wrong with it. Errors are that package's.
@@ -42,16 +42,20 @@ func fastLook(line []byte) (g glance, ok bool) {
 	return g, false
 }
 
-// take sets the member of that name, if a summary needs it; false where the
+// take sets the member of that name, if a message needs it; false where the
 // value is for encoding/json to read.
 func (g *glance) take(name string, value []byte) (ok bool) {
 	text := ""
 	switch name {
-	case "time", "kind", "policy", "effect", "status":
-		if value[0] != '"' || bytes.IndexByte(value, '\\') >= 0 || !utf8.Valid(value) {
+	case "time", "kind", "policy", "sub", "client", "server", "method", "tool", "resource", "effect", "reason", "credential", "status":
+		if value[0] != '"' || !utf8.Valid(value) {
 			return false
 		}
-		text = string(value[1 : len(value)-1])
+		if bytes.IndexByte(value, '\\') < 0 {
+			text = string(value[1 : len(value)-1])
+		} else if json.Unmarshal(value, &text) != nil {
+			return false
+		}
 	}
 	var err error
 	switch name {
@@ -63,8 +67,24 @@ func (g *glance) take(name string, value []byte) (ok bool) {
 		g.Kind = Kind(text)
 	case "policy":
 		g.Policy = text
+	case "sub":
+		g.Sub = text
+	case "client":
+		g.Client = text
+	case "server":
+		g.Server = text
+	case "method":
+		g.Method = text
+	case "tool":
+		g.Tool = text
+	case "resource":
+		g.Resource = text
 	case "effect":
 		g.Effect = text
+	case "reason":
+		g.Reason = text
+	case "credential":
+		g.Credential = text
 	case "status":
 		g.Status = text
 	case "detail":

@@ -25,42 +25,50 @@ var ErrForked = errors.New("audit: the published record and the journal disagree
 type Store interface {
 	// Commit adds files to the parent's tree, as one commit on the branch;
 	// parent "" begins the branch. It fails if the branch is not at parent.
-	// The commit need not be durable before a Push.
+	// The commit need not be durable before it is pushed.
 	Commit(ctx context.Context, branch, parent string, files map[string][]byte, message string, when time.Time) (string, error)
 	// Tip gives the branch's newest commit.
 	Tip(branch string) (hash string, ok bool, err error)
 	// File reads a file of a commit.
 	File(commit, path string) ([]byte, error)
-	// Push returns when the remote has the branches, and what it was sent is
-	// durable here too.
-	Push(ctx context.Context, branches ...string) error
 }
 
 const (
 	minBatch      = 4096    // entries that do not wait for the window; a commit costs the same files whatever it holds
 	maxBatch      = 8192    // entries of one commit
 	maxBatchBytes = 4 << 20 // of their lines
-	defaultWindow = 10 * time.Second
-	maxBackoff    = 5 * time.Minute
+	maxTrail      = 256     // positions that are kept until they are known to be on the remote
+
+	cosignTime = 15 * time.Second
 )
 
-// PublisherConfig says what is published, where to and when.
+// PublisherConfig says what is published, and where.
 type PublisherConfig struct {
 	Journal *Journal // this incarnation, or
 	Past    *Past    // an earlier one: what a crash or an outage left
 	Store   Store
-	Key     ed25519.PrivateKey // of checkpoints; not the key of commits
-	// Rejected tells whether a push failed because the remote's branch holds
-	// commits that ours does not: never tried again. Required.
-	Rejected func(error) bool
+	Signer  Signer // of checkpoints; not the key of commits
+	// Previous is the key before, which signs beside Signer while a rotation
+	// is under way; the zero Signer if there is none.
+	Previous Signer
+	// Cosign has others sign a checkpoint that is about to be pushed, within the
+	// time of ctx. It returns the note with their lines added; after an error
+	// the note goes without. nil: nobody.
+	Cosign func(ctx context.Context, c Cosigning) (string, error)
 
-	Window  time.Duration                                  // between pushes, a live writer; 0: 10 s
-	Writers func() int                                     // live writers that share the remote; nil: 1
-	Rand    func() float64                                 // in [0,1), for jitter; nil: none
-	Now     func() time.Time                               // nil: time.Now
-	After   func(time.Duration) <-chan time.Time           // nil: time.After
-	Log     *slog.Logger                                   // nil: none
-	Done    func(c Checkpoint, signed string, pushed bool) // told of each commit and push; nil: nobody
+	Now  func() time.Time                               // nil: time.Now
+	Log  *slog.Logger                                   // nil: none
+	Done func(c Checkpoint, signed string, pushed bool) // told of each commit and push; nil: nobody
+}
+
+// Cosigning is a checkpoint that others are asked to sign.
+type Cosigning struct {
+	Checkpoint Checkpoint
+	Signed     string      // the note, with our signature
+	Edge       []tlog.Hash // roots of the tree's perfect subtrees, the largest first: what Proof wants of an earlier tree
+	// Proof proves that this tree continues that of old entries with the edge
+	// (RFC 6962 §2.1.2), as long as the entries since are in the journal.
+	Proof func(old uint64, edge []tlog.Hash) ([]tlog.Hash, error)
 }
 
 // Publisher takes an incarnation's entries to a Store: each batch a commit on
@@ -73,7 +81,7 @@ type PublisherConfig struct {
 //	                             that no folder grows without bound
 //	entries/NNN/<first>.hashes   their leaf hashes, 32 bytes each: the layout of a
 //	                             level-0 tile of c2sp.org/tlog-tiles
-//	checkpoint                   the signed note, also the message's last paragraphs
+//	checkpoint                   the signed note, also in the message (see commitMessage)
 //	base                         the tree's edge where the month begins (see edge)
 //
 // The hashes are there so that a changed entry can be named. A root tells only
@@ -87,11 +95,13 @@ type Publisher struct {
 	pushed func(mark)
 	ready  <-chan struct{}
 
-	mu    sync.Mutex // one commit or push at a time
-	known bool       // at is what the store has
-	at    position
-	dirty []string // branches to push
-	fatal error
+	mu     sync.Mutex // one commit at a time
+	known  bool       // at is what the store has
+	at     position
+	marked position   // what the remote is known to have
+	trail  []position // committed since, the newest last, at most maxTrail
+	dirty  []string   // branches to push
+	fatal  error
 
 	lastMu sync.Mutex
 	last   Checkpoint
@@ -112,20 +122,14 @@ type position struct {
 
 // NewPublisher checks the configuration; it touches neither disk nor store.
 func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
-	if (cfg.Journal == nil) == (cfg.Past == nil) || cfg.Store == nil || cfg.Rejected == nil {
-		return nil, errors.New("audit: a publisher needs a journal or a past one, a store, and Rejected")
+	if (cfg.Journal == nil) == (cfg.Past == nil) || cfg.Store == nil {
+		return nil, errors.New("audit: a publisher needs a journal or a past one, and a store")
 	}
-	if len(cfg.Key) != ed25519.PrivateKeySize {
+	if !cfg.Signer.ok() {
 		return nil, errors.New("audit: a publisher needs an Ed25519 key for checkpoints")
-	}
-	if cfg.Window == 0 {
-		cfg.Window = defaultWindow
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
-	}
-	if cfg.After == nil {
-		cfg.After = time.After
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -154,23 +158,33 @@ func batchPath(first uint64) string {
 	return fmt.Sprintf("entries/%s/%03d", groups, first)
 }
 
-// Commit commits every durable entry that is not committed yet.
+// Commit commits every durable entry that is not committed yet, the last batch
+// with the signatures of those that Cosign asks. It fails for good with
+// ErrForked; after any other error nothing is lost, and it may be called again.
 func (p *Publisher) Commit(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.commitAll(ctx)
+	return p.commitAll(ctx, true)
 }
 
-// Flush commits and pushes everything that is durable. After ErrForked, or a
-// push that Rejected knows, it fails for good. After any other error nothing
-// is lost, and it may be called again.
-func (p *Publisher) Flush(ctx context.Context) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if err := p.commitAll(ctx); err != nil {
-		return err
+// Follow commits whole batches as soon as they are durable, until ctx is done,
+// so that little is left to do when it is time to push. What fails here, the
+// next Commit meets.
+func (p *Publisher) Follow(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-p.ready:
+			p.mu.Lock()
+			if p.known && p.fatal == nil && p.end()-p.at.size >= minBatch {
+				if err := p.commitAll(ctx, false); err != nil && ctx.Err() == nil {
+					p.cfg.Log.Warn("entries could not be committed; they stay in the journal", "origin", p.inc.origin(), "err", err)
+				}
+			}
+			p.mu.Unlock()
+		}
 	}
-	return p.push(ctx)
 }
 
 // Last gives the newest checkpoint and its signed note.
@@ -205,7 +219,7 @@ func (p *Publisher) forked(format string, args ...any) error {
 // commitAll commits what is durable now; what comes in meanwhile waits for its
 // own turn, or a busy enforcer would never be done, with a commit for each
 // handful of entries.
-func (p *Publisher) commitAll(ctx context.Context) error {
+func (p *Publisher) commitAll(ctx context.Context, cosign bool) error {
 	if p.fatal != nil {
 		return p.fatal
 	}
@@ -216,7 +230,7 @@ func (p *Publisher) commitAll(ctx context.Context) error {
 		p.known = true
 	}
 	for until := p.end(); p.at.size < until; {
-		if err := p.commit(ctx); err != nil {
+		if err := p.commit(ctx, until, cosign); err != nil {
 			p.known = false // it may have happened: look at the branch first
 			return err
 		}
@@ -231,14 +245,14 @@ type batch struct {
 	lines  []byte
 	leaves []tlog.Hash
 	month  string
-	sum    summary
+	story  story
 }
 
-// read collects the next batch: one month's entries, bounded.
-func (p *Publisher) read(until uint64) (b batch, err error) {
-	b.at, b.first = p.at, p.at.size
-	b.at.edge = p.at.edge.clone()
-	c := &cursor{inc: p.inc, seq: p.at.size, first: p.at.file, off: p.at.off}
+// read collects the batch after a position: one month's entries, bounded.
+func (p *Publisher) read(from position, until uint64) (b batch, err error) {
+	b.at, b.first = from, from.size
+	b.at.edge = from.edge.clone()
+	c := &cursor{inc: p.inc, seq: from.size, first: from.file, off: from.off}
 	defer func() { err = errors.Join(err, c.close()) }()
 	for b.at.size < until && len(b.leaves) < maxBatch && len(b.lines) < maxBatchBytes {
 		line, err := c.next()
@@ -263,20 +277,27 @@ func (p *Publisher) read(until uint64) (b batch, err error) {
 		b.leaves = append(b.leaves, leaf)
 		b.lines = append(append(b.lines, line...), '\n')
 		b.at.last, b.at.file, b.at.off = g.Time, c.first, c.off
-		b.sum.count(g)
+		b.story.count(g)
 	}
 	b.at.bytes += int64(len(b.lines))
 	return b, nil
 }
 
-func (p *Publisher) commit(ctx context.Context) error {
-	b, err := p.read(p.end())
+func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error {
+	b, err := p.read(p.at, until)
 	if err != nil {
 		return err
 	}
 	c := Checkpoint{Origin: p.inc.origin(), Size: b.at.size, Root: b.at.root()}
-	if b.at.signed, err = c.Sign(p.cfg.Key); err != nil {
+	keys := []Signer{p.cfg.Signer}
+	if p.cfg.Previous.ok() {
+		keys = append(keys, p.cfg.Previous)
+	}
+	if b.at.signed, err = c.SignWith(ctx, keys...); err != nil {
 		return err
+	}
+	if cosign && b.at.size == until && p.cfg.Cosign != nil {
+		b.at.signed = p.cosigned(ctx, c, b.at)
 	}
 	b.at.branch = branchName(c.Origin, b.month)
 	path := batchPath(b.first)
@@ -300,7 +321,7 @@ func (p *Publisher) commit(ctx context.Context) error {
 	if when.Before(b.at.last) {
 		when = b.at.last
 	}
-	b.at.commit, err = p.cfg.Store.Commit(ctx, b.at.branch, parent, files, b.sum.String()+"\n\n"+b.at.signed, when)
+	b.at.commit, err = p.cfg.Store.Commit(ctx, b.at.branch, parent, files, b.story.message(b.at.signed), when)
 	if err != nil {
 		return fmt.Errorf("audit: commit to %s: %w", b.at.branch, err)
 	}
@@ -311,6 +332,9 @@ func (p *Publisher) commit(ctx context.Context) error {
 // arrive takes a position over as what the store has.
 func (p *Publisher) arrive(at position, c Checkpoint) {
 	p.at = at
+	if p.trail = append(p.trail, at); len(p.trail) > maxTrail {
+		p.trail = slices.Delete(p.trail, 0, 1)
+	}
 	if !slices.Contains(p.dirty, at.branch) {
 		p.dirty = append(p.dirty, at.branch)
 	}
@@ -325,33 +349,136 @@ func (p *Publisher) arrive(at position, c Checkpoint) {
 	}
 }
 
-func (p *Publisher) push(ctx context.Context) error {
-	if len(p.dirty) == 0 {
+// cosigned gives the note with the signatures of others, as far as they come
+// in time.
+func (p *Publisher) cosigned(ctx context.Context, c Checkpoint, at position) string {
+	ctx, cancel := context.WithTimeout(ctx, cosignTime)
+	defer cancel()
+	got, err := p.cfg.Cosign(ctx, Cosigning{
+		Checkpoint: c, Signed: at.signed, Edge: slices.Clone(at.hashes),
+		Proof: func(old uint64, hashes []tlog.Hash) ([]tlog.Hash, error) {
+			return p.consistency(edge{old, hashes}, at)
+		},
+	})
+	if err == nil && !adds(got, at.signed) {
+		err = errors.New("what came back is not the note with lines added")
+	}
+	if err != nil {
+		p.cfg.Log.Warn("nobody else signed a checkpoint", "origin", c.Origin, "size", c.Size, "err", err)
+		return at.signed
+	}
+	return got
+}
+
+// adds tells whether a note is another one with signature lines added.
+func adds(got, signed string) bool {
+	more, ok := strings.CutPrefix(got, signed)
+	if !ok || len(got) > maxNote {
+		return false
+	}
+	for _, l := range trimLines([]byte(more)) {
+		if !strings.HasPrefix(string(l), "— ") || strings.ContainsFunc(string(l), hidden) {
+			return false
+		}
+	}
+	return more == "" || strings.HasSuffix(more, "\n")
+}
+
+// Dirty implements Part.
+func (p *Publisher) Dirty() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.dirty)
+}
+
+// Pushed implements Part: it notes how far the remote has the log, which frees
+// that much of the journal. Branches count in their order: what a later one
+// has is worth nothing while an earlier one lacks some.
+func (p *Publisher) Pushed(_ context.Context, tips map[string]string) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	to, left := p.marked, p.dirty
+	for len(left) > 0 {
+		tip, ok := tips[left[0]]
+		if !ok {
+			break
+		}
+		var err error
+		if to, err = p.passed(to, left[0], tip); err != nil {
+			return err
+		}
+		if now, ok, err := p.cfg.Store.Tip(left[0]); err != nil || !ok || now != tip {
+			break // only up to there, or there is more by now
+		}
+		left = left[1:]
+	}
+	if to.size == p.marked.size && to.commit == p.marked.commit {
+		p.dirty = left
 		return nil
 	}
-	if err := p.cfg.Store.Push(ctx, p.dirty...); err != nil {
-		err = fmt.Errorf("audit: push %s: %w", strings.Join(p.dirty, " "), err)
-		if p.cfg.Rejected(err) {
-			return p.fail(fmt.Errorf("%w: %w", ErrForked, err))
-		}
-		return err
-	}
 	m := mark{
-		Entries: p.at.size, Bytes: p.at.bytes, Last: p.at.last, File: p.at.file, Offset: p.at.off,
-		Branch: p.at.branch, Commit: p.at.commit, Checkpoint: p.at.signed,
+		Entries: to.size, Bytes: to.bytes, Last: to.last, File: to.file, Offset: to.off,
+		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed,
 	}
-	for _, h := range p.at.hashes {
+	for _, h := range to.hashes {
 		m.Hashes = append(m.Hashes, h[:])
 	}
 	if err := p.inc.writeMark(m); err != nil {
 		return err // pushed, but not known: the next start finds out
 	}
-	p.dirty = nil
+	p.marked, p.dirty = to, left
+	p.trail = slices.DeleteFunc(p.trail, func(at position) bool { return at.size <= to.size })
 	p.pushed(m)
 	if p.cfg.Done != nil {
-		p.cfg.Done(p.last, p.signed, true)
+		c, err := ReadCheckpoint(to.signed)
+		if err != nil {
+			return err
+		}
+		p.cfg.Done(c, to.signed, true)
 	}
 	return nil
+}
+
+// passed gives the position of a commit that is on the remote. It is on the
+// trail, or it is found in the journal again, from what is known to be there.
+func (p *Publisher) passed(from position, branch, commit string) (position, error) {
+	for _, at := range append(p.trail, p.at) {
+		if at.branch == branch && at.commit == commit {
+			return at, nil
+		}
+	}
+	signed, err := p.cfg.Store.File(commit, "checkpoint")
+	if err != nil {
+		return from, fmt.Errorf("audit: %s: %w", branch, err)
+	}
+	c, err := ReadCheckpoint(string(signed))
+	if err != nil {
+		return from, err
+	}
+	if c.Size <= from.size {
+		return from, nil
+	}
+	at, err := p.advance(from, c.Size)
+	if err != nil {
+		return from, err
+	}
+	if at.root() != c.Root {
+		return from, p.forked("%s at %s is not what the journal holds", branch, commit)
+	}
+	at.branch, at.commit, at.signed = branch, commit, string(signed)
+	return at, nil
+}
+
+// advance reads on from a position.
+func (p *Publisher) advance(at position, size uint64) (position, error) {
+	for at.size < size {
+		b, err := p.read(at, size)
+		if err != nil {
+			return at, err
+		}
+		at = b.at
+	}
+	return at, nil
 }
 
 // recover finds out what the store has. The mark is durable after each push;
@@ -382,6 +509,7 @@ func (p *Publisher) recover() error {
 		p.last, p.signed = c, m.Checkpoint
 		p.lastMu.Unlock()
 	}
+	p.marked, p.trail = p.at, nil
 	for {
 		before := p.at.size
 		if p.at.branch != "" {
@@ -390,7 +518,7 @@ func (p *Publisher) recover() error {
 			}
 		}
 		if p.at.size < p.end() { // a later month may have been begun
-			next, err := p.read(p.at.size + 1)
+			next, err := p.read(p.at, p.at.size+1)
 			if err != nil {
 				return err
 			}
@@ -422,84 +550,27 @@ func (p *Publisher) adopt(branch string) error {
 	if err != nil {
 		return fmt.Errorf("audit: %s: %w", branch, err)
 	}
-	c, err := OpenCheckpoint(string(signed), []ed25519.PublicKey{p.cfg.Key.Public().(ed25519.PublicKey)})
+	keys := []ed25519.PublicKey{p.cfg.Signer.Public}
+	if p.cfg.Previous.ok() {
+		keys = append(keys, p.cfg.Previous.Public)
+	}
+	c, err := OpenCheckpoint(string(signed), keys)
 	switch {
 	case err != nil:
 		return p.forked("%s is at %s, whose checkpoint is not ours: %v", branch, tip, err)
 	case c.Origin != p.inc.origin() || c.Size <= p.at.size || c.Size > p.end():
 		return p.forked("%s is at %s with %d entries of %s; the journal has %d, of which %d were published", branch, tip, c.Size, c.Origin, p.end(), p.at.size)
 	}
-	from := p.at
-	for p.at.size < c.Size {
-		b, err := p.read(c.Size)
-		if err != nil {
-			p.at = from
-			return err
-		}
-		p.at = b.at
+	at, err := p.advance(p.at, c.Size)
+	if err != nil {
+		return err
 	}
-	if p.at.root() != c.Root {
-		p.at = from
+	if at.root() != c.Root {
 		return p.forked("%s is at %s, whose %d entries are not those of the journal", branch, tip, c.Size)
 	}
-	at := p.at
 	at.branch, at.commit, at.signed = branch, tip, string(signed)
 	p.arrive(at, c)
 	return nil
-}
-
-// Run publishes until ctx is done (then it returns nil, and the caller may
-// Flush a last time) or until it must stop, with the reason. Errors of disk,
-// network or the remote's hooks are logged and tried again, ever more slowly.
-func (p *Publisher) Run(ctx context.Context) error {
-	wait := p.window()
-	timer := p.cfg.After(wait)
-	err := p.Commit(ctx)
-	for {
-		if err != nil && ctx.Err() == nil {
-			p.mu.Lock()
-			fatal := p.fatal
-			p.mu.Unlock()
-			if fatal != nil {
-				return fatal
-			}
-			p.cfg.Log.Warn("the record could not be published; it stays in the journal", "origin", p.inc.origin(), "err", err, "again_in", wait)
-		}
-		err = nil
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-p.ready:
-			p.mu.Lock()
-			if p.known && p.end()-p.at.size >= minBatch {
-				err = p.commitAll(ctx)
-			}
-			p.mu.Unlock()
-		case <-timer:
-			if err = p.Flush(ctx); err == nil {
-				if p.cfg.Past != nil {
-					return nil // nothing will be added to it
-				}
-				wait = p.window()
-			} else {
-				wait = min(2*wait, max(maxBackoff, p.window()))
-			}
-			timer = p.cfg.After(wait)
-		}
-	}
-}
-
-// window is 10 s for each live writer, since the host's limit of pushes is
-// one for all, and up to a fifth more, so that they do not meet.
-func (p *Publisher) window() time.Duration {
-	w := p.cfg.Window
-	if p.cfg.Writers != nil {
-		w *= time.Duration(max(1, p.cfg.Writers()))
-	}
-	if p.cfg.Rand != nil {
-		w += time.Duration(p.cfg.Rand() * float64(w) / 5)
-	}
-	return w
 }
 
 // trimLines splits a file of lines; nil if it does not end in a line feed.

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -10,7 +9,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -71,7 +69,8 @@ func TestPublishMonthsAndMessages(t *testing.T) {
 		t.Fatalf("%d and %d commits", len(nov), len(dec))
 	}
 	first := m.objects[nov[1]].(Commit)
-	subject, note, _ := strings.Cut(first.Message, "\n\n")
+	subject, _, _ := strings.Cut(first.Message, "\n\n")
+	note, _ := messageNote(first.Message)
 	if subject != "2 calls · 1 denied · 1 approved by dana · policy 3f9c2e1" {
 		t.Errorf("subject %q", subject)
 	}
@@ -259,9 +258,6 @@ func TestForkIsFatal(t *testing.T) {
 		if m.pushes != 2 {
 			t.Errorf("%d pushes: it was tried again", m.pushes)
 		}
-		if err := p.Run(t.Context()); !errors.Is(err, ErrForked) {
-			t.Errorf("Run: %v", err)
-		}
 	})
 	t.Run("branch moved by a stranger", func(t *testing.T) {
 		dir, _, m, _ := start(t)
@@ -354,135 +350,6 @@ func TestNextIncarnationNamesTheLast(t *testing.T) {
 	for _, p := range stay {
 		if _, err := os.Stat(p.inc.dir); err != nil {
 			t.Error(err)
-		}
-	}
-}
-
-func TestRun(t *testing.T) {
-	c := &clockAt{t: noon}
-	j := openJournal(t, Config{Now: c.Now})
-	m := newStore()
-	waits, ticks := make(chan time.Duration), make(chan time.Time)
-	told := make(chan Checkpoint, 100)
-	p := newPublisher(t, PublisherConfig{
-		Journal: j, Store: m, Window: 10 * time.Second, Writers: func() int { return 3 }, Rand: func() float64 { return 0.5 },
-		After: func(d time.Duration) <-chan time.Time { waits <- d; return ticks },
-		Done: func(c Checkpoint, _ string, pushed bool) {
-			if !pushed {
-				told <- c
-			}
-		},
-	})
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error)
-	go func() { ended <- p.Run(ctx) }()
-	if d := <-waits; d != 33*time.Second {
-		t.Errorf("window %v, want 10 s × 3 writers and half of a fifth", d)
-	}
-	if c := <-told; c.Size != 1 {
-		t.Errorf("at start %+v", c)
-	}
-	// A full batch is committed without waiting for the window.
-	var wg sync.WaitGroup
-	for range 64 { // so that they share syncs
-		wg.Go(func() {
-			for range minBatch / 64 {
-				if _, err := j.Append(t.Context(), Entry{Kind: KindIntent}); err != nil {
-					t.Error(err)
-				}
-			}
-		})
-	}
-	wg.Wait()
-	if c := <-told; c.Size < minBatch {
-		t.Errorf("%+v", c)
-	}
-	m.mu.Lock()
-	if m.pushes != 0 {
-		t.Error("pushed before the window")
-	}
-	m.onPush = func() error { return errors.New("network") }
-	m.mu.Unlock()
-	want := 33 * time.Second
-	for range 6 {
-		ticks <- noon
-		want = min(2*want, maxBackoff)
-		if d := <-waits; d != want {
-			t.Errorf("after a failure: %v, want %v", d, want)
-		}
-	}
-	m.mu.Lock()
-	m.onPush = nil
-	m.mu.Unlock()
-	ticks <- noon
-	if d := <-waits; d != 33*time.Second {
-		t.Errorf("after success: %v", d)
-	}
-	if s := j.State(); s.Pushed != s.Entries {
-		t.Errorf("%+v", s)
-	}
-	cancel()
-	if err := <-ended; err != nil {
-		t.Error(err)
-	}
-	holds(t, m, minBatch+1)
-}
-
-func TestRunOfAPastEnds(t *testing.T) {
-	dir := t.TempDir()
-	j := openJournal(t, Config{Dir: dir})
-	add(t, j, Entry{Kind: KindIntent})
-	m := newStore()
-	tick := make(chan time.Time, 1)
-	tick <- noon
-	p := newPublisher(t, PublisherConfig{Past: onlyPast(t, dir), Store: m, After: func(time.Duration) <-chan time.Time { return tick }})
-	if n, _ := p.Unpublished(); n == 0 {
-		t.Error("nothing unpublished")
-	}
-	if err := p.Run(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if n, _ := p.Unpublished(); n != 0 {
-		t.Errorf("%d bytes unpublished", n)
-	}
-	holds(t, m, 2)
-}
-
-func TestSummary(t *testing.T) {
-	s := func(gs ...glance) string {
-		var s summary
-		for _, g := range gs {
-			s.count(g)
-		}
-		return s.String()
-	}
-	votes := func(names ...string) json.RawMessage {
-		var b bytes.Buffer
-		for _, n := range names {
-			fmt.Fprintf(&b, `,{"Person":%q,"Approve":true}`, n)
-		}
-		return json.RawMessage(`{"event":"decided","approval":{"State":"approved","Votes":[` + strings.TrimPrefix(b.String(), ",") + `]}}`)
-	}
-	for want, got := range map[string]string{
-		"1 entry":                             s(glance{Kind: KindStart}),
-		"2 entries":                           s(glance{Kind: KindStart}, glance{Kind: KindPolicy}),
-		"1 call · 1 blocked · policy abcdef0": s(glance{Kind: KindOutcome, Status: StatusBlocked, Policy: "abcdef0123"}),
-		"5 entries · policy abcdef0": s(glance{Kind: KindPolicy, Status: "accepted", Policy: "abcdef0123"}, glance{Kind: KindPolicy, Status: "rejected", Policy: "bad"},
-			glance{Kind: KindApproval, Policy: "old"}, glance{Kind: KindRecovered, Policy: "old"}, glance{Kind: KindCredential, Policy: "old"}),
-		"1 entry · policy 1":                               s(glance{Kind: KindIntent, Policy: "1"}),
-		"1 call · policy 2":                                s(glance{Kind: KindRefused, Policy: "2"}),
-		"1 entry · policy 3":                               s(glance{Kind: KindPolicy, Status: "reset", Policy: "3"}),
-		"1 entry · policy 4":                               s(glance{Kind: KindPolicy, Status: "resumed", Policy: "4"}),
-		"1 entry · 1 approved by bob, dana":                s(glance{Kind: KindApproval, Detail: votes("bob", "dana")}),
-		"1 entry · 1 approved by 4 people":                 s(glance{Kind: KindApproval, Detail: votes("a", "b", "c", "d")}),
-		"1 entry · 1 approved by fay@example.com":          s(glance{Kind: KindApproval, Status: "approved", Detail: json.RawMessage(`{"state":"approved","votes":[{"person":"","email":"fay@example.com","sub":"u-1","approve":true}]}`)}),
-		"2 entries · 1 broke the glass (olga)":             s(glance{Kind: KindApproval, Status: "break-glass", Detail: votes("bob", "olga")}, glance{Kind: KindApproval, Status: "used", Detail: votes("bob", "olga")}),
-		"3 entries · 1 freeze · 1 unfrozen":                s(glance{Kind: KindFreeze, Status: StatusFrozen}, glance{Kind: KindFreeze, Status: StatusStanding}, glance{Kind: KindFreeze, Status: StatusUnfrozen}),
-		"1 entry · 1 rejected by an approver":              s(glance{Kind: KindApproval, Detail: json.RawMessage(`{"state":"denied"}`)}),
-		`1 entry · 1 approved by eve\u{a}Signed-off-by: x`: s(glance{Kind: KindApproval, Detail: votes("eve\nSigned-off-by: x")}),
-	} {
-		if got != want {
-			t.Errorf("%q, want %q", got, want)
 		}
 	}
 }

@@ -5,88 +5,9 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 )
-
-// glance is the part of a line that a summary needs.
-type glance struct {
-	Seq    uint64          `json:"seq"`
-	Time   time.Time       `json:"time"`
-	Kind   Kind            `json:"kind"`
-	Policy string          `json:"policy"`
-	Effect string          `json:"effect"`
-	Status string          `json:"status"`
-	Detail json.RawMessage `json:"detail"`
-}
-
-// summary counts a batch for the first line of its commit's message.
-type summary struct {
-	entries, calls, denied, blocked int
-	approved                        []string // by whom
-	approvals, rejections           int
-	glasses                         []string // who approved alone, by a break-glass set
-	frozen, unfrozen                int
-	policy                          string
-}
-
-func (s *summary) count(g glance) {
-	s.entries++
-	if g.Policy != "" && inForce(g) {
-		s.policy = g.Policy
-	}
-	switch g.Kind {
-	case KindOutcome, KindRefused:
-		s.calls++
-		if g.Effect == "deny" {
-			s.denied++
-		}
-		if g.Status == StatusBlocked {
-			s.blocked++
-		}
-	case KindFreeze:
-		switch g.Status {
-		case StatusFrozen:
-			s.frozen++
-		case StatusUnfrozen:
-			s.unfrozen++
-		}
-	case KindApproval:
-		// The detail is the approval as it stands, again and again; the status
-		// is what happened just now.
-		state, by := approvalOf(g.Detail)
-		if g.Status != "" {
-			state = g.Status
-		}
-		switch state {
-		case "approved":
-			s.approvals++
-			for _, name := range by {
-				if !slices.Contains(s.approved, name) {
-					s.approved = append(s.approved, name)
-				}
-			}
-		case "denied":
-			s.rejections++
-		case "break-glass":
-			s.glasses = append(s.glasses, by[max(0, len(by)-1):]...)
-		}
-	}
-}
-
-// inForce tells whether the entry's policy is one that decided something, or
-// that was put in force; others name one that was rejected, or that an earlier
-// run or an old approval had.
-func inForce(g glance) bool {
-	switch g.Kind {
-	case KindIntent, KindOutcome, KindRefused:
-		return true
-	case KindPolicy:
-		return g.Status == "accepted" || g.Status == "reset" || g.Status == "resumed"
-	}
-	return false
-}
 
 // approvalOf reads the state and the approving people from the detail of an
 // approval entry: {"state", "votes": [{"person", "email", "sub", "approve"}]}, in
@@ -118,39 +39,6 @@ func approvalOf(detail json.RawMessage) (state string, by []string) {
 		}
 	}
 	return d.approval.State, by
-}
-
-// String gives for instance "14 calls · 2 denied · 1 approved by dana · policy 3f9c2e1".
-func (s summary) String() string {
-	var parts []string
-	add := func(n int, what string) {
-		if n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", n, what))
-		}
-	}
-	switch s.calls {
-	case 0:
-		add(s.entries, plural(s.entries, "entry", "entries"))
-	default:
-		add(s.calls, plural(s.calls, "call", "calls"))
-	}
-	add(s.denied, "denied")
-	add(s.blocked, "blocked")
-	by := ""
-	if n := len(s.approved); n > 0 && n <= 3 {
-		by = " by " + strings.Join(s.approved, ", ")
-	} else if n > 3 {
-		by = fmt.Sprintf(" by %d people", n)
-	}
-	add(s.approvals, "approved"+by)
-	add(len(s.glasses), "broke the glass ("+strings.Join(s.glasses[:min(len(s.glasses), 3)], ", ")+")")
-	add(s.rejections, "rejected by an approver")
-	add(s.frozen, plural(s.frozen, "freeze", "freezes"))
-	add(s.unfrozen, "unfrozen")
-	if s.policy != "" {
-		parts = append(parts, "policy "+short(s.policy))
-	}
-	return plain(strings.Join(parts, " · "))
 }
 
 func plural(n int, one, many string) string {

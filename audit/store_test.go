@@ -41,6 +41,8 @@ type memStore struct {
 	beforeCommit func() error // fails before anything happened
 	afterCommit  func() error // fails after the branch moved
 	onPush       func() error
+	refuse       map[string]error // by branch
+	step         int              // commits of a branch that one push takes; 0: all
 }
 
 func newStore() *memStore {
@@ -130,24 +132,40 @@ func (m *memStore) File(commit, path string) ([]byte, error) {
 	return b, nil
 }
 
-func (m *memStore) Push(_ context.Context, branches ...string) error {
+// push is what an Outlet needs of the store.
+func (m *memStore) push(_ context.Context, branches []string) (Push, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.pushes++
+	done := Push{Before: maps.Clone(m.remote), Tips: map[string]string{}, Failed: map[string]error{}}
 	if m.onPush != nil {
 		if err := m.onPush(); err != nil {
-			return err
+			return done, err
 		}
 	}
 	for _, b := range branches {
-		if old, ok := m.remote[b]; ok && !slices.Contains(m.history(m.branches[b]), old) {
-			return errRejected
+		chain := m.history(m.branches[b])
+		had := len(chain)
+		if old, ok := m.remote[b]; ok {
+			if had = slices.Index(chain, old); had < 0 {
+				done.Failed[b] = errRejected
+				continue
+			}
+		}
+		if why := m.refuse[b]; why != nil {
+			done.Failed[b] = why
+			continue
+		}
+		if m.step > 0 && had > m.step { // so many commits at a time
+			done.More = true
+			chain = chain[had-m.step:]
+		}
+		m.remote[b], done.Tips[b] = chain[0], chain[0]
+		if done.More {
+			break
 		}
 	}
-	for _, b := range branches {
-		m.remote[b] = m.branches[b]
-	}
-	return nil
+	return done, nil
 }
 
 // history lists commits from a tip, newest first.
@@ -256,17 +274,37 @@ func checkSigner(raw []byte, _ time.Time) (string, error) {
 
 func newPublisher(t testing.TB, cfg PublisherConfig) *Publisher {
 	t.Helper()
-	if cfg.Key == nil {
-		cfg.Key = testKey("log")
-	}
-	if cfg.Rejected == nil {
-		cfg.Rejected = func(err error) bool { return errors.Is(err, errRejected) }
+	if !cfg.Signer.ok() {
+		cfg.Signer = KeySigner(testKey("log"))
 	}
 	p, err := NewPublisher(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	o := newOutlet(t, cfg.Store.(*memStore), OutletConfig{Parts: []Part{p}})
+	outlets.Store(p, o)
+	t.Cleanup(func() { outlets.Delete(p) })
 	return p
+}
+
+func newOutlet(t testing.TB, m *memStore, cfg OutletConfig) *Outlet {
+	t.Helper()
+	cfg.Push = m.push
+	cfg.Rejected = func(err error) bool { return errors.Is(err, errRejected) }
+	o, err := NewOutlet(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// outlets has the outlet of each publisher of a test, which is its only part.
+var outlets sync.Map
+
+// Flush commits and pushes what one publisher has.
+func (p *Publisher) Flush(ctx context.Context) error {
+	o, _ := outlets.Load(p)
+	return o.(*Outlet).Flush(ctx)
 }
 
 func verifyStore(t testing.TB, m *memStore, anchors ...string) *Report {

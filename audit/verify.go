@@ -334,7 +334,7 @@ func (v *verification) commit(l *logState, at Problem, c Commit, parentTree, mon
 		bad(entry, "%s", text)
 		return
 	}
-	if _, after, _ := strings.Cut(c.Message, "\n\n"); after != string(note) {
+	if told, ok := messageNote(c.Message); !ok || told != string(note) {
 		bad(-1, "its message carries another checkpoint than its file")
 	}
 	if hashErr != nil {

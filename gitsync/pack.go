@@ -86,7 +86,7 @@ func writePack(out io.Writer, st storer.EncodedObjectStorer, objects []plumbing.
 	}
 	for _, h := range objects {
 		if err := packObject(w, zip, st, h); err != nil {
-			return fmt.Errorf("%s: %w", h, err)
+			return err
 		}
 	}
 	if err := w.Flush(); err != nil {
@@ -96,14 +96,23 @@ func writePack(out io.Writer, st storer.EncodedObjectStorer, objects []plumbing.
 	return err
 }
 
+// badObject: an object of ours does not read.
+type badObject struct {
+	hash  plumbing.Hash
+	cause error
+}
+
+func (e *badObject) Error() string { return e.hash.String() + ": " + e.cause.Error() }
+func (e *badObject) Unwrap() error { return e.cause }
+
 func packObject(w *bufio.Writer, zip *zlib.Writer, st storer.EncodedObjectStorer, h plumbing.Hash) error {
 	o, err := st.EncodedObject(plumbing.AnyObject, h)
 	if err != nil {
-		return err
+		return &badObject{h, err}
 	}
 	kind, ok := packKinds[o.Type()]
 	if !ok {
-		return fmt.Errorf("a %s has no place in the record", o.Type())
+		return &badObject{h, fmt.Errorf("a %s has no place in the record", o.Type())}
 	}
 	size := uint64(o.Size())
 	b := kind<<4 | byte(size&15)
@@ -118,12 +127,30 @@ func packObject(w *bufio.Writer, zip *zlib.Writer, st storer.EncodedObjectStorer
 	}
 	rd, err := o.Reader()
 	if err != nil {
-		return err
+		return &badObject{h, err}
 	}
 	zip.Reset(w)
-	n, err := io.Copy(zip, rd)
+	from := &source{Reader: rd}
+	n, err := io.Copy(zip, from)
 	if err == nil && n != o.Size() {
-		err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, n, o.Size())
+		from.err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, n, o.Size())
+	}
+	if from.err != nil {
+		return errors.Join(&badObject{h, from.err}, rd.Close())
 	}
 	return errors.Join(err, rd.Close(), zip.Close())
+}
+
+// source remembers what failed in reading, as against in writing.
+type source struct {
+	io.Reader
+	err error
+}
+
+func (s *source) Read(p []byte) (int, error) {
+	n, err := s.Reader.Read(p)
+	if err != nil && err != io.EOF {
+		s.err = err
+	}
+	return n, err
 }

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"path"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
@@ -21,21 +24,64 @@ func published(branch string) plumbing.ReferenceName {
 	return plumbing.ReferenceName("refs/remotes/origin/" + branch)
 }
 
-// Push publishes branches, all in one push. Nothing is forced. For each branch
-// the remote's commit must be one that ours descends from: if not, ErrRejected,
-// which no retry mends. ErrRefused is the remote's own no (a hook, a protected
-// branch), with its words; other errors are the network's. With several
-// branches some may have passed: those are noted as published.
-func (r *Repo) Push(ctx context.Context, branches ...string) error {
+// Pushed is what became of one push.
+type Pushed struct {
+	Before map[string]string // all branches of the remote before, each with its commit
+	Tips   map[string]string // of the branches that were to be pushed, those that are there now, each with its commit
+	Failed map[string]error  // the others, each with the reason: ErrRejected, ErrRefused, or our own disk's
+	Sent   int64             // bytes of objects, about
+	More   bool              // commits are left for the next push
+	Notes  []string          // what a person should know: a branch that the remote had further
+}
+
+// Err joins what failed.
+func (p Pushed) Err() error {
+	var errs []error
+	for _, b := range slices.Sorted(maps.Keys(p.Failed)) {
+		errs = append(errs, p.Failed[b])
+	}
+	return errors.Join(errs...)
+}
+
+// step is what a push is to do about one branch.
+type step struct {
+	branch  string
+	cmd     *packp.Command
+	objects []plumbing.Hash
+	said    string // empty: the remote said ok
+}
+
+const (
+	defaultMaxPack = 256 << 20
+	// A push may take so long until the remote has told its branches, and again,
+	// with a second for each so many bytes, until it has answered.
+	defaultPatience = 2 * time.Minute
+	slowest         = 256 << 10
+)
+
+// Push publishes branches, all in one push. Nothing is forced: the remote's
+// commit must be one that ours descends from; if not, ErrRejected, which no
+// retry mends. ErrRefused is the remote's own no (a hook, a protected branch),
+// with its words. Both are of single branches, as the push is not atomic: the
+// remote takes what it takes, which is noted as published, and one branch that
+// it dislikes holds up no other. The error is of the whole push: the network's,
+// or the disk's, and the remote may have taken it all the same.
+//
+// A push sends AuditConfig.MaxPack bytes, about. Of what is more it sends a
+// part of each branch, the oldest commits, and says so (More); a branch in the
+// same folder as one that was cut short, and named after it, waits.
+func (r *Repo) Push(ctx context.Context, branches ...string) (Pushed, error) {
+	done := Pushed{Tips: map[string]string{}, Failed: map[string]error{}}
 	if r.remote == nil {
-		return errors.New("no remote is configured to push to")
+		return done, errors.New("no remote is configured to push to")
 	}
-	type outcome struct {
-		name, branch string
-		cmd          *packp.Command
-		said         string // empty: the remote said ok
-	}
-	var sent []outcome
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	late := time.AfterFunc(r.patience, func() { cancel(fmt.Errorf("given up: %w", context.DeadlineExceeded)) })
+	defer late.Stop()
+
+	var sent []step
+	now := Pushed{Tips: map[string]string{}, Failed: map[string]error{}} // a contact may outlive this call
 	err := r.remote.during(ctx, "push to", func(ctx context.Context) (err error) {
 		auth, err := r.remote.method(ctx)
 		if err != nil {
@@ -59,129 +105,248 @@ func (r *Repo) Push(ctx context.Context, branches ...string) error {
 		if !adv.Capabilities.Supports(capability.ReportStatus) {
 			return errors.New("the remote does not report whether it took the push")
 		}
-		var objects []plumbing.Hash
-		seen := map[plumbing.Hash]bool{}
-		for _, b := range branches {
-			o, err := r.plan(b, refs, seen, &objects)
-			if err != nil {
-				return err
-			}
-			if o == nil {
-				continue
-			}
-			req.Commands = append(req.Commands, o)
-			sent = append(sent, outcome{name: o.Name.String(), branch: b, cmd: o, said: "no answer"})
+		now.Before = heads(refs)
+		steps, err := r.plan(branches, refs, &now)
+		if err != nil || len(steps) == 0 {
+			return err
 		}
-		if len(req.Commands) == 0 {
-			return nil
+		var objects []plumbing.Hash
+		for _, st := range steps {
+			req.Commands = append(req.Commands, st.cmd)
+			objects = append(objects, st.objects...)
 		}
 		// Ours must be durable before theirs is: see Repo.
 		if err := r.syncObjects(objects); err != nil {
 			return err
 		}
+		late.Reset(r.patience + time.Duration(now.Sent)*time.Second/slowest)
 		report, err := r.send(ctx, s, req, objects)
+		var bad *badObject
+		if errors.As(err, &bad) {
+			for _, st := range steps {
+				if slices.Contains(st.objects, bad.hash) {
+					now.Failed[st.branch] = fmt.Errorf("%s: %w", st.branch, err)
+				}
+			}
+			return nil // the others have not been sent, and are not to blame
+		}
 		if err != nil {
 			return err
 		}
 		if report == nil {
 			return errors.New("the remote did not report what became of the push")
 		}
-		if report.UnpackStatus != "ok" {
-			return fmt.Errorf("%w: unpack: %s", ErrRefused, plain(report.UnpackStatus))
-		}
-		for _, cs := range report.CommandStatuses {
-			for i := range sent {
-				if sent[i].name == cs.ReferenceName.String() {
-					sent[i].said = strings.TrimPrefix(cs.Status, "ok")
+		for i := range steps {
+			steps[i].said = "no answer"
+			if report.UnpackStatus != "ok" {
+				steps[i].said = "unpack: " + report.UnpackStatus
+				continue
+			}
+			for _, cs := range report.CommandStatuses {
+				if cs.ReferenceName == steps[i].cmd.Name {
+					steps[i].said = strings.TrimPrefix(cs.Status, "ok")
 				}
 			}
 		}
+		sent = steps
 		return nil
 	})
 	if err != nil {
-		return err
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(err, cause) {
+			err = fmt.Errorf("%w: %w", err, cause)
+		}
+		return done, err
 	}
-	var errs []error
-	refused := false
-	for _, o := range sent {
-		if o.said == "" {
-			errs = append(errs, r.notePublished(o.branch, o.cmd.New))
+	done = now
+	var refused []string
+	for _, st := range sent {
+		if st.said == "" {
+			if err := r.notePublished(st.branch, st.cmd.New); err != nil {
+				return done, err
+			}
+			done.Tips[st.branch] = st.cmd.New.String()
 			continue
 		}
-		refused = true
-		errs = append(errs, fmt.Errorf("%w: %s: %s", ErrRefused, o.branch, plain(o.said)))
+		refused = append(refused, st.branch)
+		done.Failed[st.branch] = fmt.Errorf("%w: %s: %s", ErrRefused, st.branch, plain(st.said))
 	}
-	if refused {
+	if len(refused) > 0 {
+		late.Reset(r.patience)
 		// Servers word a lost race in many ways: what the reference is now decides.
-		errs = append(errs, r.diverged(ctx, branches))
+		if err := r.diverged(ctx, refused, done.Failed); err != nil {
+			return done, err
+		}
 	}
-	return errors.Join(errs...)
+	return done, nil
 }
 
-// plan decides what to do about one branch, and adds to objects what the
-// remote lacks; nil if it lacks nothing.
-func (r *Repo) plan(branch string, refs map[plumbing.ReferenceName]plumbing.Hash, seen map[plumbing.Hash]bool, objects *[]plumbing.Hash) (*packp.Command, error) {
+// heads lists the branches among references.
+func heads(refs map[plumbing.ReferenceName]plumbing.Hash) map[string]string {
+	out := map[string]string{}
+	for name, h := range refs {
+		if b, ok := strings.CutPrefix(name.String(), "refs/heads/"); ok {
+			out[b] = h.String()
+		}
+	}
+	return out
+}
+
+// plan decides what to do about each branch. What fails, or has nothing to be
+// done about, is in the result already.
+func (r *Repo) plan(branches []string, refs map[plumbing.ReferenceName]plumbing.Hash, out *Pushed) ([]step, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	name, err := branchRef(branch)
-	if err != nil {
-		return nil, err
+	var steps []step
+	cut := map[string]bool{} // folders with a branch that was cut short
+	seen := map[plumbing.Hash]bool{}
+	for i, b := range branches {
+		if cut[path.Dir(b)] {
+			continue
+		}
+		name, err := branchRef(b)
+		if err != nil {
+			return nil, err
+		}
+		theirs := refs[name]
+		tip, commits, err := r.lacks(b, name, theirs)
+		if err == nil {
+			err = r.setBack(b, tip, theirs, out)
+		}
+		if err == nil && len(commits) == 0 {
+			out.Tips[b] = tip.String()
+			err = r.note(b, tip)
+		}
+		if err != nil {
+			out.Failed[b] = err
+			continue
+		}
+		if len(commits) == 0 {
+			continue
+		}
+		st, size, err := r.collect(b, theirs, commits, (r.maxPack-out.Sent)/int64(len(branches)-i), seen)
+		if err != nil {
+			out.Failed[b] = fmt.Errorf("%s: %w", b, err)
+			continue
+		}
+		st.cmd.Name = name
+		out.Sent += size
+		if st.cmd.New != tip {
+			out.More, cut[path.Dir(b)] = true, true
+		}
+		steps = append(steps, st)
 	}
-	tip, err := r.ref(name)
-	if err != nil {
-		return nil, err
+	return steps, nil
+}
+
+// lacks gives a branch's tip, and the commits that the remote lacks where it
+// stands at theirs, the oldest first. ErrRejected if they do not lead there.
+func (r *Repo) lacks(branch string, name plumbing.ReferenceName, theirs plumbing.Hash) (tip plumbing.Hash, commits []plumbing.Hash, err error) {
+	if tip, err = r.ref(name); err != nil {
+		return tip, nil, err
 	}
 	if tip.IsZero() {
-		return nil, fmt.Errorf("branch %s: %w", branch, ErrNotFound)
+		return tip, nil, fmt.Errorf("branch %s: %w", branch, ErrNotFound)
 	}
-	theirs := refs[name]
-	if theirs == tip {
-		return nil, r.note(branch, tip)
+	commits, err = r.since(tip, theirs)
+	switch {
+	case errors.Is(err, errNotAncestor):
+		err = fmt.Errorf("%w: %s is at %s there, at %s here", ErrRejected, branch, orNone(theirs), tip)
+	case errors.Is(err, errTrimmed):
+		err = fmt.Errorf("%w, or lost some: %s is at %s there, at %s here, and what may lie between is no longer here: push it there from a clone that has it",
+			ErrRejected, branch, orNone(theirs), tip)
 	}
-	commits, err := r.since(tip, theirs)
-	if errors.Is(err, errNotAncestor) {
-		return nil, fmt.Errorf("%w: %s is at %s there, at %s here", ErrRejected, branch, theirs, tip)
+	slices.Reverse(commits)
+	return tip, commits, err
+}
+
+// setBack notes that the remote once had more of a branch than it has.
+func (r *Repo) setBack(branch string, tip, theirs plumbing.Hash, out *Pushed) error {
+	had, err := r.ref(published(branch))
+	if err != nil || had.IsZero() || had == theirs || tip == theirs {
+		return err
 	}
-	if err != nil {
-		return nil, err
+	if _, err := r.since(theirs, had); theirs.IsZero() || errors.Is(err, errNotAncestor) {
+		out.Notes = append(out.Notes, fmt.Sprintf("%s was at %s on the remote, and is back at %s: somebody, or a restored backup, took commits away", branch, had, orNone(theirs)))
 	}
+	return nil
+}
+
+// collect gathers the objects of commits, the oldest first, up to a size; at
+// least one commit.
+func (r *Repo) collect(branch string, theirs plumbing.Hash, commits []plumbing.Hash, limit int64, seen map[plumbing.Hash]bool) (st step, total int64, err error) {
+	kept := 0 // of the objects; the others may still go with another branch
+	defer func() {
+		for _, o := range st.objects[kept:] {
+			delete(seen, o)
+		}
+		st.objects = st.objects[:kept]
+	}()
 	var base plumbing.Hash
 	if !theirs.IsZero() {
 		c, _, err := readCommit(r.st, theirs)
 		if err != nil {
-			return nil, err
+			return st, 0, err
 		}
 		base = c.tree
 	}
-	for _, h := range slices.Backward(commits) {
+	st = step{branch: branch, cmd: &packp.Command{Old: theirs}}
+	for _, h := range commits {
 		c, _, err := readCommit(r.st, h)
 		if err != nil {
-			return nil, err
+			return st, 0, err
 		}
 		if !seen[h] {
 			seen[h] = true
-			*objects = append(*objects, h)
+			st.objects = append(st.objects, h)
 		}
-		if err := r.added(base, c.tree, seen, objects); err != nil {
-			return nil, err
+		if err := r.added(base, c.tree, seen, &st.objects); err != nil {
+			return st, 0, err
 		}
-		base = c.tree
+		size := int64(0)
+		for _, o := range st.objects[kept:] {
+			s, err := r.size(o)
+			if err != nil {
+				return st, 0, err
+			}
+			size += s
+		}
+		if total+size > limit && !st.cmd.New.IsZero() {
+			break
+		}
+		total += size
+		kept, base, st.cmd.New = len(st.objects), c.tree, h
 	}
-	return &packp.Command{Name: name, Old: theirs, New: tip}, nil
+	return st, total, nil
 }
 
-var errNotAncestor = errors.New("not an ancestor")
+// size is about what an object takes in a pack.
+func (r *Repo) size(h plumbing.Hash) (int64, error) {
+	fi, err := os.Stat(r.loose(h))
+	if err == nil {
+		return fi.Size(), nil
+	}
+	return r.st.EncodedObjectSize(h) // packed here: its content's size, which is more
+}
+
+var (
+	errNotAncestor = errors.New("not an ancestor")
+	errTrimmed     = errors.New("the history here does not reach back so far")
+)
 
 // since lists the commits from tip down to, and without, stop, by first
-// parents; a zero stop lists all.
+// parents; a zero stop lists all. What was published may be gone from here: see
+// Trim.
 func (r *Repo) since(tip, stop plumbing.Hash) ([]plumbing.Hash, error) {
 	var list []plumbing.Hash
 	for at := tip; at != stop; {
-		list = append(list, at)
 		c, _, err := readCommit(r.st, at)
+		if errors.Is(err, ErrNotFound) && len(list) > 0 {
+			return nil, errTrimmed
+		}
 		if err != nil {
 			return nil, err
 		}
+		list = append(list, at)
 		if len(c.parents) == 0 {
 			if stop.IsZero() {
 				break
@@ -275,8 +440,10 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 		err = nil // the error only repeats the first refusal of the report
 	}
 	cerr := rd.Close()
-	if eerr := <-encoded; err == nil && eerr != nil {
-		err = eerr
+	eerr := <-encoded
+	var bad *badObject
+	if errors.As(eerr, &bad) || err == nil {
+		err = eerr // the other side's words are only a consequence
 	}
 	if err == nil {
 		err = cerr
@@ -284,17 +451,31 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 	return report, err
 }
 
-// diverged asks the remote where it is now: ErrRejected if elsewhere.
-func (r *Repo) diverged(ctx context.Context, branches []string) error {
-	var errs []error
+// diverged asks the remote where it is now: ErrRejected, beside what it said of
+// a branch, if elsewhere.
+func (r *Repo) diverged(ctx context.Context, branches []string, failed map[string]error) error {
+	more := map[string]error{}
 	_, err := r.remote.fetch(ctx, r.st, 0, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+		r.mu.Lock()
+		defer r.mu.Unlock()
 		for _, b := range branches {
-			_, err := r.plan(b, refs, map[plumbing.Hash]bool{}, &[]plumbing.Hash{})
-			errs = append(errs, err)
+			name, err := branchRef(b)
+			if err != nil {
+				return nil, err
+			}
+			if _, _, err := r.lacks(b, name, refs[name]); err != nil {
+				more[b] = err
+			}
 		}
-		return nil, errors.Join(errs...)
+		return nil, nil
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	for b, why := range more {
+		failed[b] = errors.Join(failed[b], why)
+	}
+	return nil
 }
 
 func (r *Repo) notePublished(branch string, h plumbing.Hash) error {

@@ -36,9 +36,13 @@ type AuditConfig struct {
 	Dir    string // the bare repository, made if missing; one process at a time
 	URL    string // the remote; empty: commits stay here, and Push fails
 	Auth   Auth
-	KeyPEM []byte // OpenSSH private key (Ed25519) that signs commits
-	Name   string // author and committer
+	KeyPEM []byte     // OpenSSH private key (Ed25519) that signs commits, or
+	Signer ssh.Signer // one that lives elsewhere
+	Name   string     // author and committer
 	Email  string
+	// MaxPack bounds the bytes of one push, about: hosts refuse larger ones
+	// (GitHub: 2 GiB). 0: 256 MiB.
+	MaxPack int64
 }
 
 // Repo is a repository of branches that only grow.
@@ -53,24 +57,32 @@ type AuditConfig struct {
 //
 // A Repo may be used by several goroutines.
 type Repo struct {
-	dir     string
-	st      *filesystem.Storage
-	remote  *remote // nil: none
-	signer  ssh.Signer
-	who     string // "Name <email>"
-	mu      sync.Mutex
-	zip     *zlib.Writer // for writeLoose
-	dropped []string
-	temp    bool // dir is a temporary clone: Close removes it
-	tracked bool // a working copy: its branches are those that it tracks
+	dir      string
+	st       *filesystem.Storage
+	remote   *remote // nil: none
+	signer   ssh.Signer
+	who      string // "Name <email>"
+	mu       sync.Mutex
+	zip      *zlib.Writer // for writeLoose
+	dropped  []string
+	maxPack  int64
+	patience time.Duration // of one push, see defaultPatience
+	temp     bool          // dir is a temporary clone: Close removes it
+	tracked  bool          // a working copy: its branches are those that it tracks
 }
 
 // OpenAudit opens the repository of the record for writing, making it if need
 // be, and mends what a crash left of it.
 func OpenAudit(cfg AuditConfig) (*Repo, error) {
-	signer, err := ssh.ParsePrivateKey(cfg.KeyPEM)
+	signer, err := cfg.Signer, error(nil)
+	if signer == nil {
+		signer, err = ssh.ParsePrivateKey(cfg.KeyPEM)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("the key that signs the record's commits cannot be read: %w", err)
+	}
+	if signer.PublicKey().Type() != ssh.KeyAlgoED25519 {
+		return nil, fmt.Errorf("the key that signs the record's commits is a %s key: want ssh-ed25519", signer.PublicKey().Type())
 	}
 	if cfg.Name == "" || cfg.Email == "" || strings.ContainsAny(cfg.Name+cfg.Email, "<>\n\x00") {
 		return nil, fmt.Errorf("a committer needs a name and an e-mail address without <, > and line breaks: %q, %q", cfg.Name, cfg.Email)
@@ -80,6 +92,9 @@ func OpenAudit(cfg AuditConfig) (*Repo, error) {
 		return nil, err
 	}
 	r.signer, r.who = signer, cfg.Name+" <"+cfg.Email+">"
+	if r.maxPack = cfg.MaxPack; r.maxPack <= 0 {
+		r.maxPack = defaultMaxPack
+	}
 	if cfg.URL != "" {
 		if r.remote, err = newRemote(cfg.URL, cfg.Auth); err != nil {
 			return nil, err
@@ -107,7 +122,7 @@ func openBare(dir string) (*Repo, error) {
 	if err := dropTornPacks(filepath.Join(dir, "objects", "pack")); err != nil {
 		return nil, err
 	}
-	return &Repo{dir: dir, st: storageAt(dir)}, nil
+	return &Repo{dir: dir, st: storageAt(dir), patience: defaultPatience}, nil
 }
 
 func storageAt(dir string) *filesystem.Storage {

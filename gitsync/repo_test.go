@@ -73,7 +73,7 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 	c3 := commit(t, r, branch, c2, "entries/001/3.jsonl", "{3}\n")
 	const second = "audit/two/inc1/2026-03"
 	commit(t, r, second, "", "entries/000/1.jsonl", "{}\n")
-	if err := r.Push(t.Context(), branch, second); err != nil {
+	if err := push(r, t.Context(), branch, second); err != nil {
 		t.Fatal(err)
 	}
 	allowed := filepath.Join(t.TempDir(), "allowed")
@@ -223,10 +223,10 @@ func TestBadPaths(t *testing.T) {
 func TestPushIsRejected(t *testing.T) {
 	r, _, remote, key := pair(t)
 	c1 := commit(t, r, "b", "", "1", "1")
-	if err := r.Push(t.Context(), "b"); err != nil {
+	if err := push(r, t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Push(t.Context(), "b"); err != nil {
+	if err := push(r, t.Context(), "b"); err != nil {
 		t.Fatalf("nothing to push: %v", err)
 	}
 	// Another disk with the same branch, gone another way.
@@ -235,11 +235,11 @@ func TestPushIsRejected(t *testing.T) {
 		t.Fatal(err)
 	}
 	theirs := commit(t, other, "b", c1, "2", "theirs")
-	if err := other.Push(t.Context(), "b"); err != nil {
+	if err := push(other, t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
 	c2 := commit(t, r, "b", c1, "2", "ours")
-	if err := r.Push(t.Context(), "b"); !errors.Is(err, ErrRejected) {
+	if err := push(r, t.Context(), "b"); !errors.Is(err, ErrRejected) {
 		t.Errorf("push: %v", err)
 	}
 	if err := r.Fetch(t.Context(), "b"); !errors.Is(err, ErrRejected) {
@@ -251,7 +251,7 @@ func TestPushIsRejected(t *testing.T) {
 	if got := git(t, remote, "rev-parse", "b"); got != theirs {
 		t.Errorf("remote at %s, want %s", got, theirs)
 	}
-	if err := r.Push(t.Context(), "none"); !errors.Is(err, ErrNotFound) {
+	if err := push(r, t.Context(), "none"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("no such branch: %v", err)
 	}
 }
@@ -274,19 +274,19 @@ func TestPushOverHTTP(t *testing.T) {
 	}
 	c1 := commit(t, r, "a/1", "", "entries/000/1", "1")
 	c2 := commit(t, r, "a/2", "", "entries/000/1", "2")
-	if err := over("wrong").Push(t.Context(), "a/1"); !errors.Is(err, ErrAuth) || strings.Contains(err.Error(), "wrong") {
+	if err := push(over("wrong"), t.Context(), "a/1"); !errors.Is(err, ErrAuth) || strings.Contains(err.Error(), "wrong") {
 		t.Errorf("wrong token: %v", err)
 	}
 	r = over("t0ken")
 	host.SetDown(true)
-	if err := r.Push(t.Context(), "a/1"); err == nil || errors.Is(err, ErrRejected) || errors.Is(err, ErrRefused) {
+	if err := push(r, t.Context(), "a/1"); err == nil || errors.Is(err, ErrRejected) || errors.Is(err, ErrRefused) {
 		t.Errorf("down: %v", err)
 	}
 	host.SetDown(false)
 	if err := githost.RefusePushes(remote, "quota exceeded"); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Push(t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "pre-receive hook declined") {
+	if err := push(r, t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) || !strings.Contains(err.Error(), "pre-receive hook declined") {
 		t.Errorf("hook: %v", err)
 	}
 	if err := githost.RefusePushes(remote, ""); err != nil {
@@ -297,7 +297,7 @@ func TestPushOverHTTP(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(remote, "hooks/update"), []byte(hook), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.Push(t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
+	if err := push(r, t.Context(), "a/1", "a/2"); !errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
 		t.Errorf("hook for one: %v", err)
 	}
 	if got := git(t, remote, "for-each-ref", "--format=%(refname:short) %(objectname)"); got != "a/1 "+c1 {
@@ -309,12 +309,12 @@ func TestPushOverHTTP(t *testing.T) {
 	arrived, release := host.Hold()
 	ctx, cancel := context.WithCancel(t.Context())
 	go func() { <-arrived; cancel() }()
-	if err := r.Push(ctx, "a/2"); !errors.Is(err, context.Canceled) {
+	if err := push(r, ctx, "a/2"); !errors.Is(err, context.Canceled) {
 		t.Errorf("slow: %v", err)
 	}
 	release()
 	c3 := commit(t, r, "a/1", c1, "entries/000/3", "3")
-	if err := r.Push(t.Context(), "a/1", "a/2"); err != nil {
+	if err := push(r, t.Context(), "a/1", "a/2"); err != nil {
 		t.Fatal(err)
 	}
 	if got := git(t, remote, "for-each-ref", "--format=%(refname:short) %(objectname)"); got != "a/1 "+c3+"\na/2 "+c2 {
@@ -351,7 +351,7 @@ func TestPushOverSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	c1 := commit(t, r, "b", "", "1", "1")
-	if err := r.Push(t.Context(), "b"); err != nil {
+	if err := push(r, t.Context(), "b"); err != nil {
 		t.Fatal(err)
 	}
 	if got := git(t, remote, "rev-parse", "b"); got != c1 {
@@ -361,13 +361,13 @@ func TestPushOverSSH(t *testing.T) {
 		t.Fatal(err)
 	}
 	commit(t, r, "b", c1, "2", "2")
-	if err := r.Push(t.Context(), "b"); !errors.Is(err, ErrRefused) {
+	if err := push(r, t.Context(), "b"); !errors.Is(err, ErrRefused) {
 		t.Errorf("hook: %v", err)
 	}
 	if err := host.Close(); err != nil {
 		t.Error(err)
 	}
-	if err := r.Push(t.Context(), "b"); err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
+	if err := push(r, t.Context(), "b"); err == nil || errors.Is(err, ErrRefused) || errors.Is(err, ErrRejected) {
 		t.Errorf("host gone: %v", err)
 	}
 }
@@ -491,7 +491,7 @@ func TestCrash(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			r, dir, remote, key := pair(t)
 			commits := []string{commit(t, r, "b", "", "entries/0", "entry 0")}
-			if err := r.Push(t.Context(), "b"); err != nil {
+			if err := push(r, t.Context(), "b"); err != nil {
 				t.Fatal(err)
 			}
 			for i := 1; i < 4; i++ {
@@ -509,7 +509,7 @@ func TestCrash(t *testing.T) {
 					t.Errorf("commit %d is another one", i)
 				}
 			}
-			if err := r.Push(t.Context(), "b"); err != nil {
+			if err := push(r, t.Context(), "b"); err != nil {
 				t.Fatal(err)
 			}
 			git(t, remote, "fsck", "--strict", "--full")
@@ -540,4 +540,10 @@ func BenchmarkCommit(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(entries*n)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// push pushes, and joins what went wrong.
+func push(r *Repo, ctx context.Context, branches ...string) error {
+	done, err := r.Push(ctx, branches...)
+	return errors.Join(err, done.Err())
 }

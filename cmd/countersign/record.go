@@ -2,16 +2,13 @@ package main
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
 	"math/rand/v2"
 	"path/filepath"
-	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,14 +32,12 @@ type record struct {
 	log      *slog.Logger
 	journal  *audit.Journal
 	repo     *gitsync.Repo
-	key      ed25519.PrivateKey
+	key      audit.Signer
 	previous []*audit.Past // journals of earlier runs that are still on this disk
 	current  *audit.Publisher
-	past     []*audit.Publisher // earlier runs that were not wholly published
+	outlet   *audit.Outlet // of this run's log, and of earlier ones that were not wholly published
 	recovery enforcer.Recovery
 	anchor   func(checkpoint string) // told of each pushed checkpoint
-
-	publishing atomic.Int32 // of past, now
 }
 
 // openRecord takes up what earlier runs left: their entries are committed, so
@@ -60,7 +55,7 @@ func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (
 	if err != nil {
 		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO, COUNTERSIGN_AUDIT_COMMIT_KEY: %w", err)
 	}
-	r := &record{config: c, log: log, repo: repo, key: key}
+	r := &record{config: c, log: log, repo: repo, key: audit.KeySigner(key)}
 	if err := r.open(ctx); err != nil {
 		return nil, errors.Join(err, repo.Close())
 	}
@@ -76,6 +71,7 @@ func (r *record) open(ctx context.Context) error {
 		return err
 	}
 	r.previous = previous
+	var parts []audit.Part // earlier runs first: this one's first entry says that they are there
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, p.Read())
@@ -87,7 +83,7 @@ func (r *record) open(ctx context.Context) error {
 			return fmt.Errorf("the journal of run %s cannot be committed: %w", p.Incarnation, err)
 		}
 		if !p.Published() {
-			r.past = append(r.past, pub)
+			parts = append(parts, pub)
 		}
 	}
 	if r.recovery, err = enforcer.Recover(journals...); err != nil {
@@ -106,14 +102,26 @@ func (r *record) open(ctx context.Context) error {
 		}
 		r.log.Warn("a call of an earlier run has no outcome: it may have run", "call", intent.Call, "server", intent.Server, "tool", intent.Tool)
 	}
-	r.current, err = r.publisher(audit.PublisherConfig{Journal: r.journal})
+	if r.current, err = r.publisher(audit.PublisherConfig{Journal: r.journal}); err != nil {
+		return err
+	}
+	r.outlet, err = audit.NewOutlet(audit.OutletConfig{
+		Parts: append(parts, r.current), Push: pushTo(r.repo), Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
+		Window: r.config.AuditWindow, Rand: rand.Float64, Now: time.Now, Log: r.log,
+	})
 	return err
 }
 
+// pushTo is a repository as an outlet wants to see it.
+func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, error) {
+	return func(ctx context.Context, branches []string) (audit.Push, error) {
+		done, err := repo.Push(ctx, branches...)
+		return audit.Push(done), err
+	}
+}
+
 func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
-	pc.Store, pc.Key, pc.Window = r.repo, r.key, r.config.AuditWindow
-	pc.Rejected = func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }
-	pc.Writers, pc.Rand, pc.Now, pc.Log = r.writers, rand.Float64, time.Now, r.log
+	pc.Store, pc.Signer, pc.Now, pc.Log = r.repo, r.key, time.Now, r.log
 	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
 		if pushed && pc.Journal != nil && r.anchor != nil {
 			r.anchor(signed)
@@ -122,42 +130,14 @@ func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 	return audit.NewPublisher(pc)
 }
 
-// pastAtOnce bounds the earlier runs that are published side by side. One that
-// the remote refuses holds up no other; and after any number of crashes the time
-// between two pushes, which grows with the writers, stays one in which an
-// enforcer that keeps dying gets to push.
-const pastAtOnce = 3
-
-// writers counts who shares the remote, as far as is known here: this run, and
-// the earlier ones that are being published.
-func (r *record) writers() int { return 1 + int(r.publishing.Load()) }
-
 // publish runs until ctx ends. A remote that disagrees with the journal stops
 // publishing, loudly, but not the calls: the journal keeps them, up to its
 // bound.
 func (r *record) publish(ctx context.Context) error {
-	var past sync.WaitGroup
-	defer past.Wait()
-	turns := make(chan struct{}, pastAtOnce)
-	for _, p := range r.past {
-		past.Go(func() {
-			select {
-			case turns <- struct{}{}:
-				defer func() { <-turns }()
-			case <-ctx.Done():
-				return
-			}
-			r.publishing.Add(1)
-			defer r.publishing.Add(-1)
-			if err := p.Run(ctx); err != nil {
-				r.log.Error("the record of an earlier run is not published", "err", err)
-			}
-		})
-	}
-	if err := r.current.Run(ctx); err != nil {
-		r.log.Error("the record is not published any more: a person must look", "err", err)
-		<-ctx.Done()
-	}
+	var follow sync.WaitGroup
+	defer follow.Wait()
+	follow.Go(func() { r.current.Follow(ctx) })
+	r.outlet.Run(ctx)
 	return nil
 }
 
@@ -219,12 +199,8 @@ func (r *record) close() error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, r.journal.Close())
-	// The earlier runs first: this one's first entry says that they are there.
-	for _, p := range append(slices.Clone(r.past), r.current) {
-		if p == nil {
-			continue // never got so far
-		}
-		if err := p.Flush(ctx); err != nil {
+	if r.outlet != nil { // it got so far
+		if err := r.outlet.Flush(ctx); err != nil {
 			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
 		}
 	}
