@@ -40,7 +40,7 @@ func (r *rule) asks(req *Request) bool {
 // Decide answers a request. It is total: no error, no panic, and whatever
 // could not be evaluated is in the trace.
 func (p *Policy) Decide(req Request) Decision {
-	d := Decision{Policy: p.commit, Effect: Deny}
+	d := Decision{Policy: p.commit, Effect: Deny, Record: p.settings.Record.Bodies}
 	if _, known := p.servers[req.Server]; !known {
 		d.Reason = fmt.Sprintf("The policy knows no server %q.", req.Server)
 		return d
@@ -70,6 +70,7 @@ func (p *Policy) Decide(req Request) Decision {
 			matched[i] = append(matched[i], r)
 		}
 	}
+	d.Record = p.recorded(matched)
 	switch deny, approve, allow := matched[0], matched[1], matched[2]; {
 	case len(deny) > 0:
 		d.Reason = said.reasons(deny)

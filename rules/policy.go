@@ -48,6 +48,7 @@ type Settings struct {
 	MaxDepth       int           // nested objects and arrays of a message
 	MaxMemory      int64         // bytes of all messages that are held at one moment
 	MaxProcesses   int           // of all spawned servers together
+	Record         Record
 }
 
 // Masks is what masks/*.yaml add up to.
@@ -92,7 +93,8 @@ func Load(fsys fs.FS, commit string, detectors ...string) (*Policy, error) {
 	l := loader{fsys: fsys, ids: map[string]*rule{}, pinned: map[string]string{}, policy: &Policy{commit: commit, servers: map[string]Server{}}}
 	l.policy.people.init()
 	l.policy.settings = Settings{Version: 1, Hold: 45 * time.Second, DefaultExpires: 15 * time.Minute, MaxGrant: time.Hour,
-		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20, MaxProcesses: 256}
+		MaxRequest: 4 << 20, MaxResponse: 8 << 20, MaxHeaders: 32 << 10, MaxDepth: 64, MaxMemory: 256 << 20, MaxProcesses: 256,
+		Record: Record{Bodies: RecordDigest, Previews: true}}
 	l.load()
 	if len(detectors) > 0 {
 		l.problems = append(l.problems, l.policy.UnknownDetectors(detectors)...)
@@ -107,7 +109,11 @@ func Load(fsys fs.FS, commit string, detectors ...string) (*Policy, error) {
 func (p *Policy) Commit() string { return p.commit }
 
 // Settings is countersign.yaml.
-func (p *Policy) Settings() Settings { return p.settings }
+func (p *Policy) Settings() Settings {
+	s := p.settings
+	s.Record.Recipients = slices.Clone(s.Record.Recipients)
+	return s
+}
 
 // Masks is what masks/*.yaml add up to.
 func (p *Policy) Masks() Masks {
@@ -286,7 +292,7 @@ func (l *loader) settings(d *document) {
 	if root == nil {
 		return
 	}
-	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits", "quotas", "freeze")
+	f, ok := d.fields(root, "countersign.yaml", "version", "approvals", "limits", "quotas", "freeze", "record")
 	if !ok {
 		return
 	}
@@ -304,6 +310,9 @@ func (l *loader) settings(d *document) {
 	}
 	if n := f["limits"]; n != nil {
 		d.limits(n, s)
+	}
+	if n := f["record"]; n != nil {
+		d.record(n, &s.Record)
 	}
 	if n := f["quotas"]; n != nil {
 		l.late = append(l.late, func() { l.quotas(d, n) })

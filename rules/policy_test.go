@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -90,7 +91,8 @@ func call(tool, args string) Request {
 
 func TestLoad(t *testing.T) {
 	p := load(t, base())
-	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, time.Hour, "", "", 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20, 256}); got != want {
+	if got, want := p.Settings(), (Settings{1, 30 * time.Second, 10 * time.Minute, time.Hour, "", "", 1 << 20, 2 << 20, 16 << 10, 32, 64 << 20, 256,
+		Record{Bodies: RecordDigest, Previews: true}}); !reflect.DeepEqual(got, want) {
 		t.Errorf("Settings = %+v, want %+v", got, want)
 	}
 	s, ok := p.Server("customers")

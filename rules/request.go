@@ -123,6 +123,7 @@ type Decision struct {
 	RulesDigest string        `json:"rules_digest,omitempty"` // "sha256:" + hex over the asking rules, their approver sets, the server's address and the credential
 	Credential  string        `json:"credential,omitempty"`   // name; empty: none
 	MaskArgs    bool          `json:"mask_args,omitempty"`    // the arguments go to the upstream masked
+	Record      string        `json:"record,omitempty"`       // RecordFull or RecordDigest: what is kept of its bodies
 	Policy      string        `json:"policy"`                 // commit of the policy that decided
 }
 

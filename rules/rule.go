@@ -41,6 +41,7 @@ type rule struct {
 	credential string
 	secrets    SecretsInArgs // "": as the server says
 	pins       []string      // of the tools it names on locked servers, if it asks for approval
+	record     string        // RecordDigest or RecordFull; "": as others say
 	order      int           // by id
 }
 
@@ -70,7 +71,7 @@ func (l *loader) ruleFile(d *document) {
 }
 
 func (l *loader) rule(d *document, n *yaml.Node) {
-	f, ok := d.fields(n, "a rule", "id", "server", "method", "tool", "when", "effect", "reason", "approval", "credential", "secrets_in_args")
+	f, ok := d.fields(n, "a rule", "id", "server", "method", "tool", "when", "effect", "reason", "approval", "credential", "secrets_in_args", "record")
 	if !ok {
 		return
 	}
@@ -113,6 +114,9 @@ func (l *loader) rule(d *document, n *yaml.Node) {
 	l.effect(d, n, f, r)
 	d.ruleSecrets(f["secrets_in_args"], r)
 	l.ruleCredential(d, f["credential"], r)
+	if at := f["record"]; at != nil {
+		r.record = d.recordWord(at, "record")
+	}
 	if r.id != "" {
 		l.rules = append(l.rules, ruleSource{r, d, f["when"], strings.Join(l.requires(r), "\x00")})
 	}

@@ -167,6 +167,9 @@ func explain(w io.Writer, d rules.Decision) {
 	if d.Credential != "" {
 		fmt.Fprintf(w, "  credential %s\n", d.Credential)
 	}
+	if d.Record == rules.RecordFull {
+		fmt.Fprintln(w, "  the record keeps its masked bodies")
+	}
 	for _, m := range d.Trace {
 		state := "did not match"
 		if m.Matched {
