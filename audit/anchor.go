@@ -1,8 +1,11 @@
 package audit
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -12,16 +15,17 @@ import (
 type anchor struct {
 	Checkpoint
 	from string
+	in   string // the log whose entry holds it; "": somebody outside
 }
 
 // anchor adds a signed checkpoint to those that the logs must hold.
-func (v *verification) anchor(signed, from string) {
+func (v *verification) anchor(signed, from, in string) {
 	c, err := OpenCheckpoint(signed, v.cfg.Keys)
 	if err != nil {
-		v.problem(Problem{Entry: -1, Text: fmt.Sprintf("%s: %v", from, err)})
+		v.problem(Problem{Class: ClassAnchor, Entry: -1, Text: fmt.Sprintf("%s: %v", from, err)})
 		return
 	}
-	v.anchors = append(v.anchors, anchor{c, from})
+	v.anchors = append(v.anchors, anchor{c, from, in})
 }
 
 // links checks that the incarnations of an enforcer follow each other, and
@@ -29,7 +33,7 @@ func (v *verification) anchor(signed, from string) {
 func (v *verification) links() {
 	follows := map[string]string{} // previous → next
 	begins := map[string][]string{}
-	for i, l := range v.logs {
+	for _, l := range v.logs {
 		if l.start == nil {
 			continue
 		}
@@ -38,19 +42,20 @@ func (v *verification) links() {
 			continue
 		}
 		c, err := ReadCheckpoint(l.start.Previous)
-		at := Problem{Origin: l.origin(), Entry: 0}
+		at := Problem{Class: ClassEntry, Origin: l.origin(), Entry: 0}
 		if err != nil || !strings.HasPrefix(c.Origin, l.Enforcer+"/") || c.Origin == l.origin() {
 			at.Text = fmt.Sprintf("entry 0 names no checkpoint of an earlier incarnation of %s", l.Enforcer)
 			v.problem(at)
 			continue
 		}
-		v.rep.Logs[i].Previous = c.Origin
+		l.Previous = c.Origin
 		if other := follows[c.Origin]; other != "" {
+			at.Class = ClassFork
 			at.Text = fmt.Sprintf("entry 0 says that it follows %s, and so does %s: the record forks (was a state directory copied, or restored?)", c.Origin, other)
 			v.problem(at)
 		}
 		follows[c.Origin] = l.origin()
-		v.anchor(l.start.Previous, "entry 0 of "+l.origin())
+		v.anchor(l.start.Previous, "entry 0 of "+l.origin(), "")
 	}
 	for enforcer, origins := range begins {
 		if len(origins) > 1 {
@@ -70,13 +75,14 @@ func (v *verification) hold() {
 				mine = append(mine, a)
 			}
 		}
-		if err := v.rootsFor(l, mine); err != nil {
-			v.problem(Problem{Origin: l.origin(), Entry: -1, Text: err.Error()})
+		within, err := v.rootsFor(l, mine)
+		if err != nil {
+			v.problem(Problem{Class: ClassUnread, Origin: l.origin(), Entry: -1, Text: err.Error()})
 			continue
 		}
 		for _, a := range mine {
-			at := Problem{Origin: l.origin(), Entry: -1}
-			root, ok := l.roots[a.Size]
+			at := Problem{Class: ClassFork, Origin: l.origin(), Entry: -1}
+			root, ok := v.root(l, a.Size, within)
 			switch {
 			case ok && root == a.Root:
 				v.rep.Anchors++
@@ -86,7 +92,7 @@ func (v *verification) hold() {
 			case l.broken:
 				v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s with %d entries; it was not reached", a.from, a.Origin, a.Size))
 			default:
-				at.Entry = int64(l.size)
+				at.Class, at.Entry = ClassMissing, int64(l.size)
 				at.Text = fmt.Sprintf("entry %d and those up to %d are missing: the record ends before the checkpoint that %s holds", l.size, a.Size-1, a.from)
 				v.problem(at)
 			}
@@ -99,34 +105,102 @@ func (v *verification) hold() {
 		case !strings.HasPrefix("audit/"+a.Origin+"/", v.cfg.Prefix):
 			v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s, which was not asked for", a.from, a.Origin))
 		default:
-			v.problem(Problem{Origin: a.Origin, Entry: -1, Text: fmt.Sprintf(
+			v.problem(Problem{Class: ClassMissing, Origin: a.Origin, Entry: -1, Text: fmt.Sprintf(
 				"entry 0 and those up to %d are missing: %s holds their checkpoint, and no branch has them", max(a.Size, 1)-1, a.from)})
 		}
 	}
 }
 
-// rootsFor computes the roots at sizes that lie within a batch.
-func (v *verification) rootsFor(l *logState, anchors []anchor) error {
-	want := map[uint64]bool{}
+// root gives the root of a log's first size entries, met on the way or computed.
+func (v *verification) root(l *logState, size uint64, within map[uint64]tlog.Hash) (tlog.Hash, bool) {
+	if root, ok := l.rootAt(size); ok {
+		return root, true
+	}
+	root, ok := within[size]
+	return root, ok
+}
+
+// rootsFor computes the roots that anchors want at sizes within a batch, or
+// before what this run has walked, from the leaf hashes beside the entries.
+func (v *verification) rootsFor(l *logState, anchors []anchor) (map[uint64]tlog.Hash, error) {
+	roots := map[uint64]tlog.Hash{}
+	most := uint64(0)
 	for _, a := range anchors {
-		if _, ok := l.roots[a.Size]; !ok && a.Size < l.size {
-			want[a.Size] = true
+		if _, ok := l.rootAt(a.Size); !ok && a.Size < l.size {
+			roots[a.Size] = tlog.Hash{}
+			most = max(most, a.Size)
 		}
 	}
-	if len(want) == 0 {
+	if len(roots) == 0 {
+		return nil, nil
+	}
+	t := l.base.clone()
+	for _, month := range slices.Sorted(maps.Keys(l.tips)) {
+		c, err := v.repo.Commit(l.tips[month])
+		if err != nil {
+			return nil, fmt.Errorf("leaf hashes do not read: %w", err)
+		}
+		err = v.hashFiles(c.Tree, "", func(b []byte) bool {
+			for ; len(b) >= tlog.HashSize && t.size < most; b = b[tlog.HashSize:] {
+				t.add(tlog.Hash(b[:tlog.HashSize]))
+				if _, want := roots[t.size]; want {
+					roots[t.size] = t.root()
+				}
+			}
+			return t.size < most
+		})
+		if err != nil {
+			return nil, fmt.Errorf("leaf hashes do not read: %w", err)
+		}
+	}
+	for size := range roots { // of entries in a repository before this one
+		if size < l.base.size {
+			delete(roots, size)
+		}
+	}
+	return roots, nil
+}
+
+// hashFiles gives the files of leaf hashes of a tree in the order of their
+// entries, which is that of their numbers, until f returns false.
+func (v *verification) hashFiles(tree, dir string, f func([]byte) bool) error {
+	type file struct {
+		first uint64
+		hash  string
+	}
+	var files []file
+	var list func(tree, dir string, depth int) error
+	list = func(tree, dir string, depth int) error {
+		nodes, err := v.repo.Tree(tree)
+		if err != nil {
+			return err
+		}
+		for _, n := range nodes {
+			path := dir + n.Name
+			if n.Mode == modeDir && depth < 12 {
+				if err := list(n.Hash, path+"/", depth+1); err != nil {
+					return err
+				}
+			} else if stem, ok := strings.CutSuffix(n.Name, ".hashes"); ok {
+				first, err := strconv.ParseUint(stem, 10, 63)
+				if err == nil {
+					files = append(files, file{first, n.Hash})
+				}
+			}
+		}
 		return nil
 	}
-	var t edge
-	for _, h := range l.hashes {
-		b, err := v.repo.Blob(h)
+	if err := list(tree, dir, 0); err != nil {
+		return err
+	}
+	slices.SortFunc(files, func(a, b file) int { return cmp.Compare(a.first, b.first) })
+	for _, at := range files {
+		b, err := v.repo.Blob(at.hash)
 		if err != nil {
-			return fmt.Errorf("leaf hashes do not read: %w", err)
+			return err
 		}
-		for ; len(b) >= tlog.HashSize; b = b[tlog.HashSize:] {
-			t.add(tlog.Hash(b[:tlog.HashSize]))
-			if want[t.size] {
-				l.roots[t.size] = t.root()
-			}
+		if !f(b) {
+			return nil
 		}
 	}
 	return nil

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,16 +17,15 @@ import (
 // judgment holds lines against a signed tree, and names the first that is not
 // in it.
 type judgment struct {
-	base   edge        // before the lines
-	lines  [][]byte    // as found
-	stored []tlog.Hash // leaf hashes found beside them
-	signed Checkpoint  // what they must lead to
-	when   time.Time   // it was signed; zero if nobody trustworthy says
-	last   time.Time   // of the entry before
-	month  string      // of the entries; empty: any
+	base      edge        // before the lines
+	batchFile             // as found
+	stored    []tlog.Hash // leaf hashes found beside them
+	signed    Checkpoint  // what they must lead to
+	when      time.Time   // it was signed; zero if nobody trustworthy says
+	last      time.Time   // of the entry before
+	month     string      // of the entries; empty: any
 
-	entries []Entry // the result, if all hold
-	after   edge
+	after edge // the result, if all hold
 }
 
 // judge returns "" if the lines hold; else what does not, in plain words, and
@@ -38,11 +38,7 @@ type judgment struct {
 // too, and the first line that contradicts itself or its hash is named, if one
 // does; otherwise only the batch.
 func (j *judgment) judge() (int64, string) {
-	leaves := make([]tlog.Hash, len(j.lines))
-	for i, l := range j.lines {
-		leaves[i] = tlog.RecordHash(l)
-	}
-	first := j.base.size
+	leaves, first := j.leaves, j.base.size
 	tree := j.tree(leaves)
 	j.after = j.base.with(leaves)
 	if len(leaves) > 0 && j.after.size == j.signed.Size && j.after.root() == j.signed.Root {
@@ -101,25 +97,29 @@ func (j *judgment) tree(leaves []tlog.Hash) string {
 	return fmt.Sprintf("the signed tree of %d entries", j.signed.Size)
 }
 
-// read decodes the lines.
+// read checks what the lines say of themselves.
 func (j *judgment) read() (int64, string) {
 	last := j.last
-	j.entries = j.entries[:0]
-	for i, l := range j.lines {
-		seq := j.base.size + uint64(i)
-		e, err := Decode(l)
+	year, month := 0, time.Month(0)
+	if t, err := time.Parse("2006-01", j.month); err == nil {
+		year, month = t.Year(), t.Month()
+	}
+	for i := range j.entries {
+		seq, e := j.base.size+uint64(i), &j.entries[i]
+		y, m, _ := e.Time.Date()
 		switch {
-		case err != nil:
-			return int64(seq), fmt.Sprintf("entry %d does not read: %v", seq, err)
 		case e.Seq != seq:
 			return int64(seq), fmt.Sprintf("entry %d stands where entry %d belongs", e.Seq, seq)
 		case e.Time.Before(last):
 			return int64(seq), fmt.Sprintf("entry %d is dated before the entry that it follows", seq)
-		case j.month != "" && e.Time.Format("2006-01") != j.month:
+		case j.month != "" && (y != year || m != month):
 			return int64(seq), fmt.Sprintf("entry %d is of another month than its branch", seq)
 		}
 		last = e.Time
-		j.entries = append(j.entries, e)
+	}
+	if j.bad != nil {
+		seq := j.base.size + uint64(len(j.entries))
+		return int64(seq), fmt.Sprintf("entry %d does not read: %v", seq, j.bad)
 	}
 	return -1, ""
 }
@@ -175,10 +175,10 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 	}
 	cp, err := OpenCheckpoint(string(note), cfg.Keys)
 	if err != nil {
-		return []Problem{{Entry: -1, Text: err.Error()}}, nil
+		return []Problem{{Class: ClassCheckpoint, Entry: -1, Text: err.Error()}}, nil
 	}
 	bad := func(entry int64, text string) []Problem {
-		return []Problem{{Origin: cp.Origin, Entry: entry, Text: text}}
+		return []Problem{{Class: ClassEntry, Origin: cp.Origin, Entry: entry, Text: text}}
 	}
 	j := judgment{signed: cp}
 	if b, err := fs.ReadFile(fsys, "base"); err == nil {
@@ -212,17 +212,17 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 	}
 	slices.Sort(firsts)
 	counts := map[uint64]uint64{}
+	var all []byte
 	for _, n := range firsts {
 		b, err := fs.ReadFile(fsys, batchPath(n)+".jsonl")
 		if err != nil {
 			return nil, fmt.Errorf("audit: %w", err)
 		}
-		lines := strings.Split(strings.TrimSuffix(string(b), "\n"), "\n")
-		for _, l := range lines {
-			j.lines = append(j.lines, []byte(l))
-		}
-		counts[n] = uint64(len(lines))
+		b = append(bytes.TrimSuffix(b, []byte("\n")), '\n')
+		all = append(all, b...)
+		counts[n] = uint64(bytes.Count(b, []byte("\n")))
 	}
+	j.batchFile = readBatch(all, nil)
 	slices.Sort(hashed)
 	for _, n := range hashed {
 		h, err := fs.ReadFile(fsys, batchPath(n)+".hashes")

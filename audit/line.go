@@ -331,6 +331,14 @@ func Decode(b []byte) (Entry, error) {
 	if len(b) > MaxLine {
 		return Entry{}, tooLong(len(b))
 	}
+	var fast Entry
+	if fastDecode(string(b), &fast) {
+		return fast, nil
+	}
+	return slowDecode(b)
+}
+
+func slowDecode(b []byte) (Entry, error) {
 	var l line
 	dec := json.NewDecoder(bytes.NewReader(b))
 	dec.DisallowUnknownFields()

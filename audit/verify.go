@@ -1,16 +1,19 @@
 package audit
 
 import (
-	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"fmt"
+	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
+
+	"countersign/rules"
 )
 
 // Repository is read access to a copy of the record: plain Git, nothing that
@@ -50,82 +53,39 @@ type VerifyConfig struct {
 	// Anchors are signed checkpoints that somebody else kept: the record must
 	// hold at least what they hold.
 	Anchors []string
-}
-
-// Report is what Verify found.
-type Report struct {
-	Logs     []Log
-	Entries  uint64
-	Commits  int // each has a checkpoint
-	Anchors  int // checkpoints held elsewhere that were compared
-	Problems []Problem
-	Notes    []string // not wrong, but worth knowing
-}
-
-// Log is one incarnation's part of a report, as far as it holds.
-type Log struct {
-	Enforcer    string
-	Incarnation string
-	Entries     uint64
-	Commits     int
-	First, Last time.Time
-	Checkpoint  Checkpoint // the newest
-	Signed      time.Time  // when that was committed
-	Signers     []string   // of commits
-	Previous    string     // origin of the incarnation before, as the first entry says; empty: none
-	Tip         string     // newest commit
-}
-
-func (l Log) origin() string { return l.Enforcer + "/" + l.Incarnation }
-
-// Problem is one thing that does not hold.
-type Problem struct {
-	Origin string
-	Branch string
-	Commit string
-	Entry  int64 // -1: no single one
-	Text   string
-}
-
-func (p Problem) String() string {
-	where := p.Origin
-	if p.Branch != "" {
-		where = p.Branch
-	}
-	if p.Commit != "" {
-		where += ", commit " + short(p.Commit)
-	}
-	return p.Text + " (" + where + ")"
-}
-
-// OK tells whether there is a record, and everything holds.
-func (r *Report) OK() bool { return len(r.Problems) == 0 && len(r.Logs) > 0 }
-
-// String is the report in a line, or a line for each problem.
-func (r *Report) String() string {
-	if len(r.Problems) > 0 {
-		var lines []string
-		for _, p := range r.Problems {
-			lines = append(lines, p.String())
-		}
-		return strings.Join(lines, "\n")
-	}
-	if len(r.Logs) == 0 {
-		return "no record here"
-	}
-	return fmt.Sprintf("%d %s, %d %s, all links hold", r.Entries, plural(int(r.Entries), "entry", "entries"),
-		r.Commits, plural(r.Commits, "checkpoint", "checkpoints"))
+	// Policy gives the policy of a commit from the policy repository, if its
+	// accepted history has it; else an error for people. nil: decisions and
+	// approvals are checked by the record alone.
+	Policy func(commit string) (*rules.Policy, error)
+	// State is what an earlier run left: what it has verified is not read again,
+	// and the record must still hold it. Verify brings it up to date, also when
+	// its context ends, unless there is a problem. nil: from the beginning.
+	State *Verified
+	// Workers read and decode side by side; each holds a batch, of some 10 MB at
+	// most. 0: as many as processors.
+	Workers int
+	// Progress is told, after a commit, which log is being walked and how many
+	// entries hold so far; nil: nobody is.
+	Progress func(origin string, entries uint64)
 }
 
 // Verify checks a copy of the record against public keys and anchors: every
 // commit's signature; that each branch is one line of commits, each adding one
 // batch and nothing else; that the lines read strictly, follow each other, and
 // lead to the root in each signed checkpoint; that months continue each other;
-// that each incarnation names the one before, and holds what that says. In
-// each incarnation it stops after the first commit that does not hold. The
-// error is the context's; what cannot be read is a problem.
+// that each incarnation names the one before, and holds what that says; and
+// what the entries say of calls, approvals and policies, see conduct. In each
+// incarnation it stops after the first commit that does not hold. The error is
+// the context's, or ErrState; what cannot be read is a problem. repo must be
+// safe for concurrent use.
 func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, error) {
 	v := &verification{repo: repo, cfg: cfg, rep: &Report{}}
+	pol := &policies{load: cfg.Policy, known: map[string]*rules.Policy{}}
+	v.calls = newConduct(v.problem, pol)
+	pol.calls = v.calls
+	if v.cfg.Workers == 0 {
+		v.cfg.Workers = runtime.GOMAXPROCS(0)
+	}
 	prefix := cfg.Prefix
 	if prefix == "" {
 		prefix = "audit/"
@@ -138,40 +98,46 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 	for _, b := range branches {
 		parts := strings.Split(b, "/")
 		if len(parts) != 4 || parts[0] != "audit" || !isMonth(parts[3]) {
-			v.problem(Problem{Branch: b, Entry: -1, Text: "the branch is no part of a record: audit/<enforcer>/<incarnation>/<yyyy-mm>"})
+			v.problem(Problem{Class: ClassBranch, Branch: b, Entry: -1, Text: "the branch is no part of a record: audit/<enforcer>/<incarnation>/<yyyy-mm>"})
 			continue
 		}
 		o := parts[1] + "/" + parts[2]
 		months[o] = append(months[o], parts[3])
 	}
-	var origins []string
-	for o := range months {
-		slices.Sort(months[o])
-		origins = append(origins, o)
+	if err := v.resume(months); err != nil {
+		return nil, err
 	}
-	slices.Sort(origins)
-	for _, o := range origins {
-		l := &logState{roots: map[uint64]tlog.Hash{0: (&edge{}).root()}, written: map[string]time.Time{}}
-		l.Enforcer, l.Incarnation, _ = strings.Cut(o, "/")
+	for _, o := range slices.Sorted(maps.Keys(months)) {
+		slices.Sort(months[o])
+		l := v.begin(o, months[o])
 		v.logs = append(v.logs, l)
 		for _, m := range months[o] {
-			if err := v.month(ctx, l, m); err != nil {
-				return nil, err
-			}
 			if l.broken {
 				break
 			}
+			if err := v.month(ctx, l, m); err != nil {
+				v.keep()
+				return nil, err
+			}
 		}
+	}
+	v.keep()
+	v.links()
+	for i, a := range cfg.Anchors {
+		v.anchor(a, fmt.Sprintf("anchor %d", i+1), "")
+	}
+	v.hold()
+	v.rep.Notes = append(v.rep.Notes, v.calls.settle(v.logs)...)
+	for _, l := range v.logs {
 		l.Entries = l.size
 		v.rep.Logs = append(v.rep.Logs, l.Log)
 		v.rep.Entries += l.Entries
 		v.rep.Commits += l.Commits
 	}
-	v.links()
-	for i, a := range cfg.Anchors {
-		v.anchor(a, fmt.Sprintf("anchor %d", i+1))
+	v.rep.Checked = v.calls.Checked
+	if len(v.rep.Problems) > 0 {
+		v.discard()
 	}
-	v.hold()
 	return v.rep, nil
 }
 
@@ -186,6 +152,8 @@ type verification struct {
 	rep     *Report
 	logs    []*logState
 	anchors []anchor
+	calls   *conduct
+	before  Verified // as the run began
 }
 
 // logState is a log while it is walked.
@@ -193,343 +161,111 @@ type logState struct {
 	Log
 	edge
 	last    time.Time
-	roots   map[uint64]tlog.Hash // at each checkpoint
-	hashes  []string             // blobs of leaf hashes, in order
-	written map[string]time.Time // when each batch was committed
+	roots   []sizedRoot       // at each checkpoint walked
+	written map[uint64]int64  // when each batch was committed, by its first entry
+	tips    map[string]string // of the months walked
+	base    edge              // what the repository begins with: empty, unless it continues another
 	start   *Start
+	calls   logCalls
 	broken  bool
+}
+
+// sizedRoot is the root of a log's first size entries.
+type sizedRoot struct {
+	size uint64
+	root tlog.Hash
+}
+
+func newLog(origin string) *logState {
+	l := &logState{
+		roots: []sizedRoot{{0, (&edge{}).root()}}, written: map[uint64]int64{}, tips: map[string]string{}, calls: newLogCalls(),
+	}
+	l.Enforcer, l.Incarnation, _ = strings.Cut(origin, "/")
+	return l
+}
+
+// rootAt gives the root at a size, if it was met on the way.
+func (l *logState) rootAt(size uint64) (tlog.Hash, bool) {
+	i, ok := slices.BinarySearchFunc(l.roots, size, func(r sizedRoot, size uint64) int { return cmp.Compare(r.size, size) })
+	if !ok {
+		return tlog.Hash{}, false
+	}
+	return l.roots[i].root, true
 }
 
 func (v *verification) problem(p Problem) {
 	v.rep.Problems = append(v.rep.Problems, p)
 }
 
-// month walks one branch from its first commit to its tip.
+// link is a commit of a branch, on the way from its tip to its beginning.
+type link struct{ hash, tree string }
+
+// month walks one branch from its first commit, or from the last one that an
+// earlier run has verified, to its tip.
 func (v *verification) month(ctx context.Context, l *logState, month string) error {
 	branch := branchName(l.origin(), month)
-	here := Problem{Origin: l.origin(), Branch: branch, Entry: -1}
-	bad := func(commit, format string, args ...any) {
+	here := Problem{Class: ClassBranch, Origin: l.origin(), Branch: branch, Entry: -1}
+	bad := func(class Class, commit, format string, args ...any) {
 		p := here
-		p.Commit, p.Text = commit, fmt.Sprintf(format, args...)
+		p.Class, p.Commit, p.Text = class, commit, fmt.Sprintf(format, args...)
 		v.problem(p)
 		l.broken = true
 	}
 	tip, ok, err := v.repo.Tip(branch)
 	if err != nil || !ok {
-		bad("", "the branch does not read: %v", err)
+		bad(ClassUnread, "", "the branch does not read: %v", err)
 		return nil
 	}
-	var chain []string // newest first
-	for hash := tip; ; {
+	known := l.tips[month]
+	var chain []link // newest first
+	for hash := tip; hash != known; {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		c, err := v.repo.Commit(hash)
 		if err != nil {
-			bad(hash, "the commit does not read: %v", err)
+			bad(ClassUnread, hash, "the commit does not read: %v", err)
 			return nil
 		}
-		chain = append(chain, hash)
+		chain = append(chain, link{hash, c.Tree})
 		if len(c.Parents) > 1 {
-			bad(hash, "the commit merges two histories; the record has one")
+			bad(ClassBranch, hash, "the commit merges two histories; the record has one")
 			return nil
 		}
 		if len(c.Parents) == 0 {
+			known = ""
 			break
 		}
 		hash = c.Parents[0]
 	}
+	if known != l.tips[month] { // what was verified is not in it any more
+		return v.rolledBack(ctx, l, branch, month)
+	}
 	parent := ""
-	for _, hash := range slices.Backward(chain) {
+	if known != "" {
+		c, err := v.repo.Commit(known)
+		if err != nil {
+			bad(ClassUnread, known, "the commit does not read: %v", err)
+			return nil
+		}
+		parent = c.Tree
+	}
+	slices.Reverse(chain)
+	for b := range v.prepare(ctx, chain, parent) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		c, err := v.repo.Commit(hash)
-		if err != nil {
-			bad(hash, "the commit does not read: %v", err)
-			return nil
-		}
 		p := here
-		p.Commit = hash
-		v.commit(l, p, c, parent, month)
+		p.Commit = b.hash
+		v.commit(l, p, b, month)
 		if l.broken {
 			return nil
 		}
-		parent, l.Tip = c.Tree, hash
+		l.Tip, l.tips[month] = b.hash, b.hash
 		l.Commits++
+		if v.cfg.Progress != nil {
+			v.cfg.Progress(l.origin(), l.size)
+		}
 	}
-	return nil
+	return ctx.Err()
 }
-
-// commit checks one commit, and moves the log on if it holds.
-func (v *verification) commit(l *logState, at Problem, c Commit, parentTree, month string) {
-	bad := func(entry int64, format string, args ...any) {
-		p := at
-		p.Entry, p.Text = entry, fmt.Sprintf(format, args...)
-		v.problem(p)
-		l.broken = true
-	}
-	// The signature comes last: who edits an entry breaks it as well, and the
-	// entry is what a person wants to know first.
-	signer, sigErr := v.cfg.Signer(c.Raw, c.When)
-	defer func() {
-		if sigErr != nil {
-			bad(-1, "the commit is not signed by a key that you trust: %v", sigErr)
-		}
-	}()
-	d, err := v.diff(parentTree, c.Tree)
-	if err != nil {
-		bad(-1, "its files do not read: %v", err)
-		return
-	}
-	if p, ok := v.overwritten(l, d); ok {
-		bad(p.Entry, "%s", p.Text)
-		return
-	}
-	base := l.edge.clone()
-	if parentTree == "" {
-		if base, err = v.monthBase(d); err != nil {
-			bad(-1, "%v", err)
-			return
-		}
-		switch {
-		case base.size > l.size:
-			bad(int64(l.size), "entry %d and those up to %d are missing: the branch begins after them", l.size, base.size-1)
-			return
-		case base.size < l.size:
-			bad(int64(base.size), "entry %d is there twice, in this branch and in the month before: the record forks", base.size)
-			return
-		case base.root() != l.root():
-			bad(-1, "the month does not continue the tree of the one before, of %d entries", l.size)
-			return
-		}
-	}
-	path := batchPath(l.size)
-	lines, err := v.blob(d.added, path+".jsonl")
-	if err != nil {
-		bad(int64(l.size), "entry %d does not follow: %v", l.size, err)
-		return
-	}
-	hashes, hashErr := v.blob(d.added, path+".hashes")
-	note, err := v.blob(d.latest, "checkpoint")
-	if err != nil {
-		bad(-1, "it has no new checkpoint: %v", err)
-		return
-	}
-	cp, cpErr := OpenCheckpoint(string(note), v.cfg.Keys)
-	if cpErr == nil && cp.Origin != l.origin() {
-		cpErr = fmt.Errorf("the checkpoint is of another log: %s", cp.Origin)
-	}
-	if cpErr != nil {
-		defer func() { bad(-1, "%v", cpErr) }()
-		if cp, err = ReadCheckpoint(string(note)); err != nil {
-			return
-		} // a claim, still good enough to point at an entry
-	}
-	j := judgment{base: base, lines: trimLines(lines), stored: splitHashes(hashes), signed: cp, last: l.last, month: month}
-	if sigErr == nil {
-		j.when = c.When
-	}
-	if entry, text := j.judge(); text != "" {
-		bad(entry, "%s", text)
-		return
-	}
-	if told, ok := messageNote(c.Message); !ok || told != string(note) {
-		bad(-1, "its message carries another checkpoint than its file")
-	}
-	if hashErr != nil {
-		bad(-1, "the leaf hashes beside entries %d to %d are missing: %v", l.size, cp.Size-1, hashErr)
-	}
-	for p := range d.added {
-		if p != path+".jsonl" && p != path+".hashes" && (parentTree != "" || p != "checkpoint" && p != "base") {
-			bad(-1, "it adds %q, which is no part of the record", p)
-		}
-	}
-	if l.broken || cpErr != nil || sigErr != nil {
-		return
-	}
-	v.collect(l, at, j.entries)
-	if l.broken {
-		return
-	}
-	if l.size == 0 {
-		l.First = j.entries[0].Time
-	}
-	l.edge = j.after
-	l.last, l.Last = j.entries[len(j.entries)-1].Time, j.entries[len(j.entries)-1].Time
-	l.Checkpoint, l.Signed = cp, c.When
-	l.roots[l.size] = cp.Root
-	l.hashes = append(l.hashes, d.added[path+".hashes"])
-	l.written[path+".jsonl"] = c.When
-	if !slices.Contains(l.Signers, signer) {
-		l.Signers = append(l.Signers, signer)
-	}
-}
-
-// collect takes from a batch that holds what later checks need.
-func (v *verification) collect(l *logState, at Problem, entries []Entry) {
-	for _, e := range entries {
-		switch {
-		case e.Seq == 0:
-			var s Start
-			if e.Kind != KindStart || json.Unmarshal(e.Detail, &s) != nil || s.Enforcer != l.Enforcer || s.Incarnation != l.Incarnation {
-				at.Entry = 0
-				at.Text = "entry 0 does not begin this log: it must be of kind start, and name " + l.origin()
-				v.problem(at)
-				l.broken = true
-				return
-			}
-			l.start = &s
-		case e.Kind == KindAnchor:
-			var a Anchor
-			if json.Unmarshal(e.Detail, &a) == nil && a.Checkpoint != "" {
-				v.anchor(a.Checkpoint, fmt.Sprintf("entry %d of %s", e.Seq, l.origin()))
-			}
-		}
-	}
-}
-
-// monthBase reads the edge that a month begins with.
-func (v *verification) monthBase(d changes) (edge, error) {
-	if _, ok := d.added["base"]; !ok {
-		return edge{}, nil
-	}
-	b, err := v.blob(d.added, "base")
-	if err != nil {
-		return edge{}, err
-	}
-	return parseBase(b)
-}
-
-// overwritten finds what no commit may do: touch what an earlier one wrote.
-func (v *verification) overwritten(l *logState, d changes) (Problem, bool) {
-	paths := make([]string, 0, len(d.gone))
-	for p := range d.gone {
-		if p != "checkpoint" || d.latest[p] == "" {
-			paths = append(paths, p)
-		}
-	}
-	slices.SortFunc(paths, func(a, b string) int { // lines before hashes: they name an entry
-		if x, y := strings.HasSuffix(a, ".jsonl"), strings.HasSuffix(b, ".jsonl"); x != y {
-			if x {
-				return -1
-			}
-			return 1
-		}
-		return strings.Compare(a, b)
-	})
-	if len(paths) == 0 {
-		return Problem{}, false
-	}
-	p := paths[0]
-	found := Problem{Entry: -1, Text: fmt.Sprintf("it changes or removes %q, which an earlier commit wrote", p)}
-	when, known := l.written[p]
-	now, there := d.latest[p]
-	if !known || !there {
-		return found, true
-	}
-	was, err1 := v.repo.Blob(d.gone[p])
-	is, err2 := v.repo.Blob(now)
-	if err1 != nil || err2 != nil {
-		return found, true
-	}
-	a, b := bytes.Split(was, []byte("\n")), bytes.Split(is, []byte("\n"))
-	i := 0
-	for i < len(a)-2 && i < len(b) && bytes.Equal(a[i], b[i]) {
-		i++
-	}
-	if e, err := Decode(a[i]); err == nil {
-		found.Entry = int64(e.Seq)
-		found.Text = fmt.Sprintf("entry %d does not match the tree signed at %s: a later commit changed it", e.Seq, clock(when))
-	}
-	return found, true
-}
-
-func (v *verification) blob(in map[string]string, path string) ([]byte, error) {
-	h, ok := in[path]
-	if !ok {
-		return nil, fmt.Errorf("the commit adds no %s", path)
-	}
-	b, err := v.repo.Blob(h)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return b, nil
-}
-
-// changes is the difference of two trees: paths to blobs.
-type changes struct {
-	added  map[string]string // was not there
-	gone   map[string]string // what was there and is not, or is changed
-	latest map[string]string // added or changed: what is there now
-}
-
-func (v *verification) diff(from, to string) (changes, error) {
-	d := changes{map[string]string{}, map[string]string{}, map[string]string{}}
-	return d, v.diffTree(&d, "", from, to, 0)
-}
-
-func (v *verification) diffTree(d *changes, prefix, from, to string, depth int) error {
-	if from == to {
-		return nil
-	}
-	if depth > 12 {
-		return fmt.Errorf("folders nest too deeply in %s", prefix)
-	}
-	read := func(hash string) (map[string]Node, error) {
-		m := map[string]Node{}
-		if hash == "" {
-			return m, nil
-		}
-		nodes, err := v.repo.Tree(hash)
-		for _, n := range nodes {
-			m[n.Name] = n
-		}
-		return m, err
-	}
-	old, err := read(from)
-	if err != nil {
-		return err
-	}
-	now, err := read(to)
-	if err != nil {
-		return err
-	}
-	for name := range now {
-		if _, ok := old[name]; !ok {
-			old[name] = Node{}
-		}
-	}
-	for name, o := range old {
-		n, path := now[name], prefix+name
-		if o == n {
-			continue
-		}
-		var oldTree, newTree string
-		if o.Mode == modeDir {
-			oldTree = o.Hash
-		} else if o.Hash != "" {
-			d.gone[path] = o.Hash
-		}
-		if n.Mode == modeDir {
-			newTree = n.Hash
-		} else if n.Hash != "" {
-			if n.Mode != modeFile {
-				return fmt.Errorf("%s is not a plain file (mode %s)", path, n.Mode)
-			}
-			d.latest[path] = n.Hash
-			if o.Hash == "" {
-				d.added[path] = n.Hash
-			}
-		}
-		if err := v.diffTree(d, path+"/", oldTree, newTree, depth+1); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-const (
-	modeDir  = "40000"
-	modeFile = "100644"
-)

@@ -4,6 +4,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -46,6 +48,29 @@ func (p *Policy) AsksDigest(server string, s Subject, client string, asks []Ask)
 		return ""
 	}
 	return p.digest(server, d.Credential, s, client, rs)
+}
+
+// Asked is what the rules that the asks name ask of people under this policy,
+// whatever the asks say of it: rule, approvers, quorum and break-glass set. It
+// tells whether an approval on record asked for less.
+func (p *Policy) Asked(asks []Ask) []Ask {
+	var out []Ask
+	for _, r := range p.rules {
+		if !r.mayAsk() || !slices.ContainsFunc(asks, func(a Ask) bool { return a.Rule == r.id }) {
+			continue
+		}
+		for _, name := range r.approvers {
+			out = append(out, Ask{Rule: r.id, Approvers: name, Quorum: r.quorum, BreakGlass: r.breakGlass})
+		}
+	}
+	return out
+}
+
+// ReadsClaims tells whether a rule about the request's server has a condition
+// that mentions claims. The record does not hold them, so that what such rules
+// decided cannot be decided again from it.
+func (p *Policy) ReadsClaims(server string) bool {
+	return slices.ContainsFunc(p.byServer[server], func(r *rule) bool { return strings.Contains(r.when, "claims") })
 }
 
 // What an approver's consent rests on, as it is digested.

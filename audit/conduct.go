@@ -1,0 +1,255 @@
+package audit
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"hash/maphash"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// conduct checks what the entries say of requests: each that was forwarded has an
+// intent and, once, an outcome after it; what is open when an incarnation ends,
+// the next one closes before it does anything else; an id means one request; an
+// approved call has its approval. Logs are looked at in the order in which they
+// are walked; what concerns two of them waits for settle.
+type conduct struct {
+	Checked
+	problem func(Problem)
+	seed    maphash.Seed
+	seen    map[uint64]struct{} // hashes of the ids of calls
+	votes   ballots
+	policy  *policies
+	told    map[string]int // problems of what the entries say, by log
+}
+
+// maxTold bounds what is told of one log: a fault that every call shows is told
+// often enough by so many.
+const maxTold = 50
+
+func newConduct(problem func(Problem), policy *policies) *conduct {
+	c := &conduct{seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, policy: policy, told: map[string]int{}}
+	c.problem = func(p Problem) {
+		switch n := c.told[p.Origin]; {
+		case n < maxTold:
+			problem(p)
+		case n == maxTold:
+			p.Text, p.Commit, p.Branch = "more of what its entries say does not hold; the first "+fmt.Sprint(maxTold)+" are told", "", ""
+			problem(p)
+		}
+		c.told[p.Origin]++
+	}
+	c.votes = newBallots(c)
+	return c
+}
+
+// logCalls is what one log leaves to be settled.
+type logCalls struct {
+	Open      map[string]openCall `json:"open,omitempty"`      // intents without an outcome
+	Recovered map[string]uint64   `json:"recovered,omitempty"` // closed here, opened in an earlier incarnation: the entry
+	// Served is the first entry that says that this incarnation did something
+	// else than take up what the one before left; 0: none does.
+	Served   uint64          `json:"served,omitempty"`
+	Policies map[string]bool `json:"policies,omitempty"` // commits that were put in force
+	Spent    map[string]use  `json:"spent,omitempty"`    // by call: the use of an approval whose intent has not come yet
+}
+
+type openCall struct {
+	Entry uint64    `json:"entry"`
+	Time  time.Time `json:"time"`
+	What  string    `json:"what"` // server and tool, or method
+}
+
+func newLogCalls() logCalls {
+	return logCalls{Open: map[string]openCall{}, Recovered: map[string]uint64{}, Policies: map[string]bool{}, Spent: map[string]use{}}
+}
+
+// take looks at one entry of a log, at is where it stands.
+func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
+	switch e.Kind {
+	case KindStart, KindRecovered, "key":
+	default:
+		if l.Served == 0 && e.Seq > 0 {
+			l.Served = e.Seq
+		}
+	}
+	at.Entry, at.Class = int64(e.Seq), ClassCall
+	bad := func(format string, args ...any) {
+		at.Text = fmt.Sprintf("entry %d: ", e.Seq) + fmt.Sprintf(format, args...)
+		c.problem(at)
+	}
+	switch e.Kind {
+	case KindIntent:
+		c.intent(l, at, e, bad)
+	case KindOutcome:
+		switch _, open := l.Open[e.Call]; {
+		case e.Call == "":
+		case open:
+			delete(l.Open, e.Call)
+			c.Closed++
+		case answeredHere(e):
+			c.Answered++
+		case c.was(e.Call):
+			bad("call %s has an outcome already", e.Call)
+		default:
+			bad("call %s has an outcome, and no intent before it: it was forwarded before that was recorded, or the intent is gone", e.Call)
+		}
+	case KindRecovered:
+		if _, here := l.Open[e.Call]; here {
+			bad("call %s is closed as one of an earlier incarnation, and it is one of this", e.Call)
+			delete(l.Open, e.Call)
+		} else if _, twice := l.Recovered[e.Call]; twice {
+			bad("call %s is closed twice", e.Call)
+		}
+		l.Recovered[e.Call] = e.Seq
+	case KindRefused:
+		if serverAsks(e) {
+			c.Asked++
+			return
+		}
+		c.Refused++
+		if _, open := l.Open[e.Call]; open && e.Call != "" {
+			bad("call %s is refused, and was forwarded before", e.Call)
+		}
+		c.policy.decide(at, e)
+	case KindPolicy:
+		if e.Status == "accepted" || e.Status == "reset" || e.Status == "resumed" {
+			l.Policies[e.Policy] = true
+		}
+	case KindApproval:
+		c.votes.take(l, at, e)
+	case KindLogin:
+		c.votes.login(e)
+	}
+}
+
+func (c *conduct) intent(l *logCalls, at Problem, e *Entry, bad func(string, ...any)) {
+	switch {
+	case e.Call == "":
+		return
+	case serverAsks(e):
+		c.Asked++
+		return
+	}
+	if _, open := l.Open[e.Call]; open {
+		if e.Method != "notifications/cancelled" || e.Digest != "" { // the server is told that the call is cancelled
+			bad("call %s is forwarded a second time", e.Call)
+		}
+		return
+	}
+	if c.was(e.Call) {
+		bad("the id %s is that of an earlier call", e.Call)
+	}
+	c.seen[maphash.String(c.seed, e.Call)] = struct{}{}
+	c.Calls++
+	l.Open[e.Call] = openCall{e.Seq, e.Time, strings.TrimSpace(e.Server + " " + cmp.Or(e.Tool, e.Method))}
+	switch e.Effect {
+	case "approve":
+		c.Approved++
+		c.votes.intent(l, at, e)
+	case "allow":
+	case "":
+		if e.Tool != "" || e.Method == "tools/call" {
+			bad("call %s was forwarded, and names no decision", e.Call)
+		}
+	default:
+		bad("call %s was forwarded, and its decision was %s", e.Call, e.Effect)
+	}
+	if e.Policy != "" && len(l.Policies) > 0 && !l.Policies[e.Policy] {
+		at.Class = ClassPolicy
+		at.Text = fmt.Sprintf("entry %d: call %s was decided by policy %s, which no entry of this log before it puts in force", e.Seq, e.Call, short(e.Policy))
+		c.problem(at)
+	}
+	c.policy.decide(at, e)
+}
+
+func (c *conduct) was(call string) bool {
+	_, ok := c.seen[maphash.String(c.seed, call)]
+	return ok
+}
+
+// serverAsks marks the entry of something that a server asked of a client: it
+// has the id of the call on whose stream it was asked, and no outcome of its own.
+func serverAsks(e *Entry) bool { return strings.HasPrefix(e.Method, "server:") }
+
+// answeredHere tells whether an outcome is that of a request which the enforcer
+// answered itself, so that it has no intent: at the endpoint for all servers;
+// about tasks; or with an answer kept for a client that had left. The outcome of
+// what was forwarded leaves decision, digest and facts to its intent.
+func answeredHere(e *Entry) bool {
+	if e.Server == "*" || e.Effect != "" || e.Digest != "" {
+		return true
+	}
+	var d struct{ Facts json.RawMessage }
+	return len(e.Detail) > 0 && json.Unmarshal(e.Detail, &d) == nil && d.Facts != nil
+}
+
+// settle checks what concerns several logs: incarnations of one enforcer, in
+// their order, and approvals.
+func (c *conduct) settle(logs []*logState) (notes []string) {
+	next := map[string][]*logState{} // by the origin that they follow
+	known := map[string]bool{}
+	for _, l := range logs {
+		known[l.origin()] = true
+	}
+	for _, l := range logs {
+		previous := l.Previous
+		if !known[previous] {
+			previous = ""
+		}
+		next[previous] = append(next[previous], l)
+	}
+	var walk func(l *logState, carried map[string]openCall)
+	walk = func(l *logState, carried map[string]openCall) {
+		carried = maps.Clone(carried)
+		at := Problem{Class: ClassCall, Origin: l.origin(), Branch: "", Entry: -1}
+		for call, seq := range l.calls.Recovered {
+			if _, ok := carried[call]; ok {
+				delete(carried, call)
+				c.Recovered++
+				continue
+			}
+			if l.Previous != "" && !known[l.Previous] {
+				continue // opened in a log that is not here
+			}
+			at.Entry, at.Text = int64(seq), fmt.Sprintf("entry %d: it closes call %s, which no earlier incarnation left open", seq, call)
+			c.problem(at)
+		}
+		if l.calls.Served > 0 {
+			for _, call := range sortedCalls(carried) {
+				at.Entry, at.Text = int64(l.calls.Served), fmt.Sprintf("entry %d: call %s (%s), left open by an earlier incarnation, is not closed before it", l.calls.Served, call, carried[call].What)
+				c.problem(at)
+			}
+			c.Open += len(carried) // reported, and not to be asked for again
+			clear(carried)
+		}
+		maps.Copy(carried, l.calls.Open)
+		if len(next[l.origin()]) == 0 && !l.broken {
+			c.Open += len(carried)
+			for i, call := range sortedCalls(carried) {
+				if i == 8 {
+					notes = append(notes, fmt.Sprintf("and %d more calls are open at the end of %s", len(carried)-i, l.origin()))
+					break
+				}
+				o := carried[call]
+				notes = append(notes, fmt.Sprintf("call %s (%s, entry %d) is open at the end of %s: no outcome, %v after its intent", call, o.What, o.Entry, l.origin(), l.Last.Sub(o.Time).Round(time.Millisecond)))
+			}
+		}
+		for _, n := range next[l.origin()] {
+			walk(n, carried)
+		}
+	}
+	for _, l := range next[""] {
+		walk(l, map[string]openCall{})
+	}
+	return append(notes, c.votes.settle()...)
+}
+
+func sortedCalls(m map[string]openCall) []string {
+	return slices.SortedFunc(maps.Keys(m), func(a, b string) int {
+		return cmp.Or(cmp.Compare(m[a].Entry, m[b].Entry), strings.Compare(a, b))
+	})
+}

@@ -1,0 +1,218 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"countersign/rules"
+)
+
+// ErrNoPolicy is why a policy cannot be held against: the repository does not
+// have the commit in its accepted history, or what it has does not load.
+var ErrNoPolicy = errors.New("no such policy")
+
+// policies holds the entries against the policies that they name; without a
+// policy repository it finds nothing.
+type policies struct {
+	load    func(commit string) (*rules.Policy, error)
+	calls   *conduct
+	known   map[string]*rules.Policy // nil: ErrNoPolicy, told once
+	decided map[string]bool
+}
+
+// of gives the policy of a commit; nil if there is none to hold against.
+func (p *policies) of(at Problem, commit string) *rules.Policy {
+	if p == nil || p.load == nil || commit == "" {
+		return nil
+	}
+	if found, ok := p.known[commit]; ok {
+		return found
+	}
+	found, err := p.load(commit)
+	if err != nil {
+		at.Class, at.Text = ClassPolicy, fmt.Sprintf("entry %d: it was decided under policy %s, and %v", at.Entry, short(commit), err)
+		p.calls.problem(at)
+		found = nil
+	} else {
+		p.calls.Policies++
+	}
+	p.known[commit] = found
+	return found
+}
+
+// earlier are the moments at which a request is decided again if it comes out
+// otherwise at its entry's time: an entry is written after the decision, by as
+// long as Vault or a list of tools was waited for.
+var earlier = []time.Duration{time.Second, 10 * time.Second, time.Minute, 5 * time.Minute}
+
+// decide decides a request again, under the policy that it names.
+func (p *policies) decide(at Problem, e *Entry) {
+	if e.Effect == "" || e.Policy == "" || serverAsks(e) {
+		return
+	}
+	pol := p.of(at, e.Policy)
+	if pol == nil {
+		return
+	}
+	skip := func(why string) {
+		if p.calls.Undecided == nil {
+			p.calls.Undecided = map[string]int{}
+		}
+		p.calls.Undecided[why]++
+	}
+	req, why := request(*e)
+	if why != "" {
+		skip(why)
+		return
+	}
+	same := func(d rules.Decision) bool {
+		return string(d.Effect) == e.Effect && slices.Equal(sorted(d.RuleIDs()), sorted(e.Rules))
+	}
+	now := pol.Decide(req)
+	for i := 0; !same(now) && i < len(earlier); i++ {
+		back := req
+		back.Now = e.Time.Add(-earlier[i])
+		if again := pol.Decide(back); same(again) {
+			now = again
+		}
+	}
+	switch {
+	case same(now):
+		p.calls.Decided++
+	case pol.ReadsClaims(e.Server):
+		skip("a rule looks at claims of the token, which the record does not hold")
+	default:
+		at.Class = ClassDecision
+		at.Text = fmt.Sprintf("entry %d: policy %s decides %s (%s), and the entry says %s (%s)", e.Seq, short(e.Policy),
+			now.Effect, orNone(now.RuleIDs()), e.Effect, orNone(e.Rules))
+		p.calls.problem(at)
+	}
+}
+
+// bindsCredential tells whether an approval's digest may cover more than the
+// arguments: what Vault is asked, where that depends on the caller's token.
+// Without the policy nobody can tell.
+func (p *policies) bindsCredential(e *Entry) bool {
+	if p == nil || p.load == nil {
+		return true
+	}
+	pol := p.known[e.Policy]
+	if pol == nil {
+		return true // reported already
+	}
+	server, _ := pol.Server(e.Server)
+	name, _, _ := strings.Cut(e.Credential, " ")
+	c, ok := server.Credentials[name]
+	return ok && c.UsesCaller()
+}
+
+// asked checks that what the approval says was asked is what the policy asks.
+func (p *policies) asked(u usedApproval) {
+	pol := p.of(u.At, u.Policy)
+	if pol == nil {
+		return
+	}
+	bad := func(format string, args ...any) {
+		at := u.At
+		at.Text = fmt.Sprintf("entry %d: approval %s ", at.Entry, u.Doc.ID) + fmt.Sprintf(format, args...)
+		p.calls.problem(at)
+	}
+	subject := rules.Subject{Issuer: u.Doc.Subject.Issuer, Sub: u.Doc.Subject.Sub}
+	asks := make([]rules.Ask, len(u.Doc.Asks))
+	for i, a := range u.Doc.Asks {
+		asks[i] = rules.Ask{Rule: a.Rule, Approvers: a.Approvers, Quorum: a.Quorum, BreakGlass: a.BreakGlass}
+	}
+	want := pol.Asked(asks)
+	got := slices.Clone(asks)
+	order := func(a, b rules.Ask) int {
+		return strings.Compare(a.Rule+" "+a.Approvers, b.Rule+" "+b.Approvers)
+	}
+	slices.SortFunc(got, order)
+	slices.SortFunc(want, order)
+	if !slices.EqualFunc(got, want, func(a, b rules.Ask) bool {
+		return a.Rule == b.Rule && a.Approvers == b.Approvers && a.Quorum == b.Quorum && a.BreakGlass == b.BreakGlass
+	}) {
+		bad("says that %s were asked, and under policy %s that is %s", askedOf(got), short(u.Policy), askedOf(want))
+		return
+	}
+	if d := pol.AsksDigest(u.Doc.Server, subject, u.Doc.Client, asks); strings.HasPrefix(subject.Sub, pseudonym) {
+		return // who answers for the identity that asks is part of the digest
+	} else if d != u.Doc.RulesDigest {
+		bad("rests on rules, people or a credential that are not those of policy %s", short(u.Policy))
+	}
+}
+
+// pseudonym begins a subject that policy has not recorded in the clear.
+const pseudonym = "pseudonym:"
+
+func askedOf(asks []rules.Ask) string {
+	var out []string
+	for _, a := range asks {
+		out = append(out, fmt.Sprintf("%d of %s by rule %s", a.Quorum, a.Approvers, a.Rule))
+	}
+	if out == nil {
+		return "nobody"
+	}
+	return strings.Join(out, ", ")
+}
+
+// voter checks that who voted is of the sets that the vote counts for, under the
+// policy then in force, and does not answer for who asked.
+func (p *policies) voter(u usedApproval, v vote, commit string, groups []string) {
+	pol := p.of(u.At, commit)
+	if pol == nil {
+		return
+	}
+	at := u.At
+	bad := func(format string, args ...any) {
+		at.Text = fmt.Sprintf("entry %d: approval %s ", at.Entry, u.Doc.ID) + fmt.Sprintf(format, args...)
+		p.calls.problem(at)
+	}
+	_, name, _ := strings.Cut(v.who(), " ")
+	subject := rules.Subject{Issuer: v.Issuer, Sub: v.Sub}
+	if strings.HasPrefix(v.Sub, pseudonym) {
+		if person, ok := pol.PersonByName(v.Person); ok {
+			subject = rules.Subject{Issuer: person.Issuer, Sub: person.Sub}
+		} else {
+			p.calls.Unknown++
+			return
+		}
+	} else if person, ok := pol.Person(v.Issuer, v.Sub); ok != (v.Person != "") || ok && person.Name != v.Person {
+		bad("has a vote of %s, whom policy %s does not know by that name", name, short(commit))
+		return
+	}
+	asker := rules.Subject{Issuer: u.Doc.Subject.Issuer, Sub: u.Doc.Subject.Sub}
+	if slices.Contains(pol.Owners(asker, u.Doc.Client), v.Person) && v.Person != "" {
+		bad("has a vote of %s, who answers for who asked", name)
+		return
+	}
+	byGroup, unknown := false, false
+	for _, set := range v.Sets {
+		if pol.MayApprove(set, subject) {
+			continue
+		}
+		withGroups := subject
+		withGroups.Groups = groups
+		s, _ := pol.ApproverSet(set)
+		switch {
+		case pol.MayApprove(set, withGroups):
+			byGroup = true
+		case len(s.Groups) > 0 && groups == nil:
+			unknown = true
+		default:
+			bad("has a vote of %s, who is not of %s under policy %s", name, set, short(commit))
+			return
+		}
+	}
+	switch {
+	case unknown:
+		p.calls.Unknown++
+	case byGroup:
+		p.calls.Groups++
+	default:
+		p.calls.Members++
+	}
+}
