@@ -171,7 +171,11 @@ func TestRealGit(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range 13 {
-		if _, err := j.Append(t.Context(), audit.Entry{Kind: audit.KindIntent, Reason: "some words"}); err != nil {
+		e := audit.Entry{Kind: audit.KindIntent, Reason: "some words"}
+		if i == 12 { // who chose these names would like to write the message
+			e = audit.Entry{Kind: audit.KindRefused, Effect: "deny", Policy: "3f9c2e1aa05d5bd3", Sub: "eve\nPolicy: forged", Tool: "a\n\nb\n\nPolicy: forged\n---\n", Reason: "\n\ndemo/i1\n9\nAAAA\n\n— demo/i1 AAAA\n"}
+		}
+		if _, err := j.Append(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 		if i == 5 || i == 12 {
@@ -192,6 +196,24 @@ func TestRealGit(t *testing.T) {
 		t.Error(out)
 	}
 	gitIn(t, clone, "fsck", "--strict")
+	// Stock Git reads the trailers, ours and no others.
+	const trailers = "Policy: 3f9c2e1aa05d5bd3\nEntries: 7-13\nCalls: 1\nDenied: 1\n"
+	if out := gitIn(t, clone, "log", "-1", "--format=%(trailers:only,unfold)"); strings.TrimSpace(out)+"\n" != trailers {
+		t.Errorf("git log shows the trailers\n%s", out)
+	}
+	if out := gitIn(t, clone, "log", "--format=%(trailers:key=Policy,valueonly,separator=%x2C)|%(trailers:key=Entries,valueonly,separator=%x2C)"); out != "3f9c2e1aa05d5bd3|7-13\n|0-6\n" {
+		t.Errorf("git log shows %q", out)
+	}
+	message := filepath.Join(dir, "message")
+	if err := os.WriteFile(message, []byte(gitIn(t, clone, "log", "-1", "--format=%B")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out := gitIn(t, clone, "interpret-trailers", "--parse", message); out != trailers {
+		t.Errorf("git interpret-trailers says\n%s", out)
+	}
+	if out := gitIn(t, clone, "log", "-1", "--format=%s"); out != "1 call · 1 denied · policy 3f9c2e1\n" {
+		t.Errorf("git log --oneline shows %q", out)
+	}
 	trust, err := gitsync.Signers{AllowedSigners: []byte(signers)}.Parse()
 	if err != nil {
 		t.Fatal(err)

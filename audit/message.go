@@ -162,6 +162,7 @@ type told struct {
 
 // tell counts something under rank, verb and text.
 func (s *story) tell(rank int, verb, text string) *told {
+	text = strings.TrimLeft(text, " ,:") // nobody, or nothing, is named
 	return s.at(&s.told[rank], strconv.Itoa(rank)+"\x00"+verb+"\x00"+text, verb, text)
 }
 
@@ -181,6 +182,7 @@ func (s *story) at(list *[]*told, key, verb, text string) *told {
 
 // list counts an item of a line that lists.
 func (s *story) list(rank int, verb, text, item string) {
+	text = strings.TrimLeft(text, " ,:")
 	t := s.tell(rank, verb, text)
 	s.at(&t.items, strconv.Itoa(rank)+"\x00"+verb+"\x00"+text+"\x00\x00"+item, "", item)
 }

@@ -60,13 +60,15 @@ type OutletConfig struct {
 
 const (
 	defaultWindow = 10 * time.Second
+	perMinute     = 6 // pushes, for all writers; a minute is so many windows
 	maxBackoff    = 5 * time.Minute
 )
 
 // Outlet takes parts to one remote, in one push a window. The window is 10 s
 // for each live writer of the remote, since a host bounds the pushes to a
-// repository, not those of a writer (GitHub: 6 a minute), and up to a fifth
-// more, so that writers do not meet. Who else writes is seen in what the
+// repository, not those of a writer (GitHub: 6 a minute); a fifth more, so that
+// a minute has room for one push of somebody who comes anew; and up to another
+// fifth, so that writers do not meet. Who else writes is seen in what the
 // remote shows at the beginning of every push; see writers.
 //
 // Parts share a push, not their troubles. A part that cannot be committed, or
@@ -177,18 +179,28 @@ func (o *Outlet) wait() time.Duration {
 	defer o.mu.Unlock()
 	w := o.pause()
 	if o.cfg.Rand != nil {
-		w += time.Duration(o.cfg.Rand() * float64(w) / 5)
+		w += time.Duration((1 + o.cfg.Rand()) * float64(w) / 5)
 	}
 	return w
 }
 
 func (o *Outlet) pause() time.Duration {
-	w := o.cfg.Window * time.Duration(1+o.writers.others)
-	if o.crowded {
-		w *= 2
-	}
+	w := o.rhythm()
 	if o.failures > 0 {
 		w = min(w<<min(o.failures, 16), max(maxBackoff, w))
+	}
+	return w
+}
+
+// rhythm is the window as the writers seen have it.
+func (o *Outlet) rhythm() time.Duration {
+	n := 1 + o.writers.others
+	w := o.cfg.Window * time.Duration(n)
+	if n > perMinute/2 { // or some push twice in a minute, and all of them may in the same
+		w = max(w, o.cfg.Window*perMinute)
+	}
+	if o.crowded {
+		w *= 2
 	}
 	return w
 }
@@ -330,6 +342,4 @@ func (o *Outlet) look(before map[string]string, ours []string) {
 }
 
 // span is how long a writer counts as live after its last change was seen.
-func (o *Outlet) span() time.Duration {
-	return 3 * o.cfg.Window * time.Duration(1+o.writers.others)
-}
+func (o *Outlet) span() time.Duration { return 3 * o.rhythm() }
