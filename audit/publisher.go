@@ -557,7 +557,7 @@ func (p *Publisher) adopt(branch string) error {
 	c, err := OpenCheckpoint(string(signed), keys)
 	switch {
 	case err != nil:
-		return p.forked("%s is at %s, whose checkpoint is not ours: %v", branch, tip, err)
+		return p.forked("%s is at %s, whose checkpoint is not ours (was the key changed? then the old one is wanted as COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS): %v", branch, tip, err)
 	case c.Origin != p.inc.origin() || c.Size <= p.at.size || c.Size > p.end():
 		return p.forked("%s is at %s with %d entries of %s; the journal has %d, of which %d were published", branch, tip, c.Size, c.Origin, p.end(), p.at.size)
 	}
