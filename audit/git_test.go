@@ -22,7 +22,7 @@ import (
 	"countersign/gitsync"
 )
 
-func keyPair(t *testing.T) (private, public []byte) {
+func keyPair(t testing.TB) (private, public []byte) {
 	t.Helper()
 	pub, priv, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -39,7 +39,7 @@ func keyPair(t *testing.T) (private, public []byte) {
 	return pem.EncodeToMemory(block), ssh.MarshalAuthorizedKey(sshPub)
 }
 
-func gitIn(t *testing.T, dir string, args ...string) string {
+func gitIn(t testing.TB, dir string, args ...string) string {
 	t.Helper()
 	cmd := exec.Command("git", append([]string{"-C", dir}, args...)...)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null",

@@ -27,6 +27,7 @@ type prepared struct {
 	noteErr error
 	cp      Checkpoint
 	cpErr   error
+	message string // that the entries and the note make
 }
 
 // batchFile is a file of lines, taken apart.
@@ -130,6 +131,9 @@ func (v *verification) prepareOne(at link, parentTree string) *prepared {
 	}
 	if p.note, p.noteErr = v.blob(p.changes.latest, "checkpoint"); p.noteErr == nil {
 		p.cp, p.cpErr = OpenCheckpoint(string(p.note), v.cfg.Keys)
+		if p.batch.bad == nil {
+			p.message = commitMessage(p.batch.entries, string(p.note))
+		}
 	}
 	return p
 }

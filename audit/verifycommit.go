@@ -69,6 +69,10 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	}
 	if told, ok := messageNote(c.Message); !ok || told != string(b.note) {
 		bad(ClassMessage, -1, "its message carries another checkpoint than its file")
+	} else if told, due := b.told(l); due && told != c.Message {
+		bad(ClassMessage, -1, "its message does not tell what its entries say: %s", firstDifference(c.Message, told))
+	} else if due {
+		v.calls.Messages++
 	}
 	if hashErr != nil {
 		bad(ClassEntry, -1, "the leaf hashes beside entries %d to %d are missing: %v", l.size, cp.Size-1, hashErr)
@@ -117,6 +121,32 @@ func (v *verification) continues(l *logState, d changes, base *edge, bad func(Cl
 		return true
 	}
 	return false
+}
+
+// told gives the message that the commit must have. Before entries of schema 2,
+// messages had a subject for people that nobody can make again.
+func (p *prepared) told(l *logState) (message string, due bool) {
+	var s Start
+	switch {
+	case l.start != nil:
+		s = *l.start
+	case len(p.batch.entries) > 0 && p.batch.entries[0].Seq == 0:
+		_ = json.Unmarshal(p.batch.entries[0].Detail, &s) // what it is not, collect says
+	}
+	if s.Schema < 2 && !strings.Contains(p.commit.Message, "\nEntries: ") {
+		return "", false
+	}
+	return p.message, true
+}
+
+// firstDifference shows the first line in which two messages differ.
+func firstDifference(is, want string) string {
+	a, b := strings.Split(is, "\n"), strings.Split(want, "\n")
+	i := 0
+	for i < len(a)-1 && i < len(b)-1 && a[i] == b[i] {
+		i++
+	}
+	return fmt.Sprintf("%q, and not %q", a[i], b[i])
 }
 
 // collect takes from a batch that holds what later checks need.
