@@ -24,9 +24,9 @@ const maxNote = 64 << 10
 
 // Checkpoint is a statement about an incarnation's first Size entries.
 type Checkpoint struct {
-	Origin string // <enforcer>/<incarnation>
-	Size   uint64
-	Root   tlog.Hash // RFC 6962 §2.1
+	Origin string    `json:"origin"` // <enforcer>/<incarnation>
+	Size   uint64    `json:"size"`
+	Root   tlog.Hash `json:"root"` // RFC 6962 §2.1
 }
 
 // text is the body of a checkpoint (c2sp.org/tlog-checkpoint): origin, size

@@ -131,7 +131,7 @@ func (v *verification) prepareOne(at link, parentTree string) *prepared {
 	}
 	if p.note, p.noteErr = v.blob(p.changes.latest, "checkpoint"); p.noteErr == nil {
 		p.cp, p.cpErr = OpenCheckpoint(string(p.note), v.cfg.Keys)
-		if p.batch.bad == nil {
+		if p.path != "" && p.batch.bad == nil {
 			p.message = commitMessage(p.batch.entries, string(p.note))
 		}
 	}

@@ -9,6 +9,7 @@ import (
 // Report is what Verify found. Its JSON form is what `countersign audit verify
 // --json` prints; members are added, never renamed.
 type Report struct {
+	Verdict  string    `json:"verdict"` // holds, fails, or empty: there is no record
 	Logs     []Log     `json:"logs"`
 	Entries  uint64    `json:"entries"`
 	Commits  int       `json:"commits"` // each has a checkpoint
@@ -113,6 +114,13 @@ func (p Problem) String() string {
 	}
 	return p.Text + " (" + where + ")"
 }
+
+// The verdicts.
+const (
+	Holds = "holds"
+	Fails = "fails"
+	Empty = "empty"
+)
 
 // OK tells whether there is a record, and everything holds.
 func (r *Report) OK() bool { return len(r.Problems) == 0 && len(r.Logs) > 0 }

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -10,17 +9,12 @@ import (
 	"countersign/rules"
 )
 
-// ErrNoPolicy is why a policy cannot be held against: the repository does not
-// have the commit in its accepted history, or what it has does not load.
-var ErrNoPolicy = errors.New("no such policy")
-
 // policies holds the entries against the policies that they name; without a
 // policy repository it finds nothing.
 type policies struct {
-	load    func(commit string) (*rules.Policy, error)
-	calls   *conduct
-	known   map[string]*rules.Policy // nil: ErrNoPolicy, told once
-	decided map[string]bool
+	load  func(commit string) (*rules.Policy, error)
+	calls *conduct
+	known map[string]bool // by commit: whether it loads; what does not is told once
 }
 
 // of gives the policy of a commit; nil if there is none to hold against.
@@ -28,18 +22,20 @@ func (p *policies) of(at Problem, commit string) *rules.Policy {
 	if p == nil || p.load == nil || commit == "" {
 		return nil
 	}
-	if found, ok := p.known[commit]; ok {
-		return found
+	loads, asked := p.known[commit]
+	if asked && !loads {
+		return nil
 	}
 	found, err := p.load(commit)
-	if err != nil {
+	p.known[commit] = err == nil
+	switch {
+	case err != nil:
 		at.Class, at.Text = ClassPolicy, fmt.Sprintf("entry %d: it was decided under policy %s, and %v", at.Entry, short(commit), err)
 		p.calls.problem(at)
-		found = nil
-	} else {
+		return nil
+	case !asked:
 		p.calls.Policies++
 	}
-	p.known[commit] = found
 	return found
 }
 
@@ -99,7 +95,7 @@ func (p *policies) bindsCredential(e *Entry) bool {
 	if p == nil || p.load == nil {
 		return true
 	}
-	pol := p.known[e.Policy]
+	pol := p.of(Problem{Entry: int64(e.Seq)}, e.Policy)
 	if pol == nil {
 		return true // reported already
 	}

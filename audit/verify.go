@@ -80,7 +80,7 @@ type VerifyConfig struct {
 // safe for concurrent use.
 func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, error) {
 	v := &verification{repo: repo, cfg: cfg, rep: &Report{}}
-	pol := &policies{load: cfg.Policy, known: map[string]*rules.Policy{}}
+	pol := &policies{load: cfg.Policy, known: map[string]bool{}}
 	v.calls = newConduct(v.problem, pol)
 	pol.calls = v.calls
 	if v.cfg.Workers == 0 {
@@ -135,6 +135,14 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 		v.rep.Commits += l.Commits
 	}
 	v.rep.Checked = v.calls.Checked
+	switch {
+	case len(v.rep.Problems) > 0:
+		v.rep.Verdict = Fails
+	case len(v.rep.Logs) > 0:
+		v.rep.Verdict = Holds
+	default:
+		v.rep.Verdict = Empty
+	}
 	if len(v.rep.Problems) > 0 {
 		v.discard()
 	}

@@ -69,7 +69,7 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	}
 	if told, ok := messageNote(c.Message); !ok || told != string(b.note) {
 		bad(ClassMessage, -1, "its message carries another checkpoint than its file")
-	} else if told, due := b.told(l); due && told != c.Message {
+	} else if told, due := b.told(l, batch); due && told != c.Message {
 		bad(ClassMessage, -1, "its message does not tell what its entries say: %s", firstDifference(c.Message, told))
 	} else if due {
 		v.calls.Messages++
@@ -125,16 +125,19 @@ func (v *verification) continues(l *logState, d changes, base *edge, bad func(Cl
 
 // told gives the message that the commit must have. Before entries of schema 2,
 // messages had a subject for people that nobody can make again.
-func (p *prepared) told(l *logState) (message string, due bool) {
+func (p *prepared) told(l *logState, batch batchFile) (message string, due bool) {
 	var s Start
 	switch {
 	case l.start != nil:
 		s = *l.start
-	case len(p.batch.entries) > 0 && p.batch.entries[0].Seq == 0:
-		_ = json.Unmarshal(p.batch.entries[0].Detail, &s) // what it is not, collect says
+	case len(batch.entries) > 0 && batch.entries[0].Seq == 0:
+		_ = json.Unmarshal(batch.entries[0].Detail, &s) // what it is not, collect says
 	}
 	if s.Schema < 2 && !strings.Contains(p.commit.Message, "\nEntries: ") {
 		return "", false
+	}
+	if p.message == "" { // the batch was not the one that was prepared
+		return commitMessage(batch.entries, string(p.note)), true
 	}
 	return p.message, true
 }
