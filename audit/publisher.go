@@ -52,23 +52,13 @@ type PublisherConfig struct {
 	// is under way; the zero Signer if there is none.
 	Previous Signer
 	// Cosign has others sign a checkpoint that is about to be pushed, within the
-	// time of ctx. It returns the note with their lines added; after an error
-	// the note goes without. nil: nobody.
+	// time of ctx. It returns the note with their lines added, as far as it got
+	// if there is an error too. nil: nobody.
 	Cosign func(ctx context.Context, c Cosigning) (string, error)
 
 	Now  func() time.Time                               // nil: time.Now
 	Log  *slog.Logger                                   // nil: none
 	Done func(c Checkpoint, signed string, pushed bool) // told of each commit and push; nil: nobody
-}
-
-// Cosigning is a checkpoint that others are asked to sign.
-type Cosigning struct {
-	Checkpoint Checkpoint
-	Signed     string      // the note, with our signature
-	Edge       []tlog.Hash // roots of the tree's perfect subtrees, the largest first: what Proof wants of an earlier tree
-	// Proof proves that this tree continues that of old entries with the edge
-	// (RFC 6962 §2.1.2), as long as the entries since are in the journal.
-	Proof func(old uint64, edge []tlog.Hash) ([]tlog.Hash, error)
 }
 
 // Publisher takes an incarnation's entries to a Store: each batch a commit on
@@ -101,6 +91,7 @@ type Publisher struct {
 	marked position   // what the remote is known to have
 	trail  []position // committed since, the newest last, at most maxTrail
 	dirty  []string   // branches to push
+	proofs proofs
 	fatal  error
 
 	lastMu sync.Mutex
@@ -143,6 +134,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 		p.inc, p.end = past.inc, func() uint64 { return past.Entries }
 		p.pushed = past.published
 	}
+	p.proofs = proofs{store: cfg.Store, origin: p.inc.origin(), since: p.inc.Start}
 	return p, nil
 }
 
@@ -297,7 +289,7 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		return err
 	}
 	if cosign && b.at.size == until && p.cfg.Cosign != nil {
-		b.at.signed = p.cosigned(ctx, c, b.at)
+		b.at.signed = p.cosigned(ctx, c, b)
 	}
 	b.at.branch = branchName(c.Origin, b.month)
 	path := batchPath(b.first)
@@ -351,21 +343,21 @@ func (p *Publisher) arrive(at position, c Checkpoint) {
 
 // cosigned gives the note with the signatures of others, as far as they come
 // in time.
-func (p *Publisher) cosigned(ctx context.Context, c Checkpoint, at position) string {
+func (p *Publisher) cosigned(ctx context.Context, c Checkpoint, b batch) string {
 	ctx, cancel := context.WithTimeout(ctx, cosignTime)
 	defer cancel()
-	got, err := p.cfg.Cosign(ctx, Cosigning{
-		Checkpoint: c, Signed: at.signed, Edge: slices.Clone(at.hashes),
-		Proof: func(old uint64, hashes []tlog.Hash) ([]tlog.Hash, error) {
-			return p.consistency(edge{old, hashes}, at)
-		},
-	})
-	if err == nil && !adds(got, at.signed) {
-		err = errors.New("what came back is not the note with lines added")
+	signed := b.at.signed
+	got, err := p.cfg.Cosign(ctx, Cosigning{Checkpoint: c, Signed: signed, Proof: func(ctx context.Context, old uint64) (tlog.TreeProof, error) {
+		return p.proofs.from(ctx, old, b.first, b.leaves, b.at.last)
+	}})
+	if !adds(got, signed) {
+		got, err = signed, errors.Join(err, errors.New("what came back is not the note with lines added"))
 	}
 	if err != nil {
-		p.cfg.Log.Warn("nobody else signed a checkpoint", "origin", c.Origin, "size", c.Size, "err", err)
-		return at.signed
+		p.cfg.Log.Warn("a checkpoint has not all the cosignatures that it should have", "origin", c.Origin, "size", c.Size, "err", err)
+	}
+	if got != signed {
+		p.proofs.remember(b.at.edge)
 	}
 	return got
 }
