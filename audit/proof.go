@@ -1,0 +1,407 @@
+package audit
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"iter"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+
+	"filippo.io/torchwood"
+	"golang.org/x/mod/sumdb/tlog"
+)
+
+var (
+	// ErrProof is returned for a proof that does not read, or does not hold.
+	ErrProof = errors.New("proof")
+	// ErrNoEntry: the record has no such entry, or it has more than one.
+	ErrNoEntry = errors.New("no such entry")
+)
+
+// maxProofFile bounds a proof: an entry in base64, 64 hashes, a checkpoint.
+const maxProofFile = 256 << 10
+
+// Proof shows that an entry is in a log: with a public key and nothing else.
+type Proof struct {
+	Entry      Entry
+	Checkpoint Checkpoint
+	Cosigned   []Cosignature // by witnesses of the policy that was asked for
+
+	line   []byte
+	path   tlog.RecordProof
+	signed string
+}
+
+// Encode gives the proof as a file (c2sp.org/tlog-proof@v1). Its extra data is
+// the entry's line: exactly what the leaf hash is of.
+func (p Proof) Encode() []byte {
+	return torchwood.FormatProofWithExtraData(int64(p.Entry.Seq), p.line, p.path, []byte(p.signed))
+}
+
+// LogKey is what a stranger checks the proof with, beside the file: the log's
+// origin and its checkpoint key, as a vkey (c2sp.org/signed-note).
+func (p Proof) LogKey(keys []ed25519.PublicKey) (string, error) {
+	for _, k := range keys {
+		if _, err := OpenCheckpoint(p.signed, []ed25519.PublicKey{k}); err == nil {
+			v, err := verifier(p.Checkpoint.Origin, k)
+			if err != nil {
+				return "", err
+			}
+			return fmt.Sprintf("%s+%08x+%s", v.Name(), v.KeyHash(), base64.StdEncoding.EncodeToString(append([]byte{1}, k...))), nil
+		}
+	}
+	return "", fmt.Errorf("%w: no key signed it", ErrProof)
+}
+
+// OpenProof reads a proof and checks all of it: that the entry reads as it would
+// be written, that the path leads from it to the root, that one of the keys
+// signed the checkpoint, and, if there is a quorum, that it is met.
+func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) {
+	bad := func(format string, args ...any) (Proof, error) {
+		return Proof{}, fmt.Errorf("%w: %w", ErrProof, fmt.Errorf(format, args...))
+	}
+	if len(file) > maxProofFile {
+		return bad("%d bytes", len(file))
+	}
+	line, err := torchwood.ProofExtraData(file)
+	if err != nil {
+		return bad("it holds no entry: %w", err)
+	}
+	p := Proof{line: line}
+	if p.Entry, err = Decode(line); err != nil {
+		return bad("%w", err)
+	}
+	head, signed, ok := strings.Cut(string(file), "\n\n")
+	if !ok {
+		return bad("it holds no checkpoint")
+	}
+	if p.signed = signed; len(signed) == 0 {
+		return bad("it holds no checkpoint")
+	}
+	if p.Checkpoint, err = OpenCheckpoint(signed, keys); err != nil {
+		return bad("%w", err)
+	}
+	for _, l := range strings.Split(head, "\n")[1:] {
+		if strings.Contains(l, " ") {
+			continue // extra and index
+		}
+		h, err := tlog.ParseHash(l)
+		if err != nil {
+			return bad("%q is no hash", l)
+		}
+		p.path = append(p.path, h)
+	}
+	if !bytes.Equal(p.Encode(), file) {
+		return bad("it is not as it would be written: its index is not the entry's, or something was added")
+	}
+	for _, k := range keys {
+		v, verr := verifier(p.Checkpoint.Origin, k)
+		if verr != nil {
+			return bad("%w", verr)
+		}
+		log := torchwood.ThresholdPolicy(2, torchwood.OriginPolicy(p.Checkpoint.Origin), torchwood.SingleVerifierPolicy(v))
+		if err = torchwood.VerifyProof(log, tlog.RecordHash(line), file); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return bad("entry %d is not in the tree of %d entries that was signed: %w", p.Entry.Seq, p.Checkpoint.Size, err)
+	}
+	if q != nil {
+		if p.Cosigned, err = q.Check(signed); err != nil {
+			return bad("%w", err)
+		}
+	}
+	return p, nil
+}
+
+// ProveConfig says which entry is to be proven, and to whom.
+type ProveConfig struct {
+	Keys   []ed25519.PublicKey // of checkpoints
+	Quorum *Quorum             // nil: the newest checkpoint will do, whoever cosigned it
+	Prefix string              // limits the logs, as in VerifyConfig
+	// The entry: the last one that names the call, of that kind if one is given;
+	// or, without a call, number Seq of the only log that there is.
+	Call string
+	Kind Kind
+	Seq  uint64
+}
+
+// Prove proves one entry by the newest checkpoint that meets the quorum. Errors
+// are ErrNoEntry; ErrQuorum, if it was never met for that entry; ErrProof, if
+// the record itself does not hold; and what reading gives.
+func Prove(ctx context.Context, repo Repository, cfg ProveConfig) (Proof, error) {
+	logs, err := openShelves(repo, cfg.Prefix)
+	if err != nil {
+		return Proof{}, err
+	}
+	if cfg.Call == "" && len(logs) > 1 {
+		var names []string
+		for _, l := range logs {
+			names = append(names, "audit/"+l.origin+"/")
+		}
+		return Proof{}, fmt.Errorf("%w: there are %d logs; choose one: %s", ErrNoEntry, len(logs), strings.Join(names, ", "))
+	}
+	var in *shelf
+	var line []byte
+	for _, l := range logs {
+		found, err := l.find(ctx, cfg)
+		if err != nil {
+			return Proof{}, err
+		}
+		if found != nil {
+			in, line = l, found
+		}
+	}
+	if in == nil {
+		if cfg.Call == "" {
+			return Proof{}, fmt.Errorf("%w: number %d", ErrNoEntry, cfg.Seq)
+		}
+		return Proof{}, fmt.Errorf("%w: of call %s", ErrNoEntry, cfg.Call)
+	}
+	e, err := Decode(line)
+	if err != nil {
+		return Proof{}, fmt.Errorf("%w: %w", ErrProof, err)
+	}
+	signed, cp, err := in.checkpoint(ctx, e.Seq, cfg)
+	if err != nil {
+		return Proof{}, err
+	}
+	base, leaves := in.leaves(e.Seq)
+	p := Proof{line: line, Entry: e, Checkpoint: cp, signed: signed}
+	if p.path, err = proveEntry(e.Seq, cp.Size, base, leaves); err != nil {
+		return Proof{}, err
+	}
+	return OpenProof(p.Encode(), cfg.Keys, cfg.Quorum)
+}
+
+// shelf is one log as it lies in a repository: its months' newest trees.
+type shelf struct {
+	repo   Repository
+	origin string
+	months []month
+}
+
+type month struct {
+	tip     string
+	base    edge
+	batches []batchFiles // in order
+}
+
+// batchFiles are the blobs of a batch.
+type batchFiles struct {
+	first         uint64
+	lines, hashes string
+}
+
+// openShelves finds the logs of a repository; nothing is verified.
+func openShelves(repo Repository, prefix string) ([]*shelf, error) {
+	if prefix == "" {
+		prefix = "audit/"
+	}
+	branches, err := repo.Branches(prefix)
+	if err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	slices.Sort(branches) // months in order
+	var logs []*shelf
+	for _, b := range branches {
+		parts := strings.Split(b, "/")
+		if len(parts) != 4 || parts[0] != "audit" || !isMonth(parts[3]) {
+			continue
+		}
+		origin := parts[1] + "/" + parts[2]
+		if n := len(logs); n == 0 || logs[n-1].origin != origin {
+			logs = append(logs, &shelf{repo: repo, origin: origin})
+		}
+		m, err := openMonth(repo, b)
+		if err != nil {
+			return nil, fmt.Errorf("audit: %s: %w", b, err)
+		}
+		l := logs[len(logs)-1]
+		l.months = append(l.months, m)
+	}
+	if len(logs) == 0 {
+		return nil, fmt.Errorf("%w: no branch begins with %s", ErrNoEntry, prefix)
+	}
+	return logs, nil
+}
+
+func openMonth(repo Repository, branch string) (m month, err error) {
+	var ok bool
+	if m.tip, ok, err = repo.Tip(branch); err != nil || !ok {
+		return m, fmt.Errorf("the branch does not read: %w", err)
+	}
+	c, err := repo.Commit(m.tip)
+	if err != nil {
+		return m, err
+	}
+	batches := map[uint64]*batchFiles{}
+	var walk func(dir, tree string, depth int) error
+	walk = func(dir, tree string, depth int) error {
+		nodes, err := repo.Tree(tree)
+		if err != nil || depth > 12 {
+			return err
+		}
+		for _, n := range nodes {
+			p := path.Join(dir, n.Name)
+			stem, ext, _ := strings.Cut(n.Name, ".")
+			switch {
+			case n.Mode == modeDir && (dir != "" || n.Name == "entries"):
+				if err := walk(p, n.Hash, depth+1); err != nil {
+					return err
+				}
+			case p == "base":
+				b, err := repo.Blob(n.Hash)
+				if err != nil {
+					return err
+				}
+				if m.base, err = parseBase(b); err != nil {
+					return err
+				}
+			case ext == "jsonl" || ext == "hashes":
+				first, err := strconv.ParseUint(stem, 10, 63)
+				if err != nil || batchPath(first)+"."+ext != p {
+					continue
+				}
+				if batches[first] == nil {
+					batches[first] = &batchFiles{first: first}
+				}
+				if ext == "jsonl" {
+					batches[first].lines = n.Hash
+				} else {
+					batches[first].hashes = n.Hash
+				}
+			}
+		}
+		return nil
+	}
+	if err := walk("", c.Tree, 0); err != nil {
+		return m, err
+	}
+	for _, b := range batches {
+		m.batches = append(m.batches, *b)
+	}
+	slices.SortFunc(m.batches, func(a, b batchFiles) int { return cmp.Compare(a.first, b.first) })
+	return m, nil
+}
+
+// find gives the line of the entry, nil if it is not there.
+func (l *shelf) find(ctx context.Context, cfg ProveConfig) ([]byte, error) {
+	call := appendString(nil, cfg.Call)
+	for _, m := range slices.Backward(l.months) {
+		for i, b := range slices.Backward(m.batches) {
+			if err := ctx.Err(); err != nil {
+				return nil, err
+			}
+			if cfg.Call == "" && (cfg.Seq < b.first || i+1 < len(m.batches) && cfg.Seq >= m.batches[i+1].first) {
+				continue
+			}
+			text, err := l.repo.Blob(b.lines)
+			if err != nil {
+				return nil, err
+			}
+			if cfg.Call != "" && !bytes.Contains(text, call) {
+				continue
+			}
+			for _, line := range slices.Backward(trimLines(text)) {
+				e, err := Decode(line)
+				if err != nil {
+					return nil, fmt.Errorf("%w: %s, after entry %d: %w", ErrProof, l.origin, b.first, err)
+				}
+				if cfg.Call == "" && e.Seq == cfg.Seq || cfg.Call != "" && e.Call == cfg.Call && (cfg.Kind == "" || e.Kind == cfg.Kind) {
+					return line, nil
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// checkpoint finds the newest one that has the entry and meets the quorum.
+func (l *shelf) checkpoint(ctx context.Context, seq uint64, cfg ProveConfig) (string, Checkpoint, error) {
+	var why error
+	for _, m := range slices.Backward(l.months) {
+		for hash := m.tip; hash != ""; {
+			if err := ctx.Err(); err != nil {
+				return "", Checkpoint{}, err
+			}
+			c, err := l.repo.Commit(hash)
+			if err != nil {
+				return "", Checkpoint{}, err
+			}
+			nodes, err := l.repo.Tree(c.Tree)
+			if err != nil {
+				return "", Checkpoint{}, err
+			}
+			i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == "checkpoint" })
+			if i < 0 {
+				return "", Checkpoint{}, fmt.Errorf("%w: commit %s has no checkpoint", ErrProof, hash)
+			}
+			b, err := l.repo.Blob(nodes[i].Hash)
+			if err != nil {
+				return "", Checkpoint{}, err
+			}
+			cp, err := OpenCheckpoint(string(b), cfg.Keys)
+			if err == nil && cp.Origin != l.origin {
+				err = fmt.Errorf("commit %s has a checkpoint of another log, %s", hash, cp.Origin)
+			}
+			if err != nil {
+				return "", Checkpoint{}, fmt.Errorf("%w: %w", ErrProof, err)
+			}
+			if cp.Size <= seq {
+				if why == nil {
+					why = fmt.Errorf("%w: entry %d is not in a checkpoint yet", ErrNoEntry, seq)
+				}
+				return "", Checkpoint{}, why
+			}
+			if cfg.Quorum == nil {
+				return string(b), cp, nil
+			}
+			if _, err = cfg.Quorum.Check(string(b)); err == nil {
+				return string(b), cp, nil
+			}
+			if why == nil {
+				why = err
+			}
+			if hash = ""; len(c.Parents) > 0 {
+				hash = c.Parents[0]
+			}
+		}
+	}
+	return "", Checkpoint{}, why
+}
+
+// leaves gives the newest edge before an entry that the months hold, and the
+// leaf hashes from there on.
+func (l *shelf) leaves(seq uint64) (edge, iter.Seq2[tlog.Hash, error]) {
+	from := 0
+	for i, m := range l.months {
+		if m.base.size <= seq {
+			from = i
+		}
+	}
+	return l.months[from].base, func(yield func(tlog.Hash, error) bool) {
+		for _, m := range l.months[from:] {
+			for _, b := range m.batches {
+				text, err := l.repo.Blob(b.hashes)
+				if err != nil {
+					yield(tlog.Hash{}, fmt.Errorf("audit: the leaf hashes from entry %d on: %w", b.first, err))
+					return
+				}
+				for _, h := range splitHashes(text) {
+					if !yield(h, nil) {
+						return
+					}
+				}
+			}
+		}
+	}
+}
