@@ -52,7 +52,7 @@ func gitIn(t testing.TB, dir string, args ...string) string {
 }
 
 // reader reads any repository through go-git, as plain objects.
-func reader(t *testing.T, dir string) audit.Repository {
+func reader(t testing.TB, dir string) audit.Repository {
 	t.Helper()
 	r, err := git.PlainOpen(dir)
 	if err != nil {

@@ -1,0 +1,477 @@
+package audit_test
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"countersign/audit"
+	"countersign/fixtures/githost"
+	"countersign/fixtures/mishap"
+	"countersign/gitsync"
+)
+
+// TestKilledAtRandom kills a process that keeps a record under load, again and again, at
+// moments that the seed chooses: after so many entries, or when a push has just
+// reached the remote, or its answer been lost, or old files are being removed,
+// or a month begins. After each death it looks at the disk, now and then at the
+// remote as well, and in the end at all: what Append had returned for is there,
+// once, as it was; what was pushed is verified and holds all that was ever said
+// to be pushed; and each call that was begun has one end.
+//
+// COUNTERSIGN_SOAK_KILLS says how often (`make soak`: 500), COUNTERSIGN_SOAK_SEED
+// when.
+func TestKilledAtRandom(t *testing.T) {
+	t.Parallel()
+	kills, seed := number(t, "COUNTERSIGN_SOAK_KILLS", 40), number(t, "COUNTERSIGN_SOAK_SEED", 20260728)
+	t.Logf("%d kills, seed %d", kills, seed)
+	k := newKilling(t, uint64(seed))
+	for run := range kills {
+		p := k.plan(run)
+		k.run(run, p)
+		k.disk()
+		if k.Failed() {
+			t.Fatalf("run %d: %s", run, p)
+		}
+		if run == kills-1 || run%max(10, kills/10) == 9 {
+			k.run(run+kills, plan{}) // it ends in order, so that nothing may be missing
+			k.disk()
+			k.remote()
+		}
+	}
+	for _, what := range slices.Sorted(maps.Keys(k.seen)) {
+		t.Logf("%5d × %s", k.seen[what], what)
+	}
+}
+
+func number(t *testing.T, name string, otherwise int) int {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 {
+		t.Fatalf("%s=%q: want a number", name, text)
+	}
+	return n
+}
+
+// plan says when a run ends, and what its remote is like.
+type plan struct {
+	after int    // entries; 0: it is not killed, and ends in order
+	phase string // or, if it comes first, when this begins …
+	nth   int    // … for the nth time
+	fault string // of the remote
+}
+
+func (p plan) String() string {
+	return fmt.Sprintf("killed after %d entries, or when %q began %d times, with the fault %q", p.after, p.phase, p.nth, p.fault)
+}
+
+// The faults of the remote.
+const (
+	remoteDown = "the remote is down"
+	pushHeld   = "killed while the remote has yet to take the push, which it does"
+	answerLost = "killed when the remote has taken the push, and the answer is lost"
+	answersCut = "every other answer to a push is lost"
+)
+
+func (k *killing) plan(run int) plan {
+	p := plan{after: 1 + k.r.IntN(600), nth: 1 + k.r.IntN(2)}
+	p.phase = []string{"", "", "prune", "prune", "month", "month", "recover"}[k.r.IntN(7)]
+	p.fault = []string{"", "", "", remoteDown, pushHeld, pushHeld, answerLost, answersCut}[k.r.IntN(8)]
+	if run%20 == 19 { // a backlog of several runs is taken to the remote
+		p.fault, p.after = "", 1500
+	}
+	if p.fault == pushHeld || p.fault == answerLost {
+		p.after = 20_000 // the push comes first, or the machine is very slow
+	}
+	return p
+}
+
+type killing struct {
+	*testing.T
+	dir, bare string
+	r         *rand.Rand
+	orders    orders
+	proxy     *mishap.Proxy
+	verify    audit.VerifyConfig
+	seen      map[string]int
+
+	mu     sync.Mutex // over what a run's reader writes
+	acked  map[string]map[uint64][sha256.Size]byte
+	pushed map[string]string // the newest note that the remote is said to have, by origin
+	clock  time.Time
+}
+
+func newKilling(t *testing.T, seed uint64) *killing {
+	k := &killing{T: t, dir: t.TempDir(), r: rand.New(rand.NewPCG(seed, 0)), seen: map[string]int{},
+		acked: map[string]map[uint64][sha256.Size]byte{}, pushed: map[string]string{}, clock: time.Date(2026, 11, 23, 14, 31, 7, 0, time.UTC)}
+	k.bare = filepath.Join(k.dir, "remote.git")
+	if err := githost.Init(k.bare); err != nil {
+		t.Fatal(err)
+	}
+	host, err := githost.ServeHTTP(k.dir, "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(host.Close)
+	if k.proxy, err = mishap.Start(host.URL); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := k.proxy.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	commitKey, commitPub := keyPair(t)
+	logKey, logPub := keyPair(t)
+	trust, err := gitsync.Signers{AllowedSigners: []byte("demo@countersign.example namespaces=\"git\" " + string(commitPub))}.Parse()
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := audit.ParsePublicKeys(logPub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.verify = audit.VerifyConfig{Keys: keys, Signer: trust.Commit}
+	k.orders = orders{
+		Dir: filepath.Join(k.dir, "state"), URL: k.proxy.URL + "/remote.git", CommitKey: commitKey, LogKey: logKey, Seed: seed,
+		Step: 20 * time.Minute, Writers: 16, SegmentBytes: 16 << 10, Window: 20 * time.Millisecond, LongestPause: 100 * time.Millisecond,
+	}
+	return k
+}
+
+// run starts the process, kills it by the plan, and returns when it is gone.
+func (k *killing) run(n int, p plan) {
+	k.Helper()
+	o := k.orders
+	o.Run, o.Keep = n, k.r.IntN(3)
+	k.mu.Lock()
+	o.Now = k.clock
+	k.mu.Unlock()
+	text, err := json.Marshal(o)
+	if err != nil {
+		k.Fatal(err)
+	}
+	const push = "/git-receive-pack"
+	release := make(chan struct{})
+	switch p.fault {
+	case remoteDown:
+		k.proxy.Set(mishap.Fault{Path: "/info/refs", Status: 503})
+	case pushHeld:
+		k.proxy.Set(mishap.Fault{Path: push, Times: 1, Held: release})
+	case answerLost:
+		k.proxy.Set(mishap.Fault{Path: push, Times: 1, CutAfter: true})
+	case answersCut:
+		var every []mishap.Fault
+		passed := make(chan struct{})
+		close(passed)
+		for range 100 {
+			every = append(every, mishap.Fault{Path: push, Times: 1, CutAfter: true}, mishap.Fault{Path: push, Times: 1, Held: passed})
+		}
+		k.proxy.Set(every...)
+	default:
+		k.proxy.Clear()
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asKilled+"="+string(text))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		k.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		k.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		k.Fatal(err)
+	}
+	var once sync.Once
+	why := ""
+	kill := func(reason string) {
+		once.Do(func() {
+			why = reason
+			_ = cmd.Process.Kill() // it may have ended by itself, which is looked at below
+		})
+	}
+	over := make(chan struct{})
+	var met sync.WaitGroup
+	if p.fault == pushHeld || p.fault == answerLost {
+		met.Go(func() {
+			if k.proxy.Met(over, push, 1) == nil {
+				kill(p.fault)
+			}
+		})
+	}
+	clean, entries, phases := false, 0, 0
+	for lines := bufio.NewScanner(stdout); lines.Scan(); {
+		what, rest, _ := strings.Cut(lines.Text(), " ")
+		switch what {
+		case "A":
+			k.acknowledged(rest)
+			if entries++; p.after > 0 && entries >= p.after {
+				kill("killed amid the entries")
+			} else if p.after == 0 && entries == 500 {
+				if err := stdin.Close(); err != nil {
+					k.Error(err)
+				}
+			}
+		case "P":
+			k.published(rest)
+		case "phase":
+			if phases++; rest == p.phase && phases >= p.nth && p.after > 0 {
+				kill("killed at the phase " + rest)
+			} else if rest != p.phase {
+				phases--
+			}
+		case "clean":
+			clean = true
+		}
+	}
+	err = cmd.Wait()
+	close(over)
+	met.Wait()
+	close(release)
+	k.proxy.Clear()
+	if p.after == 0 {
+		if !clean || err != nil {
+			k.Fatalf("the last run: %v\n%s", err, &stderr)
+		}
+		return
+	}
+	if why == "" || stderr.Len() > 0 {
+		k.Fatalf("run %d ended by itself: %v\n%s\n%s", n, err, &stderr, p)
+	}
+	k.seen[why]++
+	if p.fault == remoteDown || p.fault == answersCut {
+		k.seen[p.fault]++
+	}
+}
+
+// acknowledged notes what Append returned for.
+func (k *killing) acknowledged(text string) {
+	var inc, sum string
+	var seq uint64
+	var micros int64
+	if _, err := fmt.Sscanf(text, "%s %d %d %s", &inc, &seq, &micros, &sum); err != nil {
+		k.Fatalf("%q: %v", text, err)
+	}
+	b, err := hex.DecodeString(sum)
+	if err != nil || len(b) != sha256.Size {
+		k.Fatalf("%q: %v", text, err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.acked[inc] == nil {
+		k.acked[inc] = map[uint64][sha256.Size]byte{}
+	}
+	if _, twice := k.acked[inc][seq]; twice {
+		k.Errorf("entry %d of %s was acknowledged twice", seq, inc)
+	}
+	k.acked[inc][seq] = [sha256.Size]byte(b)
+	if t := time.UnixMicro(micros).UTC(); t.After(k.clock) {
+		k.clock = t
+	}
+}
+
+// published notes what the remote is said to have.
+func (k *killing) published(text string) {
+	note, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		k.Fatal(err)
+	}
+	c, err := audit.ReadCheckpoint(string(note))
+	if err != nil {
+		k.Fatal(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.pushed[c.Origin] = string(note)
+}
+
+// disk looks at the journals that are left: they read, and hold what was
+// acknowledged, but for a beginning that is on the remote.
+func (k *killing) disk() {
+	k.Helper()
+	past, err := audit.Previous(k.orders.Dir)
+	if err != nil {
+		k.Fatal(err)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, p := range past {
+		acked, seen := k.acked[p.Incarnation], uint64(0)
+		first, any := uint64(0), false
+		for e, err := range p.Read() {
+			if err != nil {
+				k.Fatal(err)
+			}
+			if !any {
+				first, any = e.Seq, true
+			}
+			line, err := e.Encode()
+			if err != nil {
+				k.Fatal(err)
+			}
+			if sum, ok := acked[e.Seq]; ok {
+				if seen++; sum != sha256.Sum256(line) {
+					k.Errorf("entry %d of %s is not what was acknowledged: %s", e.Seq, p.Incarnation, line)
+				}
+			}
+		}
+		if c := k.pushed["demo/"+p.Incarnation]; first > 0 && size(k.T, c) < first {
+			k.Errorf("%s begins with entry %d on this disk; published were said to be %d", p.Incarnation, first, size(k.T, c))
+		}
+		for seq := range acked {
+			if seq >= max(first, p.Entries) {
+				k.Errorf("entry %d of %s was acknowledged, and is lost: the journal has %d", seq, p.Incarnation, p.Entries)
+			}
+		}
+		if p.Torn > 0 {
+			k.seen["the last write was torn"]++
+		}
+	}
+}
+
+func size(t *testing.T, note string) uint64 {
+	t.Helper()
+	if note == "" {
+		return 0
+	}
+	c, err := audit.ReadCheckpoint(note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c.Size
+}
+
+// remote verifies what is published, which is all that there ever was.
+func (k *killing) remote() {
+	k.Helper()
+	repo := reader(k.T, k.bare)
+	cfg := k.verify
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for _, note := range k.pushed {
+		cfg.Anchors = append(cfg.Anchors, note)
+	}
+	rep, err := audit.Verify(k.Context(), repo, cfg)
+	if err != nil || len(rep.Problems) > 0 {
+		k.Fatalf("the published record: %v %v", err, rep)
+	}
+	if rep.Anchors < len(cfg.Anchors) {
+		k.Errorf("%d checkpoints were said to be pushed, %d are held", len(cfg.Anchors), rep.Anchors)
+	}
+	begun, ended := map[string]int{}, map[string]int{}
+	told := 0
+	logs := lines(k.T, repo)
+	for inc, acked := range k.acked {
+		log := logs[inc]
+		for seq, sum := range acked {
+			if seq >= uint64(len(log)) {
+				k.Errorf("entry %d of %s was acknowledged, and is not published: there are %d", seq, inc, len(log))
+			} else if told++; sum != sha256.Sum256(log[seq]) {
+				k.Errorf("entry %d of %s is not what was acknowledged: %s", seq, inc, log[seq])
+			}
+		}
+	}
+	entries := 0
+	for inc, log := range logs {
+		for seq, line := range log {
+			entries++
+			e, err := audit.Decode(line)
+			if err != nil || e.Seq != uint64(seq) {
+				k.Fatalf("%s, line %d: %v", inc, seq, err)
+			}
+			switch e.Kind {
+			case audit.KindIntent:
+				begun[e.Call]++
+			case audit.KindOutcome, audit.KindRecovered:
+				ended[e.Call]++
+			}
+		}
+	}
+	for call, n := range begun {
+		if n != 1 || ended[call] != 1 {
+			k.Errorf("call %s was begun %d times and ended %d times", call, n, ended[call])
+		}
+	}
+	for call := range ended {
+		if begun[call] == 0 {
+			k.Errorf("call %s ended and was not begun", call)
+		}
+	}
+	k.Logf("%s; of the entries %d were acknowledged", rep, told)
+	k.seen["entry published, and not acknowledged"] = entries - told
+}
+
+// lines gives the lines of each incarnation, as branches hold them.
+func lines(t *testing.T, repo audit.Repository) map[string][][]byte {
+	t.Helper()
+	branches, err := repo.Branches("audit/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(branches) // months in order
+	logs := map[string][][]byte{}
+	for _, b := range branches {
+		inc := strings.Split(b, "/")[2]
+		tip, _, err := repo.Tip(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := repo.Commit(tip)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files := map[uint64][]byte{}
+		var walk func(tree string)
+		walk = func(tree string) {
+			nodes, err := repo.Tree(tree)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, n := range nodes {
+				if n.Mode == "40000" {
+					walk(n.Hash)
+				} else if first, ok := strings.CutSuffix(n.Name, ".jsonl"); ok {
+					seq, err := strconv.ParseUint(first, 10, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if files[seq], err = repo.Blob(n.Hash); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		walk(c.Tree)
+		for _, first := range slices.Sorted(maps.Keys(files)) {
+			for line := range bytes.Lines(files[first]) {
+				logs[inc] = append(logs[inc], bytes.TrimSuffix(line, []byte("\n")))
+			}
+		}
+	}
+	return logs
+}
