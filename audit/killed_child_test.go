@@ -9,10 +9,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,7 +70,8 @@ type child struct {
 	clock   atomic.Int64 // microseconds
 	month   atomic.Int64
 	journal *audit.Journal
-	publish []*audit.Publisher // earlier runs, and last this one
+	current *audit.Publisher
+	outlet  *audit.Outlet
 	past    []*audit.Past
 	pushed  chan struct{} // something was
 }
@@ -125,10 +126,9 @@ func (c *child) live() (err error) {
 		_, _ = io.Copy(io.Discard, bufio.NewReader(os.Stdin))
 	}()
 	var working, publishing sync.WaitGroup
-	failed := make(chan error, c.Writers+len(c.publish)+1)
-	for _, p := range c.publish {
-		publishing.Go(func() { failed <- p.Run(ctx) })
-	}
+	failed := make(chan error, c.Writers+1)
+	publishing.Go(func() { c.current.Follow(ctx) })
+	publishing.Go(func() { c.outlet.Run(ctx) })
 	publishing.Go(func() { failed <- c.prune(ctx) })
 	for n := range c.Writers {
 		working.Go(func() { failed <- c.work(stop, n) })
@@ -162,10 +162,7 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 		return err
 	}
 	publisher := func(pc audit.PublisherConfig) (*audit.Publisher, error) {
-		pc.Store, pc.Key, pc.Now, pc.Window = store, key, c.now, c.Window
-		pc.Rejected = func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }
-		pc.After = func(d time.Duration) <-chan time.Time { return time.After(min(d, c.LongestPause)) }
-		pc.Log = slog.New(slog.DiscardHandler)
+		pc.Store, pc.Signer, pc.Now = store, audit.KeySigner(key), c.now
 		pc.Done = func(_ audit.Checkpoint, signed string, pushed bool) {
 			if !pushed {
 				return
@@ -188,6 +185,7 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 	c.say("phase recover")
 	open := map[string]audit.Entry{}
 	var order []string
+	var parts []audit.Part
 	for _, p := range c.past {
 		for e, err := range p.Read() {
 			if err != nil {
@@ -209,7 +207,7 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 			return err
 		}
 		if !p.Published() {
-			c.publish = append(c.publish, pub)
+			parts = append(parts, pub)
 		}
 	}
 	c.journal, err = audit.Open(audit.Config{Dir: c.Dir, Enforcer: "demo", Incarnation: fmt.Sprintf("r%d", c.Run), Previous: c.past,
@@ -225,8 +223,21 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 			return err
 		}
 	}
-	current, err := publisher(audit.PublisherConfig{Journal: c.journal})
-	c.publish = append(c.publish, current)
+	if c.current, err = publisher(audit.PublisherConfig{Journal: c.journal}); err != nil {
+		return err
+	}
+	c.outlet, err = audit.NewOutlet(audit.OutletConfig{
+		Parts: append(parts, c.current), Window: c.Window,
+		Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
+		Push: func(ctx context.Context, branches []string) (audit.Push, error) {
+			done, err := store.Push(ctx, branches...)
+			for branch, why := range done.Failed {
+				c.say("phase failed %s: %v", branch, why)
+			}
+			return audit.Push(done), err
+		},
+		After: func(d time.Duration) <-chan time.Time { return time.After(min(d, c.LongestPause)) },
+	})
 	return err
 }
 
@@ -234,9 +245,8 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 // as long as this lasts.
 func (c *child) work(stop <-chan struct{}, n int) error {
 	r := rand.New(rand.NewPCG(c.Seed, uint64(c.Run)<<16|uint64(n)))
-	tr := traffic{r}
 	var first, open []audit.Entry
-	for {
+	for i := 0; ; i++ {
 		select {
 		case <-stop:
 			for _, e := range append(first, open...) {
@@ -247,7 +257,9 @@ func (c *child) work(stop <-chan struct{}, n int) error {
 			return nil
 		default:
 		}
-		intent, outcome := tr.call()
+		intent := audit.Entry{Kind: audit.KindIntent, Call: fmt.Sprintf("c_%d_%d_%d", c.Run, n, i), Server: "postgres", Method: "tools/call", Tool: "query",
+			Effect: "allow", Args: strings.Repeat("some words ", r.IntN(40))}
+		outcome := audit.Entry{Kind: audit.KindOutcome, Call: intent.Call, Status: audit.StatusOK, Bytes: r.Int64N(10_000)}
 		if err := c.append(context.Background(), intent); err != nil {
 			return err
 		}
@@ -302,10 +314,8 @@ func (c *child) end(store *gitsync.Repo, lock io.Closer) error {
 	if err := c.journal.Close(); err != nil {
 		return err
 	}
-	for _, p := range c.publish {
-		if err := p.Flush(context.Background()); err != nil {
-			return err
-		}
+	if err := c.outlet.Flush(context.Background()); err != nil {
+		return err
 	}
 	if err := errors.Join(store.Close(), lock.Close()); err != nil {
 		return err

@@ -240,10 +240,11 @@ func (k *killing) run(n int, p plan) {
 		case "P":
 			k.published(rest)
 		case "phase":
-			if phases++; rest == p.phase && phases >= p.nth && p.after > 0 {
+			if rest != p.phase {
+				continue
+			}
+			if phases++; phases == p.nth && p.after > 0 {
 				kill("killed at the phase " + rest)
-			} else if rest != p.phase {
-				phases--
 			}
 		case "clean":
 			clean = true
