@@ -314,8 +314,11 @@ func (c *child) end(store *gitsync.Repo, lock io.Closer) error {
 	if err := c.journal.Close(); err != nil {
 		return err
 	}
-	if err := c.outlet.Flush(context.Background()); err != nil {
-		return err
+	// A push of the run before may be under way still, at the remote alone.
+	for err := c.outlet.Flush(context.Background()); err != nil; err = c.outlet.Flush(context.Background()) {
+		if errors.Is(err, audit.ErrForked) {
+			return err
+		}
 	}
 	if err := errors.Join(store.Close(), lock.Close()); err != nil {
 		return err

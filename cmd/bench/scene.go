@@ -158,18 +158,27 @@ func (s *scene) start(cmd *exec.Cmd) (*part, error) {
 	return p, nil
 }
 
-// startProduct starts countersign as an operator would.
-func (s *scene) startProduct(ctx context.Context, o options) error {
+// product is the path of countersign.
+func (o options) product() (string, error) {
 	program := o.program
 	if program == "" {
 		self, err := os.Executable()
 		if err != nil {
-			return err
+			return "", err
 		}
 		program = filepath.Join(filepath.Dir(self), "countersign")
 	}
 	if _, err := os.Stat(program); err != nil {
-		return fmt.Errorf("the program itself is not there: run `make bench` (%w)", err)
+		return "", fmt.Errorf("the program itself is not there: run `make bench` (%w)", err)
+	}
+	return program, nil
+}
+
+// startProduct starts countersign as an operator would.
+func (s *scene) startProduct(ctx context.Context, o options) error {
+	program, err := o.product()
+	if err != nil {
+		return err
 	}
 	env := map[string]string{
 		"COUNTERSIGN_AUDIT_WINDOW": "10s", "COUNTERSIGN_POLICY_POLL": "15s", // as by default

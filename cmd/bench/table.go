@@ -33,6 +33,7 @@ type results struct {
 	order    []cell
 	turns    map[cell][]turn
 	disk     []time.Duration // write and fdatasync, nothing else under way
+	record   *recordResults
 }
 
 func (r *results) add(c cell, t turn) {
@@ -123,6 +124,9 @@ func (r *results) String() string {
 	slices.Sort(r.disk)
 	fmt.Fprintf(&b, "\nwrite and fdatasync on this disk, alone: p50 %s, p99 %s\n", micros(percentile(r.disk, 50)), micros(percentile(r.disk, 99)))
 	fmt.Fprintf(&b, "targets: %s\n", strings.Join(r.judge(), "; "))
+	if r.record != nil {
+		b.WriteString("\n" + r.record.String())
+	}
 	return b.String()
 }
 
