@@ -1,19 +1,16 @@
 package audit
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"iter"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
+	"sync"
 	"syscall"
 	"time"
 )
@@ -21,20 +18,10 @@ import (
 // The state directory:
 //
 //	lock                                    flock(2)ed while an enforcer runs
-//	journal/<incarnation>/meta.json         enforcer, incarnation, start
-//	journal/<incarnation>/<first>.jsonl     entries from <first> (20 digits) on, a line each
+//	journal/<incarnation>/meta.json         format, enforcer, incarnation, start
+//	journal/<incarnation>/<first>.jsonl     entries from <first> on: see segment.go (format 2), format1.go
 //	journal/<incarnation>/published.json    how far the publisher came (see mark)
 //	pruned                                  an incarnation's directory, on its way out
-//
-// Entries that were written and made durable together, a group, begin with
-// groupMark, before the first one's line: white space to whoever reads JSON.
-// Where a mark stands, everything before it was durable. The room that a file
-// keeps ahead of its entries reads as zeroes, which no entry contains.
-const (
-	groupMark = ' '
-	groupHead = ` {"seq":` // in no line, but at a group's beginning: lines hold no white space between tokens, and no bare quotation mark in strings
-)
-
 const (
 	journalDir = "journal"
 	prunedDir  = "pruned"
@@ -73,53 +60,92 @@ func Lock(stateDir string) (io.Closer, error) {
 
 // meta is written once, before an incarnation's first entry.
 type meta struct {
-	Format      int       `json:"format"` // 1
+	Format      int       `json:"format"` // 2; 1 was written by earlier versions
 	Enforcer    string    `json:"enforcer"`
 	Incarnation string    `json:"incarnation"`
 	Start       time.Time `json:"start"`
 }
 
+// Disk is what the journal needs of a file system; the paths are absolute or
+// all relative. What is created, renamed or removed is durable, as a name,
+// once the directory was synced.
+type Disk interface {
+	Mkdir(path string) error
+	Create(path string) (File, error) // to write to; it must not exist
+	Rename(from, to string) error
+	Remove(path string) error
+	SyncDir(path string) error
+}
+
+// osDisk is the operating system's.
+type osDisk struct{}
+
+func (osDisk) Mkdir(path string) error          { return os.Mkdir(path, 0o700) }
+func (osDisk) Create(path string) (File, error) { return openData(path) }
+func (osDisk) Rename(from, to string) error     { return os.Rename(from, to) }
+func (osDisk) Remove(path string) error         { return os.Remove(path) }
+
+func (osDisk) SyncDir(path string) error {
+	d, err := os.Open(filepath.Clean(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
 // incarnation is one run's directory.
 type incarnation struct {
 	meta
-	dir string
+	dir  string
+	disk Disk
+
+	mu    sync.Mutex
+	chain []segment // the files that count, in order
 }
 
 func (i *incarnation) origin() string { return i.Enforcer + "/" + i.Incarnation }
 
-func (i *incarnation) segmentPath(first uint64) string {
-	return filepath.Join(i.dir, fmt.Sprintf("%020d%s", first, segmentExt))
-}
-
-func createIncarnation(stateDir, enforcer, id string, now time.Time) (*incarnation, error) {
+func createIncarnation(disk Disk, stateDir, enforcer, id string, now time.Time) (*incarnation, error) {
 	if err := errors.Join(checkName("enforcer", enforcer), checkName("incarnation", id)); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
 	parent := filepath.Join(stateDir, journalDir)
-	if err := os.MkdirAll(parent, 0o700); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
 	i := &incarnation{
-		meta: meta{Format: 1, Enforcer: enforcer, Incarnation: id, Start: now.UTC()},
-		dir:  filepath.Join(parent, id),
+		meta: meta{Format: 2, Enforcer: enforcer, Incarnation: id, Start: now.UTC()},
+		dir:  filepath.Join(parent, id), disk: disk,
 	}
-	if err := os.Mkdir(i.dir, 0o700); err != nil {
+	for _, dir := range []string{stateDir, parent} {
+		if err := disk.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+	}
+	if err := disk.Mkdir(i.dir); err != nil {
 		return nil, fmt.Errorf("audit: an incarnation is never continued: %w", err)
 	}
 	b, err := json.Marshal(i.meta)
 	if err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	if err := writeDurably(filepath.Join(i.dir, metaFile), b); err != nil {
+	if err := writeDurably(disk, filepath.Join(i.dir, metaFile), b); err != nil {
 		return nil, err
 	}
-	return i, errors.Join(syncDir(parent), syncDir(stateDir))
+	if err := errors.Join(disk.SyncDir(parent), disk.SyncDir(stateDir)); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	return i, nil
 }
 
 // writeDurably replaces a file in one step, and makes it and its name durable.
-func writeDurably(path string, b []byte) error {
+func writeDurably(disk Disk, path string, b []byte) error {
 	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	err := disk.Remove(tmp) // of a try that was cut short
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	var f File
+	if err == nil {
+		f, err = disk.Create(tmp)
+	}
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -128,43 +154,70 @@ func writeDurably(path string, b []byte) error {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(tmp, path)
+		err = disk.Rename(tmp, path)
+	}
+	if err == nil {
+		err = disk.SyncDir(filepath.Dir(path))
 	}
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
-// segments lists the numbers of the first entries of the files, in order.
-func (i *incarnation) segments() ([]uint64, error) {
+// load reads the names of the files. Only a journal that nobody writes is
+// loaded; a Journal tells begun instead.
+func (i *incarnation) load() error {
 	des, err := os.ReadDir(i.dir)
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+		return fmt.Errorf("audit: %w", err)
 	}
-	var firsts []uint64
-	for _, de := range des {
-		if stem, ok := strings.CutSuffix(de.Name(), segmentExt); ok {
-			n, err := strconv.ParseUint(stem, 10, 64)
-			if err != nil {
-				return nil, fmt.Errorf("%w: file name %s", ErrDamaged, filepath.Join(i.dir, de.Name()))
-			}
-			firsts = append(firsts, n)
-		}
-	}
-	slices.Sort(firsts)
-	return firsts, nil
-}
-
-// prune deletes files of which every entry is below pushed and older than before.
-func (i *incarnation) prune(pushed uint64, before time.Time) error {
-	firsts, err := i.segments()
+	chain, _, err := parseSegments(i.dir, des)
 	if err != nil {
 		return err
 	}
-	for k := 0; k+1 < len(firsts) && firsts[k+1] <= pushed; k++ { // the newest file always stays
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.chain = chain
+	return nil
+}
+
+// begun adds a file, the newest, before any entry in it is durable.
+func (i *incarnation) begun(s segment) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if n := len(i.chain); n > 0 && i.chain[n-1].first == s.first {
+		i.chain = i.chain[:n-1]
+	}
+	i.chain = append(i.chain, s)
+}
+
+// file gives the file whose first entry has that number.
+func (i *incarnation) file(first uint64) (segment, bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	k, ok := slices.BinarySearchFunc(i.chain, first, func(s segment, first uint64) int { return cmp.Compare(s.first, first) })
+	if !ok {
+		return segment{}, false
+	}
+	return i.chain[k], true
+}
+
+// files gives all that count, in order.
+func (i *incarnation) files() []segment {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return slices.Clone(i.chain)
+}
+
+func (i *incarnation) path(s segment) string { return filepath.Join(i.dir, s.name()) }
+
+// prune deletes files of which every entry is below pushed and older than before.
+func (i *incarnation) prune(pushed uint64, before time.Time) error {
+	files := i.files()
+	for k := 0; k+1 < len(files) && files[k+1].first <= pushed; k++ { // the newest file always stays
 		// No entry of this file is younger than the first of the next one.
-		c := &cursor{inc: i, seq: firsts[k+1], first: firsts[k+1]}
+		c := &cursor{inc: i, seq: files[k+1].first, first: files[k+1].first}
 		line, err := c.next()
 		var e Entry
 		if err == nil {
@@ -176,129 +229,31 @@ func (i *incarnation) prune(pushed uint64, before time.Time) error {
 		if err != nil || !e.Time.Before(before) {
 			return err
 		}
-		if err := os.Remove(i.segmentPath(firsts[k])); err != nil {
+		if err := i.remove(files[k]); err != nil {
 			return fmt.Errorf("audit: %w", err)
 		}
 	}
 	return nil
 }
 
-// cursor reads an incarnation's lines from one entry on.
-type cursor struct {
-	inc   *incarnation
-	seq   uint64 // of the next line
-	first uint64 // file it is in
-	off   int64  // where in that file
-	f     *os.File
-	r     *bufio.Reader
-}
-
-// errRoom: there is no entry here yet, but room for one.
-var errRoom = fmt.Errorf("audit: room, not written yet: %w", io.EOF)
-
-// lineBuffer holds a line, its mark and its line feed.
-const lineBuffer = MaxLine + 2
-
-// readLine returns a line without its mark and line feed, and how many bytes
-// it takes in the file. Errors: io.EOF, errRoom, and io.ErrUnexpectedEOF if the
-// line ends with the file or with room.
-func readLine(r *bufio.Reader) ([]byte, int64, error) {
-	if head, err := r.Peek(1); err != nil {
-		return nil, 0, err
-	} else if head[0] == 0 {
-		return nil, 0, errRoom
-	}
-	b, err := r.ReadSlice('\n')
-	if err == io.EOF || bytes.IndexByte(b, 0) >= 0 {
-		err = io.ErrUnexpectedEOF
-	}
-	if err != nil {
-		return nil, 0, err
-	}
-	n := int64(len(b))
-	if b[0] == groupMark {
-		b = b[1:]
-	}
-	return b[:len(b)-1], n, nil
-}
-
-// next returns the next line without its line feed, good until the next call;
-// io.EOF at the end, errRoom where room begins, io.ErrUnexpectedEOF if the end
-// has no line feed.
-func (c *cursor) next() ([]byte, error) {
-	for {
-		if c.f == nil {
-			f, err := os.Open(c.inc.segmentPath(c.first))
-			if err != nil {
-				return nil, fmt.Errorf("audit: %w", err)
-			}
-			if _, err := f.Seek(c.off, io.SeekStart); err != nil {
-				return nil, errors.Join(fmt.Errorf("audit: %w", err), f.Close())
-			}
-			c.f, c.r = f, bufio.NewReaderSize(f, lineBuffer)
-		}
-		b, n, err := readLine(c.r)
-		switch {
-		case err == nil:
-			c.seq++
-			c.off += n
-			return b, nil
-		case err != io.EOF:
-			return nil, err
-		}
-		// The end of this file; does another go on?
-		if c.seq == c.first {
-			return nil, io.EOF
-		}
-		if _, err := os.Stat(c.inc.segmentPath(c.seq)); errors.Is(err, fs.ErrNotExist) {
-			return nil, io.EOF
-		} else if err != nil {
-			return nil, fmt.Errorf("audit: %w", err)
-		}
-		if err := c.close(); err != nil {
-			return nil, err
-		}
-		c.first, c.off = c.seq, 0
-	}
-}
-
-func (c *cursor) close() error {
-	if c.f == nil {
-		return nil
-	}
-	err := c.f.Close()
-	c.f, c.r = nil, nil
-	return err
-}
-
-// ReadEntries reads lines, decoding each strictly; the number of an entry must
-// follow the one before. It reads a file of a journal, too, and ends where room
-// begins. It ends after the first error, io.ErrUnexpectedEOF if the last line
-// has no line feed.
-func ReadEntries(r io.Reader) iter.Seq2[Entry, error] {
-	return func(yield func(Entry, error) bool) {
-		br := bufio.NewReaderSize(r, lineBuffer)
-		var want uint64
-		for n := 0; ; n++ {
-			b, _, err := readLine(br)
-			if errors.Is(err, io.EOF) {
-				return
-			}
-			var e Entry
-			if err == nil {
-				e, err = Decode(b)
-			}
-			if err == nil && n > 0 && e.Seq != want {
-				err = fmt.Errorf("%w: number %d where %d belongs", ErrEntry, e.Seq, want)
-			}
-			if err != nil {
-				yield(Entry{}, fmt.Errorf("line %d: %w", n+1, err))
-				return
-			}
-			want = e.Seq + 1
-			if !yield(e, nil) {
-				return
-			}
+// remove deletes the oldest file, after the failed ones that had its number:
+// alone, one of those would count.
+func (i *incarnation) remove(s segment) error {
+	for try := range s.try {
+		if err := i.disk.Remove(i.path(segment{s.first, try})); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
 		}
 	}
+	if s.try > 0 {
+		if err := i.disk.SyncDir(i.dir); err != nil {
+			return err
+		}
+	}
+	if err := i.disk.Remove(i.path(s)); err != nil {
+		return err
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.chain = slices.DeleteFunc(i.chain, func(t segment) bool { return t == s })
+	return nil
 }

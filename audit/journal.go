@@ -2,19 +2,27 @@ package audit
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
-	"runtime"
+	"io"
+	"log/slog"
 	"sync"
 	"time"
 )
 
 var (
-	// ErrPoisoned: a write or sync failed before; what the disk holds is
-	// unknown, so nothing more is accepted until a new incarnation starts.
-	ErrPoisoned = errors.New("audit: the journal failed and accepts nothing until the enforcer restarts")
+	// ErrDisk: a write or sync failed, and what the file holds from there on is
+	// unknown. Nothing is accepted until a new file is durable, which is tried
+	// again and again.
+	ErrDisk = errors.New("audit: the journal's disk failed, and nothing is accepted until a new file is durable")
+	// ErrPoisoned: the disk failed, and no new file can mend that: the files
+	// that it would go on from are not there. Nothing is accepted any more.
+	ErrPoisoned = errors.New("audit: the journal's files are gone, and nothing is accepted until the enforcer restarts")
+	// ErrDiskFull: the disk has no room; what is left is for calls under way.
+	ErrDiskFull = errors.New("audit: the disk of the journal is full")
 	// ErrFull: the journal holds as much unpublished data as it may.
 	ErrFull = errors.New("audit: the journal is full")
 	// ErrClosed: the journal was closed.
@@ -22,6 +30,9 @@ var (
 )
 
 const (
+	// MaxBody bounds a body that is kept.
+	MaxBody = 16 << 20
+
 	defaultMaxBytes     = 1 << 30
 	defaultSegmentBytes = 64 << 20
 	staleAfter          = time.Hour
@@ -30,8 +41,14 @@ const (
 // File is what the journal needs of a file that it appends to.
 type File interface {
 	Write(p []byte) (int, error)
+	// Reserve asks for room, after what was written, for n bytes more, and
+	// tells for how many there is room now, also with an error: the disk is
+	// full. A write into room does not fail for want of any.
+	Reserve(n int64) (int64, error)
 	// Sync returns when everything written is on stable storage.
 	Sync() error
+	// Trim gives room back, durably.
+	Trim() error
 	Close() error
 }
 
@@ -43,10 +60,21 @@ type Config struct {
 	Previous    []*Past          // what Previous found; the newest one's checkpoint is named in the first entry
 	Version     string           // of the program, for the first entry
 	Now         func() time.Time // nil: time.Now
-	MaxBytes    int64            // bound of what is not yet published; 0: 1 GiB
+	MaxBytes    int64            // bound of what is not yet published, kept bodies included; 0: 1 GiB
 
-	SegmentBytes int64                           // a new file after so many bytes; 0: 64 MiB
-	OpenFile     func(path string) (File, error) // tests only; creates the file; nil: the real one
+	SegmentBytes int64                                // a new file after so many bytes; 0: 64 MiB
+	Rand         io.Reader                            // of salts; nil: crypto/rand
+	After        func(time.Duration) <-chan time.Time // between tries to mend; nil: time.After
+	Log          *slog.Logger                         // told when the disk fails or fills, and when it is well again; nil: none
+	Disk         Disk                                 // tests only; nil: the real one
+}
+
+// Body is a masked body that belongs to an entry.
+type Body struct {
+	Of     string // "request", "response", "segment"
+	Text   []byte // the whole of it; or nothing, and then Size alone is recorded
+	Size   int64  // of the whole, if Text is not
+	Digest bool   // only size and digest are recorded
 }
 
 // Journal is the record of one incarnation, being written. Its methods may be
@@ -61,30 +89,46 @@ type Journal struct {
 
 	mu      sync.Mutex
 	pool    *pool
-	seq     uint64    // of the next entry
 	last    time.Time // of the last entry
-	bytes   int64     // ever appended, pool included
-	durable uint64    // entries on stable storage
-	pushed  uint64    // entries published
-	freed   int64     // bytes published
+	head    books     // what was appended, pool included
+	durable books     // of that, on stable storage
+	pushed  books     // of that, published
 	ages    []age     // when what is unpublished was written, one a second
 	open    calls     // with an intent and, so far, no durable outcome
-	err     error     // set once: poisoned
+	owed    []Entry   // outcomes that could not be written when their calls ended
+	err     error     // why nothing is accepted
+	short   error     // why intents are not: the disk is full
+	room    int64     // then: for so many bytes there is room, the writing pool's included
+	writing int64     // bytes of the pool that is being written
+	failed  uint64    // files that were given up
 	closed  bool
 
-	// The writer's own.
-	file    File
-	segment int64 // bytes in file
+	w writer
+}
+
+// books count entries, and the bytes of their lines and of kept bodies, line
+// feeds included.
+type books struct {
+	entries uint64
+	bytes   int64
+	// bodies counts apart, since others publish them; withBodies is the number
+	// of entries whose bodies are published (of pushed only).
+	bodies     int64
+	withBodies uint64
 }
 
 // pool collects the entries of one write; all their callers wait for done.
 type pool struct {
-	buf  []byte
-	n    uint64
-	ends []string // calls that its entries close
-	done chan struct{}
-	err  error
+	buf    []byte // headRoom, and then lines
+	n      uint64
+	bodies int64    // bytes of the lines of bodies
+	ends   []string // calls that its entries close
+	done   chan struct{}
+	err    error
 }
+
+// headRoom is kept in front of a group for its head.
+const headRoom = 192
 
 type age struct {
 	seq uint64
@@ -104,8 +148,17 @@ func Open(cfg Config) (*Journal, error) {
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = defaultSegmentBytes
 	}
-	if cfg.OpenFile == nil {
-		cfg.OpenFile = createFile
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	if cfg.After == nil {
+		cfg.After = time.After
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Disk == nil {
+		cfg.Disk = osDisk{}
 	}
 	start := Start{Enforcer: cfg.Enforcer, Incarnation: cfg.Incarnation, Schema: Schema, Version: cfg.Version}
 	began := cfg.Now().UTC()
@@ -122,7 +175,7 @@ func Open(cfg Config) (*Journal, error) {
 			began = p.Start.Add(time.Microsecond)
 		}
 	}
-	inc, err := createIncarnation(cfg.Dir, cfg.Enforcer, cfg.Incarnation, began)
+	inc, err := createIncarnation(cfg.Disk, cfg.Dir, cfg.Enforcer, cfg.Incarnation, began)
 	if err != nil {
 		return nil, err
 	}
@@ -131,7 +184,7 @@ func Open(cfg Config) (*Journal, error) {
 		wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), stopped: make(chan struct{}),
 		pool: newPool(nil), open: calls{intents: map[string]uint64{}},
 	}
-	if err := j.rotate(0); err != nil {
+	if _, err := j.begin(0); err != nil {
 		return nil, err
 	}
 	go j.write()
@@ -147,27 +200,39 @@ func Open(cfg Config) (*Journal, error) {
 
 // newPool is an empty pool; buf may be an earlier one's.
 func newPool(buf []byte) *pool {
-	return &pool{buf: append(buf[:0], groupMark), done: make(chan struct{})}
+	return &pool{buf: append(buf[:0], make([]byte, headRoom)...), done: make(chan struct{})}
 }
 
-// Append records an entry and returns it, with Seq and Time set, when it is
-// durable. Errors: ErrEntry (this entry cannot be recorded), ErrFull,
-// ErrPoisoned (wrapping the cause), ErrClosed; or the context's, and then the
-// entry may or may not become part of the record.
+// size is how many bytes the pool takes in the file.
+func (p *pool) size() int64 { return int64(len(p.buf)) }
+
+// Append records an entry, with its masked bodies, and returns it, with Seq,
+// Time and Bodies set, when it is durable. Errors: ErrEntry (this entry cannot
+// be recorded), ErrFull, ErrDiskFull, ErrDisk and ErrPoisoned (both wrapping
+// the cause), ErrClosed; or the context's, and then the entry may or may not
+// become part of the record.
 //
-// Near the bound, intents are refused while a little room is left (a
-// sixteenth), so that calls under way can still record how they ended.
-func (j *Journal) Append(ctx context.Context, e Entry) (Entry, error) {
+// Near the bound (a sixteenth of it), and while the disk is full, what begins
+// something is refused, so that calls under way can still record how they
+// ended. A body is then left out before an outcome is, and is KeptOver. An
+// outcome that cannot be written even so is refused, too; it is written as
+// soon as that is possible, with a reason that says that the answer was
+// withheld, unless the caller has succeeded until then.
+func (j *Journal) Append(ctx context.Context, e Entry, bodies ...Body) (Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return Entry{}, err
 	}
-	body, err := e.appendBody(make([]byte, 0, 512))
+	d, err := j.draft(&e, bodies, true)
 	if err != nil {
 		return Entry{}, err
 	}
-	j.mu.Lock()
-	p, err := j.add(&e, body)
-	j.mu.Unlock()
+	p, err := j.append(&e, d)
+	if err != nil && len(d.kept) > 0 && (errors.Is(err, ErrFull) || errors.Is(err, ErrDiskFull)) {
+		var again error
+		if d, again = j.draft(&e, bodies, false); again == nil {
+			p, err = j.append(&e, d)
+		}
+	}
 	if err != nil {
 		return Entry{}, err
 	}
@@ -182,124 +247,132 @@ func (j *Journal) Append(ctx context.Context, e Entry) (Entry, error) {
 	}
 }
 
-// add puts the entry into the pool. j.mu is held.
-func (j *Journal) add(e *Entry, body []byte) (*pool, error) {
-	switch {
-	case j.err != nil:
-		return nil, j.err
-	case j.closed:
+// draft is what of an entry can be encoded before its number is known.
+type draft struct {
+	line []byte   // after the head
+	kept [][]byte // lines of the bodies, after their heads, in order
+}
+
+// draft fills in e.Bodies. If there is no room to keep bodies, keep is false.
+func (j *Journal) draft(e *Entry, bodies []Body, keep bool) (d draft, err error) {
+	e.Bodies = nil
+	for i, b := range bodies {
+		ref := BodyRef{Of: b.Of, Size: int64(len(b.Text)), Kept: KeptFull}
+		salt := make([]byte, saltBytes)
+		if _, err := io.ReadFull(j.cfg.Rand, salt); err != nil {
+			return draft{}, fmt.Errorf("audit: salt: %w", err)
+		}
+		switch {
+		case len(b.Text) == 0 && b.Size > 0:
+			ref.Size, ref.Kept = b.Size, KeptOver
+		case len(b.Text) > MaxBody || !keep && !b.Digest:
+			ref.Kept = KeptOver
+		case b.Digest:
+			ref.Kept = KeptDigest
+		}
+		if int64(len(b.Text)) == ref.Size {
+			ref.Digest = bodyDigest(salt, b.Text)
+		}
+		if ref.Kept == KeptFull {
+			tail, err := appendKeptTail(nil, i, b.Of, salt, b.Text)
+			if err != nil {
+				return draft{}, err
+			}
+			d.kept = append(d.kept, tail)
+		}
+		e.Bodies = append(e.Bodies, ref)
+	}
+	d.line, err = e.appendBody(make([]byte, 0, 512))
+	return d, err
+}
+
+// bodyDigest is the digest of a BodyRef.
+func bodyDigest(salt, text []byte) string {
+	h := sha256.New()
+	h.Write(salt)
+	h.Write(text)
+	return "sha256:" + hex.EncodeToString(h.Sum(nil))
+}
+
+func (j *Journal) append(e *Entry, d draft) (*pool, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.closed {
 		return nil, ErrClosed
 	}
-	e.Seq = j.seq
+	p, err := j.add(e, d)
+	if err != nil && !errors.Is(err, ErrEntry) {
+		j.owe(*e)
+	}
+	return p, err
+}
+
+// add puts the entry into the pool. j.mu is held.
+func (j *Journal) add(e *Entry, d draft) (*pool, error) {
+	if j.err != nil {
+		return nil, j.err
+	}
+	e.Seq = j.head.entries
 	e.Time = j.cfg.Now().UTC().Truncate(time.Microsecond)
 	if e.Time.Before(j.last) { // the clock was set back; the record's order is the truth
 		e.Time = j.last
 	}
 	p, before := j.pool, len(j.pool.buf)
-	p.buf = append(appendHead(p.buf, e.Seq, e.Time), body...)
+	p.buf = append(append(appendHead(p.buf, e.Seq, e.Time), d.line...), '\n')
 	n := len(p.buf) - before
-	err := error(nil)
-	bound := j.cfg.MaxBytes
-	if e.Kind == KindIntent {
-		bound -= bound / 16
+	for _, tail := range d.kept {
+		p.buf = append(appendKeptHead(p.buf, e.Seq), tail...)
 	}
-	if n > MaxLine {
-		err = tooLong(n)
-	} else if held := j.bytes - j.freed; held+int64(n)+1 > bound {
-		err = fmt.Errorf("%w: %d of %d bytes wait to be published to Git; see why the push fails", ErrFull, held, j.cfg.MaxBytes)
+	all := int64(len(p.buf) - before)
+	err := j.refusal(e.Kind, all)
+	if n > MaxLine+1 {
+		err = tooLong(n - 1)
 	}
 	if err != nil {
 		p.buf = p.buf[:before]
 		return nil, err
 	}
-	p.buf = append(p.buf, '\n')
 	p.n++
-	j.seq++
+	p.bodies += all - int64(n)
 	j.open.note(e, p)
+	j.settle(e)
 	j.last = e.Time
-	j.bytes += int64(n) + 1
+	j.head.entries++
+	j.head.bytes += int64(n)
+	j.head.bodies += all - int64(n)
 	if k := len(j.ages); k == 0 || e.Time.Sub(j.ages[k-1].at) >= time.Second {
 		j.ages = append(j.ages, age{e.Seq, e.Time})
 	}
-	select {
-	case j.wake <- struct{}{}:
-	default:
-	}
+	j.rouse()
 	return p, nil
 }
 
-// write is the only writer: it swaps the pool, writes and syncs it, and
-// releases all who wait for it. While it syncs, the next pool fills.
-func (j *Journal) write() {
-	defer close(j.stopped)
-	var spare []byte // of the pool before: nobody reads it any more
-	for range j.wake {
-		j.mu.Lock()
-		p, failed, closed := j.pool, j.err, j.closed
-		j.pool, spare = newPool(spare), nil
-		first := j.seq - p.n
-		j.mu.Unlock()
-
-		if p.n > 0 {
-			if p.err = failed; p.err == nil {
-				p.err = j.flush(p, first)
-			}
-			spare, p.buf = p.buf, nil
-			close(p.done)
-			// Those just released often come back at once; let them join the
-			// next group, or two half groups take turns, a sync each.
-			runtime.Gosched()
-		}
-		if closed {
-			return
-		}
+// refusal tells why there is no room for an entry that takes so many bytes.
+// j.mu is held.
+func (j *Journal) refusal(kind Kind, n int64) error {
+	bound, begins := j.cfg.MaxBytes, kind == KindIntent || kind == KindRefused || kind == KindAuthFailed
+	if begins {
+		bound -= bound / 16
 	}
-}
-
-// flush makes a pool durable. After an error the file is never trusted again:
-// the kernel may have dropped the pages and report success the next time.
-func (j *Journal) flush(p *pool, first uint64) error {
-	err := error(nil)
-	if j.segment >= j.cfg.SegmentBytes {
-		err = j.rotate(first)
+	if held := j.held(); held+n > bound {
+		return fmt.Errorf("%w: %d of %d bytes wait to be published to Git; see why the push fails", ErrFull, held, j.cfg.MaxBytes)
 	}
-	if err == nil {
-		_, err = j.file.Write(p.buf)
-	}
-	if err == nil {
-		err = j.file.Sync()
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if err != nil {
-		j.err = fmt.Errorf("%w: %w", ErrPoisoned, err)
-		return j.err
-	}
-	j.segment += int64(len(p.buf))
-	j.durable = first + p.n
-	for _, call := range p.ends { // not before: should this be lost, the intent must be there
-		delete(j.open.intents, call)
-	}
-	select {
-	case j.ready <- struct{}{}:
-	default:
+	if j.short != nil && (begins || j.writing+j.pool.size()+n > j.room) {
+		return j.short
 	}
 	return nil
 }
 
-// rotate begins the file whose first entry is first.
-func (j *Journal) rotate(first uint64) error {
-	if j.file != nil {
-		if err := j.file.Close(); err != nil {
-			return err
-		}
+// held is what is not published. j.mu is held.
+func (j *Journal) held() int64 {
+	return j.head.bytes - j.pushed.bytes + j.head.bodies - j.pushed.bodies
+}
+
+func (j *Journal) rouse() {
+	select {
+	case j.wake <- struct{}{}:
+	default:
 	}
-	f, err := j.cfg.OpenFile(j.inc.segmentPath(first))
-	if err != nil {
-		return err
-	}
-	j.file, j.segment = f, 0
-	return syncDir(j.inc.dir)
 }
 
 // Incarnation names this run.
@@ -315,19 +388,16 @@ func (j *Journal) Close() error {
 	j.closed = true
 	j.mu.Unlock()
 	if !was {
-		select {
-		case j.wake <- struct{}{}:
-		default:
-		}
+		j.rouse()
 	}
 	<-j.stopped
 	if was {
 		return nil
 	}
-	return errors.Join(j.Err(), j.file.Close())
+	return errors.Join(j.Err(), j.w.close())
 }
 
-// Err tells why the journal is poisoned, nil if it is not.
+// Err tells why the journal accepts nothing, nil if it does.
 func (j *Journal) Err() error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
@@ -341,8 +411,10 @@ type State struct {
 	Bytes    int64     // not yet published
 	MaxBytes int64     // refusal is at this many
 	Oldest   time.Time // when the oldest unpublished entry was written; zero: none
+	Failures uint64    // how often the disk failed, and a file was given up
 	Alert    string    // empty, or what a person should look at now
-	Err      error     // why it is poisoned
+	Refuses  error     // why calls are refused now
+	Err      error     // why nothing at all is accepted
 }
 
 // State gives the journal's condition.
@@ -350,13 +422,21 @@ func (j *Journal) State() State {
 	now := j.cfg.Now()
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	s := State{Entries: j.durable, Pushed: j.pushed, Bytes: j.bytes - j.freed, MaxBytes: j.cfg.MaxBytes, Err: j.err}
+	s := State{
+		Entries: j.durable.entries, Pushed: j.pushed.entries, Bytes: j.held(), MaxBytes: j.cfg.MaxBytes,
+		Failures: j.failed, Err: j.err, Refuses: j.err,
+	}
+	if s.Refuses == nil {
+		s.Refuses = j.refusal(KindIntent, min(4096, j.cfg.MaxBytes/64)) // an intent is a few thousand bytes at most
+	}
 	if len(j.ages) > 0 {
 		s.Oldest = j.ages[0].at
 	}
 	switch {
 	case j.err != nil:
 		s.Alert = j.err.Error()
+	case j.short != nil:
+		s.Alert = j.short.Error()
 	case s.Bytes >= s.MaxBytes/2:
 		s.Alert = fmt.Sprintf("the journal is %d %% full: %d of %d bytes wait to be published", s.Bytes*100/s.MaxBytes, s.Bytes, s.MaxBytes)
 	case !s.Oldest.IsZero() && now.Sub(s.Oldest) >= staleAfter:
@@ -369,31 +449,39 @@ func (j *Journal) State() State {
 func (j *Journal) published(entries uint64, bytes int64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.pushed, j.freed = entries, bytes
-	i := 0
-	for i+1 < len(j.ages) && j.ages[i+1].seq <= entries {
+	j.pushed.entries, j.pushed.bytes = entries, bytes
+	j.freed()
+}
+
+// bodiesPublished frees room: the kept bodies of the first entries, whose lines
+// have so many bytes (see Kept.Bytes), are on the remote.
+func (j *Journal) bodiesPublished(entries uint64, bytes int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.pushed.withBodies, j.pushed.bodies = entries, bytes
+	j.freed()
+}
+
+// unpublished is the number of the first entry that is not wholly on the
+// remote. j.mu is held.
+func (j *Journal) unpublished() uint64 {
+	if j.head.bodies > j.pushed.bodies {
+		return min(j.pushed.entries, j.pushed.withBodies)
+	}
+	return j.pushed.entries
+}
+
+// freed forgets the age of what is published. j.mu is held.
+func (j *Journal) freed() {
+	n, i := j.unpublished(), 0
+	for i+1 < len(j.ages) && j.ages[i+1].seq <= n {
 		i++
 	}
 	j.ages = j.ages[i:]
-	if entries == j.seq {
+	if n == j.head.entries {
 		j.ages = nil
 	}
-}
-
-// createFile opens a file to write to, which must not exist.
-func createFile(path string) (File, error) {
-	f, err := openData(path)
-	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+	if len(j.owed) > 0 {
+		j.rouse()
 	}
-	return f, nil
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	d, err := os.Open(filepath.Clean(dir))
-	if err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

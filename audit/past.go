@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func (i *incarnation) writeMark(m mark) error {
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
-	return writeDurably(filepath.Join(i.dir, markFile), b)
+	return writeDurably(i.disk, filepath.Join(i.dir, markFile), b)
 }
 
 // Previous finds the earlier incarnations of a state directory, oldest first.
@@ -98,20 +97,20 @@ func Previous(stateDir string) ([]*Past, error) {
 }
 
 func openPast(dir string) (*Past, error) {
-	inc := &incarnation{dir: dir}
-	firsts, err := inc.segments()
-	if err != nil {
+	inc := &incarnation{dir: dir, disk: osDisk{}}
+	if err := inc.load(); err != nil {
 		return nil, err
 	}
+	files := inc.files()
 	b, err := os.ReadFile(filepath.Join(dir, metaFile))
-	if errors.Is(err, fs.ErrNotExist) && len(firsts) == 0 {
+	if errors.Is(err, fs.ErrNotExist) && len(files) == 0 {
 		return nil, nil // died before it began
 	}
 	if err == nil {
 		err = json.Unmarshal(b, &inc.meta)
 	}
-	if err == nil && (inc.Format != 1 || inc.Incarnation != filepath.Base(dir)) {
-		err = errors.New("not this directory's")
+	if err == nil && (inc.Format != 1 && inc.Format != 2 || inc.Incarnation != filepath.Base(dir)) {
+		err = errors.New("not this directory's, or of a later version")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, filepath.Join(dir, metaFile), err)
@@ -120,17 +119,17 @@ func openPast(dir string) (*Past, error) {
 	if p.mark, err = inc.readMark(); err != nil {
 		return nil, err
 	}
-	if len(firsts) == 0 {
+	if len(files) == 0 {
 		return p, nil
 	}
-	return p, p.scan(firsts)
+	return p, p.scan(files)
 }
 
 // scan counts the entries after the mark; those before it are in Git. The
 // tail may sit in the page cache only, if just the process died: publishing
 // it must not outrun the disk, so it is synced first.
-func (p *Past) scan(firsts []uint64) error {
-	f, err := os.Open(p.inc.segmentPath(firsts[len(firsts)-1]))
+func (p *Past) scan(files []segment) error {
+	f, err := os.Open(p.inc.path(files[len(files)-1]))
 	if err != nil {
 		return fmt.Errorf("audit: %w", err)
 	}
@@ -141,7 +140,7 @@ func (p *Past) scan(firsts []uint64) error {
 	c := &cursor{inc: p.inc, seq: p.mark.Entries, first: p.mark.File, off: p.mark.Offset}
 	for {
 		line, err := c.next()
-		if err == io.EOF {
+		if err == io.EOF && files[len(files)-1].first <= p.Entries {
 			return c.close()
 		}
 		var e Entry
@@ -152,50 +151,15 @@ func (p *Past) scan(firsts []uint64) error {
 			err = fmt.Errorf("%w: number %d where %d belongs", ErrEntry, e.Seq, p.Entries)
 		}
 		if err != nil {
-			return errors.Join(p.torn(firsts, err), c.close())
+			if p.inc.Format == 1 {
+				err = p.tornLines(files, err)
+			} else {
+				err = p.torn(files, c, err)
+			}
+			return errors.Join(err, c.close())
 		}
 		p.Entries, p.bytes, p.last = e.Seq+1, p.bytes+int64(len(line))+1, e.Time
 	}
-}
-
-// torn decides what an unreadable line is: the remains of the last group,
-// which nobody was told of, or damage to what was durable. A write cut short
-// leaves any part of its group, and zeroes for the rest: not always from the
-// beginning, since the disk takes pages in the order that it likes. But a line
-// that is there in full and does not read, with whole entries after it, was
-// not cut; and a group was only begun once the one before it was durable.
-func (p *Past) torn(firsts []uint64, cause error) error {
-	last := firsts[len(firsts)-1]
-	b, err := os.ReadFile(p.inc.segmentPath(last))
-	if err != nil {
-		return fmt.Errorf("audit: %w", err)
-	}
-	off := int64(0) // find where the bad line begins in the last file
-	for seq := last; seq < p.Entries; seq++ {
-		n := bytes.IndexByte(b[off:], '\n')
-		if n < 0 {
-			break
-		}
-		off += int64(n) + 1
-	}
-	rest := bytes.TrimRight(b[off:], "\x00")
-	bad, after, _ := bytes.Cut(rest, []byte("\n"))
-	damaged := last > p.Entries
-	if len(rest) > 0 {
-		damaged = damaged || bytes.Contains(rest[1:], []byte(groupHead))
-	}
-	if bytes.IndexByte(bad, 0) < 0 {
-		for l := range bytes.SplitSeq(after, []byte("\n")) {
-			_, err := Decode(l)
-			damaged = damaged || err == nil
-		}
-	}
-	if damaged {
-		return fmt.Errorf("%w: %s: entry %d, after %d good bytes, does not read, and whole entries follow it (%w); move the directory away to start without it, and keep it",
-			ErrDamaged, p.inc.dir, p.Entries, p.bytes, cause)
-	}
-	p.Torn = int64(len(rest))
-	return nil
 }
 
 // Checkpoint is the last one that was committed, a signed note; "" if none.
@@ -232,21 +196,17 @@ func (j *Journal) Read() iter.Seq2[Entry, error] { return j.inc.read(j.durableEn
 func (j *Journal) durableEntries() uint64 {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.durable
+	return j.durable.entries
 }
 
 func (i *incarnation) read(end func() uint64) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		firsts, err := i.segments()
-		if err != nil {
-			yield(Entry{}, err)
-			return
-		}
-		if len(firsts) == 0 {
+		files := i.files()
+		if len(files) == 0 {
 			return
 		}
 		limit := end()
-		c := &cursor{inc: i, seq: firsts[0], first: firsts[0]}
+		c := &cursor{inc: i, seq: files[0].first, first: files[0].first}
 		for c.seq < limit {
 			var e Entry
 			line, err := c.next()

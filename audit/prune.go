@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"strings"
 	"time"
@@ -32,6 +33,14 @@ func (c *calls) note(e *Entry, p *pool) {
 		if !c.closes {
 			c.closed, c.closes = e.Seq, true
 		}
+	}
+}
+
+// forget takes back what was noted of the entries from n on.
+func (c *calls) forget(n uint64) {
+	maps.DeleteFunc(c.intents, func(_ string, seq uint64) bool { return seq >= n })
+	if c.closed >= n {
+		c.closed, c.closes = 0, false
 	}
 }
 
@@ -70,7 +79,7 @@ func (j *Journal) Prune(before time.Time) error {
 		return err
 	}
 	j.mu.Lock()
-	limit := j.pushed
+	limit := j.unpublished()
 	if seq, ok := j.open.oldest(); ok {
 		limit = min(limit, seq)
 	}

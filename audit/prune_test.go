@@ -7,17 +7,17 @@ import (
 	"time"
 )
 
+// never is a clock on which nothing is due.
+func never(time.Duration) <-chan time.Time { return nil }
+
 // fill appends entries that nothing waits for until the journal has more files.
 func fill(t *testing.T, j *Journal, files int) {
 	t.Helper()
-	had, err := j.inc.segments()
-	if err != nil {
-		t.Fatal(err)
-	}
+	had := j.inc.files()
 	for i := 0; ; i++ {
-		now, err := j.inc.segments()
-		if err != nil || i > 1000 {
-			t.Fatal(len(now), err)
+		now := j.inc.files()
+		if i > 1000 {
+			t.Fatal(len(now))
 		}
 		if len(now) >= len(had)+files {
 			return
@@ -49,12 +49,13 @@ func pruned(t *testing.T, j *Journal) uint64 {
 func TestPruneKeepsOpenIntents(t *testing.T) {
 	broken := errors.New("disk is gone")
 	var file *faultyFile
+	var spoil func() error
 	j, err := Open(Config{Dir: t.TempDir(), Enforcer: "demo", Incarnation: "i1", Now: (&clockAt{t: noon}).Now, SegmentBytes: 500,
-		OpenFile: func(path string) (File, error) {
-			f, err := createFile(path)
-			file = &faultyFile{File: f}
+		After: never, Disk: diskOf(func(path string) (File, error) {
+			f, err := openData(path)
+			file = &faultyFile{File: f, sync: spoil}
 			return file, err
-		}})
+		})})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +92,8 @@ func TestPruneKeepsOpenIntents(t *testing.T) {
 		t.Errorf("left from %d on", left)
 	}
 	fill(t, j, 2)
-	file.sync = func() error { return broken }
+	spoil = func() error { return broken } // of any new file, too
+	file.sync = spoil
 	if _, err := j.Append(t.Context(), Entry{Kind: KindOutcome, Call: "c_4"}); !errors.Is(err, broken) {
 		t.Fatal(err)
 	}

@@ -140,7 +140,7 @@ func TestCrashOutcomes(t *testing.T) {
 		"and the power failed":                 {fault: func(m *memStore, _ string) { m.onPush = func() error { return crash } }, powerOff: true},
 		"after the push, before the mark": {fault: func(m *memStore, dir string) {
 			m.onPush = func() error { // nothing can be written where the mark belongs
-				return errors.Join(os.Mkdir(filepath.Join(dir, "journal", "i1", markFile+".new"), 0o700))
+				return errors.Join(os.MkdirAll(filepath.Join(dir, "journal", "i1", markFile+".new", "x"), 0o700))
 			}
 		}},
 	}

@@ -2,21 +2,24 @@ package audit
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// groups builds a file by hand: entries from 0 on, so many in each group.
+// groups builds a file of format 1: entries from 0 on, so many in each group.
 func groups(t *testing.T, sizes ...int) (file []byte, starts []int) {
 	t.Helper()
 	seq := uint64(0)
 	for _, n := range sizes {
 		starts = append(starts, len(file))
-		file = append(file, groupMark)
+		file = append(file, spaceMark)
 		for range n {
 			b, err := Entry{Seq: seq, Kind: KindIntent, Time: noon, Reason: strings.Repeat("r", 100+int(seq*37%500))}.Encode()
 			if err != nil {
@@ -29,7 +32,7 @@ func groups(t *testing.T, sizes ...int) (file []byte, starts []int) {
 	return file, starts
 }
 
-// closed makes a state directory whose journal has these bytes.
+// closed makes a state directory whose journal, of format 1, has these bytes.
 func closed(t *testing.T) (dir string, put func([]byte)) {
 	t.Helper()
 	dir = t.TempDir()
@@ -37,8 +40,17 @@ func closed(t *testing.T) (dir string, put func([]byte)) {
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
+	m := j.inc.meta
+	m.Format = 1
+	b, err := json.Marshal(m)
+	if err == nil {
+		err = writeDurably(osDisk{}, filepath.Join(j.inc.dir, metaFile), b)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	return dir, func(b []byte) {
-		if err := os.WriteFile(j.inc.segmentPath(0), b, 0o600); err != nil {
+		if err := os.WriteFile(j.inc.path(segment{}), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -102,6 +114,43 @@ func TestLostPagesBeforeTheLastGroupAreDamage(t *testing.T) {
 	}
 }
 
+func TestTornLinesAreLeftBehind(t *testing.T) {
+	dir, put := closed(t)
+	whole, _ := groups(t, 1, 1, 1)
+	start := strings.LastIndex(strings.TrimSuffix(string(whole), "\n"), "\n") + 1
+	tails := map[string][]byte{}
+	for n := start; n < len(whole); n++ {
+		tails[fmt.Sprintf("cut at %d", n)] = whole[:n]
+	}
+	tails["zeroes"] = append(append([]byte{}, whole[:start]...), make([]byte, 300)...)
+	tails["garbage"] = append(append([]byte{}, whole[:start]...), "{\"seq\":2,\x00\x00\nxx\n"...)
+	for name, b := range tails {
+		put(b)
+		p := onlyPast(t, dir)
+		n := 0
+		for e, err := range p.Read() {
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			if e.Seq != uint64(n) {
+				t.Errorf("%s: entry %d", name, e.Seq)
+			}
+			n++
+		}
+		torn := len(bytes.TrimRight(b[start:], "\x00")) // the rest is room
+		if p.Entries != 2 || n != 2 || p.Torn != int64(torn) {
+			t.Errorf("%s: %d entries, %d read, %d torn of %d", name, p.Entries, n, p.Torn, torn)
+		}
+	}
+	// Damage before whole entries is not a torn tail, and is not passed over.
+	b := []byte(string(whole))
+	b[start-3] ^= 1 // a quotation mark
+	put(b)
+	if _, err := Previous(dir); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "entry 1") {
+		t.Errorf("got %v", err)
+	}
+}
+
 // While it is written a file may have room; closed or followed by another, it
 // holds lines and nothing else.
 func TestRoomIsGivenBack(t *testing.T) {
@@ -109,17 +158,17 @@ func TestRoomIsGivenBack(t *testing.T) {
 	for range 20 {
 		add(t, j, Entry{Kind: KindIntent, Reason: "some reason or other"})
 	}
-	firsts, err := j.inc.segments()
-	if err != nil || len(firsts) < 3 {
-		t.Fatalf("%d files, %v", len(firsts), err)
+	files := j.inc.files()
+	if len(files) < 3 {
+		t.Fatalf("%d files", len(files))
 	}
-	lines := func(first uint64) int {
-		b, err := os.ReadFile(j.inc.segmentPath(first))
+	lines := func(f segment) int {
+		b, err := os.ReadFile(j.inc.path(f))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if bytes.IndexByte(b, 0) >= 0 || !bytes.HasSuffix(b, []byte("\n")) {
-			t.Errorf("file %d has %d bytes, not all of them lines", first, len(b))
+			t.Errorf("file %d has %d bytes, not all of them lines", f.first, len(b))
 		}
 		n := 0
 		for _, err := range ReadEntries(bytes.NewReader(b)) {
@@ -130,14 +179,14 @@ func TestRoomIsGivenBack(t *testing.T) {
 		}
 		return n
 	}
-	last := len(firsts) - 1
-	for i, first := range firsts[:last] {
-		if n := lines(first); uint64(n) != firsts[i+1]-first {
-			t.Errorf("file %d: %d entries", first, n)
+	last := len(files) - 1
+	for i, file := range files[:last] {
+		if n := lines(file); uint64(n) != files[i+1].first-file.first {
+			t.Errorf("file %d: %d entries", file.first, n)
 		}
 	}
 	// The file being written reads as far as it is written.
-	f, err := os.Open(j.inc.segmentPath(firsts[last]))
+	f, err := os.Open(j.inc.path(files[last]))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,11 +198,11 @@ func TestRoomIsGivenBack(t *testing.T) {
 		}
 		n++
 	}
-	if uint64(n) != 21-firsts[last] {
+	if uint64(n) != 21-files[last].first {
 		t.Errorf("%d entries in the last file", n)
 	}
 	if err := j.Close(); err != nil {
 		t.Fatal(err)
 	}
-	lines(firsts[last])
+	lines(files[last])
 }

@@ -273,9 +273,13 @@ func (x *exchange) upstreamFailed(err error) *refusal {
 func publicCause(err error) string {
 	switch {
 	case errors.Is(err, audit.ErrFull):
-		return "the journal is full and not yet published"
+		return "the journal is full and not yet published; try again when its operators have made publishing work"
+	case errors.Is(err, audit.ErrDiskFull):
+		return "the disk of the journal is full; try again when its operators have made room"
+	case errors.Is(err, audit.ErrDisk):
+		return "the journal's disk failed; try again in a minute, it mends itself if it can"
 	case errors.Is(err, audit.ErrPoisoned):
-		return "the journal's disk failed; a restart is needed"
+		return "the journal's files are gone; its operators must look and restart it"
 	default:
 		return "see the enforcer's log"
 	}

@@ -91,7 +91,7 @@ func (r *record) open(ctx context.Context) error {
 	}
 	r.journal, err = audit.Open(audit.Config{
 		Dir: r.config.StateDir, Enforcer: r.config.ID, Incarnation: randomID("r"), Previous: previous,
-		Version: version, Now: time.Now, MaxBytes: r.config.AuditJournalMax,
+		Version: version, Now: time.Now, MaxBytes: r.config.AuditJournalMax, Log: r.log,
 	})
 	if err != nil {
 		return err
@@ -163,14 +163,10 @@ func (r *record) prune(ctx context.Context) error {
 	}
 }
 
-// ready fails when calls are, or soon will be, refused for want of room.
+// ready fails when calls are, or soon will be, refused because they cannot be
+// recorded.
 func (r *record) ready(context.Context) error {
-	// The journal takes no intent into its last sixteenth; one is a few
-	// thousand bytes at most.
-	if s := r.journal.State(); s.Err != nil || s.Bytes+4096 >= s.MaxBytes-s.MaxBytes/16 {
-		return errors.New(s.Alert)
-	}
-	return nil
+	return r.journal.State().Refuses
 }
 
 func (r *record) metrics(reg prometheus.Registerer) {
