@@ -14,7 +14,9 @@
 //     lets the host's key vouch, and must list that key; rebase merges are
 //     signed by nobody and do not pass.
 //   - A [Repo] appends. A branch moves only by compare-and-swap from the commit
-//     that the caller named, locally and on the remote; nothing is forced.
+//     that the caller named, locally and on the remote; nothing is forced. The
+//     one exception are branches under bodies/: [Repo.Rewrite] writes them anew,
+//     and on the remote they replace exactly what stood here before.
 //   - Nothing is shelled out to, except for file URLs, which stock Git serves.
 //     No credential appears in an error.
 //

@@ -60,8 +60,8 @@ const (
 )
 
 // Push publishes branches, all in one push. Nothing is forced: the remote's
-// commit must be one that ours descends from; if not, ErrRejected, which no
-// retry mends. ErrRefused is the remote's own no (a hook, a protected branch),
+// commit must be one that ours descends from, or one that Rewrite left; if not,
+// ErrRejected, which no retry mends. ErrRefused is the remote's own no (a hook, a protected branch),
 // with its words. Both are of single branches, as the push is not atomic: the
 // remote takes what it takes, which is noted as published, and one branch that
 // it dislikes holds up no other. The error is of the whole push: the network's,
@@ -208,29 +208,29 @@ func (r *Repo) plan(branches []string, refs map[plumbing.ReferenceName]plumbing.
 			return nil, err
 		}
 		theirs := refs[name]
-		tip, commits, err := r.lacks(b, name, theirs)
+		l, err := r.lacks(b, name, theirs)
 		if err == nil {
-			err = r.setBack(b, tip, theirs, out)
+			err = r.setBack(b, l.tip, theirs, out)
 		}
-		if err == nil && len(commits) == 0 {
-			out.Tips[b] = tip.String()
-			err = r.note(b, tip)
+		if err == nil && l.nothing() {
+			out.Tips[b] = l.tip.String()
+			err = r.note(b, l.tip)
 		}
 		if err != nil {
 			out.Failed[b] = err
 			continue
 		}
-		if len(commits) == 0 {
+		if l.nothing() {
 			continue
 		}
-		st, size, err := r.collect(b, theirs, commits, (r.maxPack-out.Sent)/int64(len(branches)-i), seen)
+		st, size, err := r.collect(l, (r.maxPack-out.Sent)/int64(len(branches)-i), seen)
 		if err != nil {
 			out.Failed[b] = fmt.Errorf("%s: %w", b, err)
 			continue
 		}
-		st.cmd.Name = name
+		st.branch, st.cmd = b, &packp.Command{Name: name, Old: theirs, New: st.cmd.New}
 		out.Sent += size
-		if st.cmd.New != tip {
+		if st.cmd.New != l.tip {
 			out.More, cut[path.Dir(b)] = true, true
 		}
 		steps = append(steps, st)
@@ -238,25 +238,42 @@ func (r *Repo) plan(branches []string, refs map[plumbing.ReferenceName]plumbing.
 	return steps, nil
 }
 
-// lacks gives a branch's tip, and the commits that the remote lacks where it
-// stands at theirs, the oldest first. ErrRejected if they do not lead there.
-func (r *Repo) lacks(branch string, name plumbing.ReferenceName, theirs plumbing.Hash) (tip plumbing.Hash, commits []plumbing.Hash, err error) {
-	if tip, err = r.ref(name); err != nil {
-		return tip, nil, err
+// lack is what the remote lacks of a branch.
+type lack struct {
+	tip     plumbing.Hash   // here; zero: the branch was removed
+	remove  bool            // and is to be, there
+	from    plumbing.Hash   // the commits' base, which the remote has; zero: none
+	commits []plumbing.Hash // the oldest first
+	made    []plumbing.Hash // the objects of the first, if it is known that the remote has the others
+}
+
+func (l lack) nothing() bool { return len(l.commits) == 0 && !l.remove }
+
+// lacks tells what the remote lacks of a branch where it stands at theirs.
+// ErrRejected if our commits do not lead from there.
+func (r *Repo) lacks(branch string, name plumbing.ReferenceName, theirs plumbing.Hash) (l lack, err error) {
+	if l.tip, err = r.ref(name); err != nil {
+		return l, err
 	}
-	if tip.IsZero() {
-		return tip, nil, fmt.Errorf("branch %s: %w", branch, ErrNotFound)
+	if l.tip.IsZero() {
+		return r.removed(branch, theirs)
 	}
-	commits, err = r.since(tip, theirs)
+	l.from = theirs
+	l.commits, err = r.since(l.tip, theirs)
+	if errors.Is(err, errNotAncestor) || errors.Is(err, errTrimmed) {
+		if replaced, ok, rerr := r.replacing(branch, l.tip, theirs); rerr != nil || ok {
+			return replaced, rerr
+		}
+	}
 	switch {
 	case errors.Is(err, errNotAncestor):
-		err = fmt.Errorf("%w: %s is at %s there, at %s here", ErrRejected, branch, orNone(theirs), tip)
+		err = fmt.Errorf("%w: %s is at %s there, at %s here", ErrRejected, branch, orNone(theirs), l.tip)
 	case errors.Is(err, errTrimmed):
 		err = fmt.Errorf("%w, or lost some: %s is at %s there, at %s here, and what may lie between is no longer here: push it there from a clone that has it",
-			ErrRejected, branch, orNone(theirs), tip)
+			ErrRejected, branch, orNone(theirs), l.tip)
 	}
-	slices.Reverse(commits)
-	return tip, commits, err
+	slices.Reverse(l.commits)
+	return l, err
 }
 
 // setBack notes that the remote once had more of a branch than it has.
@@ -273,7 +290,7 @@ func (r *Repo) setBack(branch string, tip, theirs plumbing.Hash, out *Pushed) er
 
 // collect gathers the objects of commits, the oldest first, up to a size; at
 // least one commit.
-func (r *Repo) collect(branch string, theirs plumbing.Hash, commits []plumbing.Hash, limit int64, seen map[plumbing.Hash]bool) (st step, total int64, err error) {
+func (r *Repo) collect(l lack, limit int64, seen map[plumbing.Hash]bool) (st step, total int64, err error) {
 	kept := 0 // of the objects; the others may still go with another branch
 	defer func() {
 		for _, o := range st.objects[kept:] {
@@ -282,15 +299,15 @@ func (r *Repo) collect(branch string, theirs plumbing.Hash, commits []plumbing.H
 		st.objects = st.objects[:kept]
 	}()
 	var base plumbing.Hash
-	if !theirs.IsZero() {
-		c, _, err := readCommit(r.st, theirs)
+	st = step{cmd: &packp.Command{}}
+	if !l.from.IsZero() && !l.remove {
+		c, _, err := readCommit(r.st, l.from)
 		if err != nil {
 			return st, 0, err
 		}
 		base = c.tree
 	}
-	st = step{branch: branch, cmd: &packp.Command{Old: theirs}}
-	for _, h := range commits {
+	for i, h := range l.commits {
 		c, _, err := readCommit(r.st, h)
 		if err != nil {
 			return st, 0, err
@@ -299,7 +316,9 @@ func (r *Repo) collect(branch string, theirs plumbing.Hash, commits []plumbing.H
 			seen[h] = true
 			st.objects = append(st.objects, h)
 		}
-		if err := r.added(base, c.tree, seen, &st.objects); err != nil {
+		if i == 0 && l.made != nil {
+			st.objects = append(st.objects, l.made...)
+		} else if err := r.added(base, c.tree, seen, &st.objects); err != nil {
 			return st, 0, err
 		}
 		size := int64(0)
@@ -425,6 +444,9 @@ func (r *Repo) loose(h plumbing.Hash) string {
 }
 
 func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *packp.ReferenceUpdateRequest, objects []plumbing.Hash) (*packp.ReportStatus, error) {
+	if onlyRemoves(req) {
+		return answered(s.ReceivePack(ctx, req))
+	}
 	rd, wr := io.Pipe()
 	encoded := make(chan error, 1)
 	go func() {
@@ -435,10 +457,7 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 		encoded <- errors.Join(err, wr.CloseWithError(err))
 	}()
 	req.Packfile = rd
-	report, err := s.ReceivePack(ctx, req)
-	if err != nil && report != nil && len(report.CommandStatuses) > 0 {
-		err = nil // the error only repeats the first refusal of the report
-	}
+	report, err := answered(s.ReceivePack(ctx, req))
 	cerr := rd.Close()
 	eerr := <-encoded
 	var bad *badObject
@@ -447,6 +466,14 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 	}
 	if err == nil {
 		err = cerr
+	}
+	return report, err
+}
+
+// answered passes over an error that only repeats the report's first refusal.
+func answered(report *packp.ReportStatus, err error) (*packp.ReportStatus, error) {
+	if err != nil && report != nil && len(report.CommandStatuses) > 0 {
+		err = nil
 	}
 	return report, err
 }
@@ -463,7 +490,7 @@ func (r *Repo) diverged(ctx context.Context, branches []string, failed map[strin
 			if err != nil {
 				return nil, err
 			}
-			if _, _, err := r.lacks(b, name, refs[name]); err != nil {
+			if _, err := r.lacks(b, name, refs[name]); err != nil {
 				more[b] = err
 			}
 		}
@@ -485,6 +512,9 @@ func (r *Repo) notePublished(branch string, h plumbing.Hash) error {
 }
 
 func (r *Repo) note(branch string, h plumbing.Hash) error {
+	if err := r.settle(branch, h); err != nil || h.IsZero() {
+		return err
+	}
 	old, err := r.ref(published(branch))
 	if err != nil || old == h {
 		return err

@@ -59,7 +59,8 @@ type AuditConfig struct {
 type Repo struct {
 	dir      string
 	st       *filesystem.Storage
-	remote   *remote // nil: none
+	cache    *cache.ObjectLRU // of st
+	remote   *remote          // nil: none
 	signer   ssh.Signer
 	who      string // "Name <email>"
 	mu       sync.Mutex
@@ -100,7 +101,7 @@ func OpenAudit(cfg AuditConfig) (*Repo, error) {
 			return nil, err
 		}
 	}
-	if err := r.mend(); err != nil {
+	if err := errors.Join(r.mend(), r.sweep()); err != nil {
 		return nil, fmt.Errorf("mend %s: %w", cfg.Dir, err)
 	}
 	return r, nil
@@ -122,12 +123,17 @@ func openBare(dir string) (*Repo, error) {
 	if err := dropTornPacks(filepath.Join(dir, "objects", "pack")); err != nil {
 		return nil, err
 	}
-	return &Repo{dir: dir, st: storageAt(dir), patience: defaultPatience}, nil
+	c := newCache()
+	return &Repo{dir: dir, st: storageWith(dir, c), cache: c, patience: defaultPatience}, nil
 }
 
-func storageAt(dir string) *filesystem.Storage {
-	// A small cache, for the trees that commits have in common.
-	return filesystem.NewStorage(osfs.New(dir, osfs.WithBoundOS()), cache.NewObjectLRU(cache.MiByte))
+func storageAt(dir string) *filesystem.Storage { return storageWith(dir, newCache()) }
+
+// newCache is a small one, for the trees that commits have in common.
+func newCache() *cache.ObjectLRU { return cache.NewObjectLRU(cache.MiByte) }
+
+func storageWith(dir string, c *cache.ObjectLRU) *filesystem.Storage {
+	return filesystem.NewStorage(osfs.New(dir, osfs.WithBoundOS()), c)
 }
 
 func initBare(dir string) error {
