@@ -33,6 +33,8 @@ type Log struct {
 	Previous    string     `json:"previous,omitempty"` // origin of the incarnation before, as the first entry says; empty: none
 	Tip         string     `json:"tip,omitempty"`      // newest commit
 	Resumed     uint64     `json:"resumed,omitempty"`  // entries that an earlier run of Verify had checked
+	Cosigned    uint64     `json:"cosigned,omitempty"` // entries of the newest tree that meets the quorum, if one was asked for
+	CosignedAt  time.Time  `json:"cosigned_at,omitzero"`
 }
 
 func (l Log) origin() string { return l.Enforcer + "/" + l.Incarnation }

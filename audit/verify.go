@@ -53,6 +53,11 @@ type VerifyConfig struct {
 	// Anchors are signed checkpoints that somebody else kept: the record must
 	// hold at least what they hold.
 	Anchors []string
+	// Quorum says who must have cosigned every log, up to what was committed
+	// Grace before Now; nil: nobody.
+	Quorum *Quorum
+	Grace  time.Duration
+	Now    time.Time
 	// Policy gives the policy of a commit from the policy repository, if its
 	// accepted history has it; else an error for people. nil: decisions and
 	// approvals are checked by the record alone.
@@ -127,6 +132,9 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 		v.anchor(a, fmt.Sprintf("anchor %d", i+1), "")
 	}
 	v.hold()
+	if err := v.quorum(ctx); err != nil {
+		return nil, err
+	}
 	v.rep.Notes = append(v.rep.Notes, v.calls.settle(v.logs)...)
 	for _, l := range v.logs {
 		l.Entries = l.size

@@ -74,6 +74,15 @@ func Open(cfg Config) (*Witness, error) {
 // Key is the witness's vkey, for policies (c2sp.org/signed-note#verifier-keys).
 func (w *Witness) Key() string { return w.signer.Verifier().String() }
 
+// Key is the vkey of a witness with this name and key.
+func Key(name string, key ed25519.PrivateKey) (string, error) {
+	signer, err := torchwood.NewCosignatureSigner(name, key)
+	if err != nil {
+		return "", fmt.Errorf("witness: %q: %w", name, err)
+	}
+	return signer.Verifier().String(), nil
+}
+
 // Close waits for the cosignature that is being made, and lets go of the state
 // directory. Nothing is cosigned after it.
 func (w *Witness) Close() error {

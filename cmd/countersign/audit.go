@@ -68,7 +68,7 @@ func auditCommand() *cobra.Command {
 "verify" needs the public keys only.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(auditLogCommand(), auditShowCommand(), auditVerifyCommand(), auditReplayCommand(), auditMasksCommand())
+	cmd.AddCommand(auditLogCommand(), auditShowCommand(), auditVerifyCommand(), auditReplayCommand(), auditMasksCommand(), auditProofCommand(), auditWitnessCommand())
 	return cmd
 }
 

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -28,6 +29,7 @@ type verifyFlags struct {
 	anchors               []string
 	policy, policyBranch  string
 	policySigners, state  string
+	quorum                quorumFlags
 	asJSON                bool
 	allowedFile, keysFile []byte // as read
 }
@@ -68,10 +70,12 @@ be checked.`,
 		},
 	}
 	f.from.add(cmd)
+	f.quorum.add(cmd)
+	f.quorum.addGrace(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.signers, "commit-signers", "", "allowed_signers file: who may sign commits (required)")
 	fl.StringVar(&f.keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
-	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere; may be repeated")
+	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere, or a folder of such files (a witness's logs); may be repeated")
 	fl.StringVar(&f.policy, "policy", "", "clone of the policy repository: decisions and approvals are held against the policy of their commit")
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
 	fl.StringVar(&f.policySigners, "policy-signers", "", "allowed_signers file: each policy commit that decided must be signed by one of them")
@@ -150,12 +154,22 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		return cfg, fmt.Errorf("%s: %w", f.keys, err)
 	}
 	for _, a := range f.anchors {
-		b, err := os.ReadFile(a)
+		err := filepath.WalkDir(a, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() {
+				return err
+			}
+			b, err := os.ReadFile(path)
+			cfg.Anchors = append(cfg.Anchors, string(b))
+			return err
+		})
 		if err != nil {
 			return cfg, err
 		}
-		cfg.Anchors = append(cfg.Anchors, string(b))
 	}
+	if cfg.Quorum, err = f.quorum.quorum(); err != nil {
+		return cfg, err
+	}
+	cfg.Grace, cfg.Now = f.quorum.grace, time.Now()
 	cfg.Signer, cfg.Prefix = trust.Commit, f.from.prefix
 	return cfg, nil
 }

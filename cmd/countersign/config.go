@@ -54,6 +54,8 @@ type config struct {
 	AuditCheckpointKey string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY,required,notEmpty" secret:"yes" help:"another OpenSSH ed25519 private key: signs the checkpoints"`
 	AuditWindow        time.Duration `env:"COUNTERSIGN_AUDIT_WINDOW" envDefault:"10s" help:"how often the record is pushed at most"`
 	AuditJournalMax    int64         `env:"COUNTERSIGN_AUDIT_JOURNAL_MAX" envDefault:"1073741824" help:"bytes of unpublished journal at which calls are refused"`
+	AuditWitnesses     string        `env:"COUNTERSIGN_AUDIT_WITNESSES" help:"file of witnesses, with their URLs, that are asked to cosign every checkpoint before it is pushed (c2sp.org/tlog-policy)"`
+	AuditPeerKeys      string        `env:"COUNTERSIGN_AUDIT_PEER_KEYS" help:"file of the other enforcers' checkpoint keys, a line each: <enforcer> ssh-ed25519 <key>; their newest checkpoints in the same repository are then recorded here"`
 	AuditGitToken      string        `env:"COUNTERSIGN_AUDIT_GIT_TOKEN" secret:"yes" help:"token for this repository, where it differs"`
 	AuditGitSSHKey     string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
 	AuditKnownHosts    string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
