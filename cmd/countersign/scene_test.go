@@ -385,7 +385,8 @@ func told(t *testing.T, s *stage.Stage, user, words string) {
 func verified(t *testing.T, s *stage.Stage) string {
 	t.Helper()
 	out, errs, code := command(t, nil, "audit", "verify", "--repo", s.Audit,
-		"--commit-signers", s.Path("audit_signers"), "--checkpoint-key", s.Path("checkpoint.pub"))
+		"--commit-signers", s.Path("audit_signers"), "--checkpoint-key", s.Path("checkpoint.pub"),
+		"--policy", s.Policy.Dir, "--policy-signers", s.Path("policy_signers"))
 	if code != 0 {
 		t.Errorf("audit verify: exit %d\n%s%s", code, out, errs)
 	}
