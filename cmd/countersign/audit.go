@@ -68,7 +68,16 @@ func auditCommand() *cobra.Command {
 "verify" needs the public keys only.`,
 		Args: cobra.NoArgs,
 	}
-	cmd.AddCommand(auditLogCommand(), auditShowCommand(), auditVerifyCommand(), auditReplayCommand(), auditMasksCommand(), auditProofCommand(), auditWitnessCommand())
+	cmd.AddCommand(
+		auditLogCommand(),
+		auditShowCommand(),
+		auditVerifyCommand(),
+		auditReplayCommand(),
+		auditMasksCommand(),
+		auditProofCommand(),
+		auditWitnessCommand(),
+		auditKeyCommand(),
+	)
 	return cmd
 }
 

@@ -49,16 +49,22 @@ type config struct {
 	OIDCAudience    string   `env:"COUNTERSIGN_OIDC_AUDIENCE" help:"audience that tokens must name; by default the public URL, or the URL of the very endpoint that is called"`
 	OIDCGroupsClaim string   `env:"COUNTERSIGN_OIDC_GROUPS_CLAIM" envDefault:"groups" help:"claim that lists the subject's groups"`
 
-	AuditRepo          string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to"`
-	AuditCommitKey     string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY,required,notEmpty" secret:"yes" help:"OpenSSH ed25519 private key that signs the record's commits"`
-	AuditCheckpointKey string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY,required,notEmpty" secret:"yes" help:"another OpenSSH ed25519 private key: signs the checkpoints"`
-	AuditWindow        time.Duration `env:"COUNTERSIGN_AUDIT_WINDOW" envDefault:"10s" help:"how often the record is pushed at most"`
-	AuditJournalMax    int64         `env:"COUNTERSIGN_AUDIT_JOURNAL_MAX" envDefault:"1073741824" help:"bytes of unpublished journal at which calls are refused"`
-	AuditWitnesses     string        `env:"COUNTERSIGN_AUDIT_WITNESSES" help:"file of witnesses, with their URLs, that are asked to cosign every checkpoint before it is pushed (c2sp.org/tlog-policy)"`
-	AuditPeerKeys      string        `env:"COUNTERSIGN_AUDIT_PEER_KEYS" help:"file of the other enforcers' checkpoint keys, a line each: <enforcer> ssh-ed25519 <key>; their newest checkpoints in the same repository are then recorded here"`
-	AuditGitToken      string        `env:"COUNTERSIGN_AUDIT_GIT_TOKEN" secret:"yes" help:"token for this repository, where it differs"`
-	AuditGitSSHKey     string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
-	AuditKnownHosts    string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
+	AuditRepo                string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to"`
+	AuditCommitKey           string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY" secret:"yes" help:"OpenSSH ed25519 private key that signs the record's commits; or the next variable"`
+	AuditCommitVault         string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT" help:"<mount>/<name> of an ed25519 key of Vault's transit engine that does, or <mount>/<name>@<version>; the newest version at the start without"`
+	AuditCommitPrevious      string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY_PREVIOUS" secret:"yes" help:"while keys change: the key before, which says in the record what the new one is"`
+	AuditCommitPrevVault     string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY_PREVIOUS_VAULT" help:"the same, in Vault"`
+	AuditCheckpointKey       string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY" secret:"yes" help:"another OpenSSH ed25519 private key: signs the checkpoints; or the next variable"`
+	AuditCheckpointVault     string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY_VAULT" help:"<mount>/<name> of one of Vault's transit engine that does, or <mount>/<name>@<version>"`
+	AuditCheckpointPrevious  string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS" secret:"yes" help:"while keys change: the key before, which signs checkpoints beside the new one"`
+	AuditCheckpointPrevVault string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS_VAULT" help:"the same, in Vault"`
+	AuditWindow              time.Duration `env:"COUNTERSIGN_AUDIT_WINDOW" envDefault:"10s" help:"how often the record is pushed at most"`
+	AuditJournalMax          int64         `env:"COUNTERSIGN_AUDIT_JOURNAL_MAX" envDefault:"1073741824" help:"bytes of unpublished journal at which calls are refused"`
+	AuditWitnesses           string        `env:"COUNTERSIGN_AUDIT_WITNESSES" help:"file of witnesses, with their URLs, that are asked to cosign every checkpoint before it is pushed (c2sp.org/tlog-policy)"`
+	AuditPeerKeys            string        `env:"COUNTERSIGN_AUDIT_PEER_KEYS" help:"file of the other enforcers' checkpoint keys, a line each: <enforcer> ssh-ed25519 <key>; their newest checkpoints in the same repository are then recorded here"`
+	AuditGitToken            string        `env:"COUNTERSIGN_AUDIT_GIT_TOKEN" secret:"yes" help:"token for this repository, where it differs"`
+	AuditGitSSHKey           string        `env:"COUNTERSIGN_AUDIT_GIT_SSH_KEY" secret:"yes" help:"SSH key for this repository, where it differs"`
+	AuditKnownHosts          string        `env:"COUNTERSIGN_AUDIT_GIT_KNOWN_HOSTS" secret:"yes" help:"known_hosts for this repository, where they differ"`
 
 	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
@@ -119,15 +125,23 @@ func loadConfig(environ []string) (config, error) {
 		problems = append(problems, err.Error())
 	}
 	problems = append(problems, c.check()...)
-	if len(problems) > 0 {
-		sort.Strings(problems)
-		return c, fmt.Errorf("the environment is not right:\n  %s\nsee `countersign serve --help` for each variable", strings.Join(problems, "\n  "))
+	if err := problemsError(problems); err != nil {
+		return c, err
 	}
 	c.PublicURL = strings.TrimSuffix(c.PublicURL, "/")
 	if c.OIDCAudience == "" {
 		c.OIDCAudience = c.PublicURL
 	}
 	return c, nil
+}
+
+// problemsError reports what is wrong, all at once; nil if nothing is.
+func problemsError(problems []string) error {
+	if len(problems) == 0 {
+		return nil
+	}
+	sort.Strings(problems)
+	return fmt.Errorf("the environment is not right:\n  %s\nsee `countersign serve --help` for each variable", strings.Join(problems, "\n  "))
 }
 
 // readSecretFiles puts the content of <NAME>_FILE under NAME.
@@ -236,10 +250,7 @@ func (c config) check() (problems []string) {
 	if c.GitHubChecksRepo != "" && (strings.Count(c.GitHubChecksRepo, "/") != 1 || c.GitHubAppID == 0) {
 		bad("COUNTERSIGN_GITHUB_CHECKS_REPO", "%q: want owner/name, and COUNTERSIGN_GITHUB_APP_ID beside it", c.GitHubChecksRepo)
 	}
-	if c.AuditCommitKey != "" && c.AuditCommitKey == c.AuditCheckpointKey {
-		bad("COUNTERSIGN_AUDIT_CHECKPOINT_KEY", "is the commit key: want another one, so that one stolen key does not forge both")
-	}
-	return problems
+	return append(problems, c.checkAuditKeys()...)
 }
 
 // configField is one variable, for help and error texts.

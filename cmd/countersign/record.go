@@ -32,7 +32,7 @@ type record struct {
 	log      *slog.Logger
 	journal  *audit.Journal
 	repo     *gitsync.Repo
-	key      audit.Signer
+	keys     recordKeys
 	previous []*audit.Past // journals of earlier runs that are still on this disk
 	current  *audit.Publisher
 	outlet   *audit.Outlet // of this run's log, and of earlier ones that were not wholly published
@@ -44,23 +44,31 @@ type record struct {
 // that the first entry of this run can name the last checkpoint; then this
 // run's journal begins, and what they left open is closed in it.
 func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (*record, error) {
-	key, err := audit.ParsePrivateKey([]byte(c.AuditCheckpointKey + "\n"))
+	keys, err := openKeys(ctx, c, m, log)
 	if err != nil {
-		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_CHECKPOINT_KEY: %w", err)
+		return nil, errors.Join(err, keys.close(ctx))
+	}
+	committer, err := keys.now[audit.UseCommit].SSH()
+	if err != nil {
+		return nil, err
 	}
 	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{
 		Dir: filepath.Join(c.StateDir, "audit.git"), URL: c.AuditRepo, Auth: c.auditAuth(m),
-		KeyPEM: []byte(c.AuditCommitKey + "\n"), Name: "countersign " + c.ID, Email: c.ID + "@countersign.invalid",
+		Signer: committer, Name: "countersign " + c.ID, Email: committerEmail(c.ID),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO, COUNTERSIGN_AUDIT_COMMIT_KEY: %w", err)
+		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO: %w", err)
 	}
-	r := &record{config: c, log: log, repo: repo, key: audit.KeySigner(key)}
+	r := &record{config: c, log: log, repo: repo, keys: keys}
 	if err := r.open(ctx); err != nil {
-		return nil, errors.Join(err, repo.Close())
+		return nil, errors.Join(err, repo.Close(), keys.close(ctx))
 	}
 	return r, nil
 }
+
+// committerEmail is whom the record's commits are by, as allowed_signers names
+// it.
+func committerEmail(id string) string { return id + "@countersign.invalid" }
 
 func (r *record) open(ctx context.Context) error {
 	previous, err := audit.Previous(r.config.StateDir)
@@ -96,6 +104,9 @@ func (r *record) open(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := r.rotate(ctx); err != nil {
+		return errors.Join(err, r.journal.Close())
+	}
 	for _, intent := range r.recovery.Dangling {
 		if _, err := r.journal.Append(ctx, enforcer.Closing(intent)); err != nil {
 			return errors.Join(err, r.journal.Close())
@@ -121,7 +132,8 @@ func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, err
 }
 
 func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
-	pc.Store, pc.Signer, pc.Now, pc.Log = r.repo, r.key, time.Now, r.log
+	pc.Store, pc.Now, pc.Log = r.repo, time.Now, r.log
+	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
 	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
 		if pushed && pc.Journal != nil && r.anchor != nil {
 			r.anchor(signed)
@@ -200,5 +212,5 @@ func (r *record) close() error {
 			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
 		}
 	}
-	return errors.Join(append(errs, r.repo.Close())...)
+	return errors.Join(append(errs, r.repo.Close(), r.keys.close(ctx))...)
 }
