@@ -70,7 +70,7 @@ func plain(s string) string {
 // move a cursor.
 func (e Entry) Line() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s  %5d  %-12s", e.Time.UTC().Format("2006-01-02 15:04:05"), e.Seq, e.verb())
+	fmt.Fprintf(&b, "%s  %5d  %-12s", e.Time.UTC().Format("2006-01-02 15:04:05"), e.Seq, e.Verb())
 	part := func(format string, args ...any) { b.WriteString("  " + fmt.Sprintf(format, args...)) }
 	switch {
 	case e.Sub != "" && e.Client != "":
@@ -110,8 +110,9 @@ func (e Entry) Line() string {
 	return plain(strings.TrimRight(b.String(), " "))
 }
 
-// verb says what happened, in a word or two.
-func (e Entry) verb() string {
+// Verb says what happened, in a word or two; not safe for a terminal, which a
+// status of a hostile record may steer.
+func (e Entry) Verb() string {
 	switch e.Kind {
 	case KindIntent:
 		return "forwards"
@@ -192,7 +193,7 @@ func (e Entry) Show() string {
 			fmt.Fprintf(&b, "  %-11s %s\n", name, plain(value))
 		}
 	}
-	fmt.Fprintf(&b, "entry %d  %s  %s\n", e.Seq, plain(e.verb()), e.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC"))
+	fmt.Fprintf(&b, "entry %d  %s  %s\n", e.Seq, plain(e.Verb()), e.Time.UTC().Format("2006-01-02 15:04:05.000000 UTC"))
 	row("kind", string(e.Kind))
 	row("call", e.Call)
 	row("subject", e.Sub)

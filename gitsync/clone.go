@@ -52,8 +52,43 @@ func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) 
 	return r, nil
 }
 
+// Dir is the repository's folder: of a working copy, .git.
+func (r *Repo) Dir() string { return r.dir }
+
+// Temporary tells whether this is a clone of a URL that Close removes.
+func (r *Repo) Temporary() bool { return r.temp }
+
+// Refresh brings the branches of a URL's clone to where the remote has them, its
+// rewritten ones too, and drops those that the remote no longer has. A folder is
+// for its owner to fetch: of that it reads what is new.
+func (r *Repo) Refresh(ctx context.Context) error {
+	if r.remote == nil {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		err := r.st.ObjectStorage.Close()
+		r.st = storageAt(r.dir) // what a fetch brought is in packs that this storage does not know
+		return err
+	}
+	return r.cloneAll(ctx)
+}
+
 func (r *Repo) cloneAll(ctx context.Context) error {
-	picks, err := r.remote.fetch(ctx, r.st, maxClone, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+	had := map[plumbing.ReferenceName]plumbing.Hash{}
+	var haves []plumbing.Hash
+	it, err := r.st.IterReferences()
+	if err != nil {
+		return err
+	}
+	if err := it.ForEach(func(ref *plumbing.Reference) error {
+		if ref.Type() == plumbing.HashReference && ref.Name().IsBranch() {
+			had[ref.Name()] = ref.Hash()
+			haves = append(haves, ref.Hash())
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	picks, err := r.remote.fetch(ctx, r.st, maxClone, haves, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		var picks []fetched
 		for name, h := range refs {
 			if !strings.HasPrefix(name.String(), "refs/heads/") {
@@ -72,7 +107,15 @@ func (r *Repo) cloneAll(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range picks {
-		if err := r.move(p.Name, plumbing.ZeroHash, p.Hash); err != nil {
+		if old := had[p.Name]; old != p.Hash {
+			if err := r.move(p.Name, old, p.Hash); err != nil {
+				return err
+			}
+		}
+		delete(had, p.Name)
+	}
+	for name := range had {
+		if err := r.st.RemoveReference(name); err != nil {
 			return err
 		}
 	}

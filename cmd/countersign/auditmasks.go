@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"countersign/audit"
+	"countersign/audit/index"
 )
 
 // maskedRow is what one detector masked at one place of one tool's messages,
@@ -32,7 +33,7 @@ type maskedRow struct {
 }
 
 func auditMasksCommand() *cobra.Command {
-	var from recordFlags
+	var from readFlags
 	var since, until, detector, server, tool string
 	var asJSON bool
 	cmd := &cobra.Command{
@@ -44,53 +45,38 @@ here can be the path of an entry under allow in masks/*.yaml.`,
 		Example: `  countersign audit masks --repo ./audit --since 2026-11-01T00:00:00Z`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			after, err := moment("since", since)
+			flags := filterFlags{since: since, until: until, filter: index.Filter{Masked: true}}
+			if server != "" {
+				flags.filter.Servers = []string{server}
+			}
+			if tool != "" {
+				flags.filter.Tools = []string{tool}
+			}
+			f, err := flags.take(from, time.Now())
 			if err != nil {
 				return err
 			}
-			before, err := moment("until", until)
-			if err != nil {
-				return err
-			}
-			repo, err := from.open(cmd.Context())
-			if err != nil {
-				return err
-			}
-			defer repo.Close()
-			sum := maskSum{}
-			for e, err := range entries(repo, from.prefix) {
-				if err != nil {
-					return err
+			return from.read(cmd, func(r *reading) error {
+				sum := maskSum{}
+				for e, err := range r.Entries(cmd.Context(), f, false) {
+					if err != nil {
+						return err
+					}
+					sum.add(e.Entry, detector)
 				}
-				if e.Time.Before(after) || !before.IsZero() && !e.Time.Before(before) ||
-					server != "" && e.Server != server || tool != "" && e.Tool != tool {
-					continue
-				}
-				sum.add(e, detector)
-			}
-			return printMasks(cmd.OutOrStdout(), sum.rows(), asJSON)
+				return printMasks(cmd.OutOrStdout(), sum.rows(), asJSON)
+			})
 		},
 	}
 	from.add(cmd)
 	f := cmd.Flags()
-	f.StringVar(&since, "since", "", "only from this time on, RFC 3339")
-	f.StringVar(&until, "until", "", "only before this time, RFC 3339")
+	f.StringVar(&since, "since", "", "only from this time on: a time, a day, or how long ago, like 7d")
+	f.StringVar(&until, "until", "", "only before this time")
 	f.StringVar(&detector, "detector", "", "only of this detector: its name, known, key, or field:<id>")
 	f.StringVar(&server, "server", "", "only of this server")
 	f.StringVar(&tool, "tool", "", "only of this tool")
 	f.BoolVar(&asJSON, "json", false, "a JSON object a line")
 	return cmd
-}
-
-func moment(flag, text string) (time.Time, error) {
-	if text == "" {
-		return time.Time{}, nil
-	}
-	t, err := time.Parse(time.RFC3339, text)
-	if err != nil {
-		return t, fmt.Errorf("--%s: %w; want RFC 3339, e.g. 2026-11-23T14:00:00Z", flag, err)
-	}
-	return t, nil
 }
 
 // maskSum adds up rows by all that they differ in but numbers and times.

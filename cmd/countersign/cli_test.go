@@ -75,11 +75,12 @@ func TestExitCodesAndWords(t *testing.T) {
 		"explain with bad JSON":     {[]string{"policy", "explain", "../../docs/policy", "--server", "customers", "--args", "{"}, 2, []string{"--args: not JSON"}},
 		"serve without anything": {[]string{"serve"}, 2, []string{"COUNTERSIGN_ID is missing", "COUNTERSIGN_POLICY_REPO is missing",
 			"COUNTERSIGN_OIDC_ISSUERS is missing", "COUNTERSIGN_AUDIT_COMMIT_KEY is missing", "serve --help"}},
-		"health of nobody":          {[]string{"health", "--url", "http://127.0.0.1:1"}, 1, []string{"not ready"}},
-		"verify an empty record":    {[]string{"audit", "verify", "--repo", empty, "--commit-signers", "../../go.mod", "--checkpoint-key", key}, 2, []string{"go.mod"}},
-		"verify without keys":       {[]string{"audit", "verify", "--repo", empty}, 2, []string{"commit-signers", "checkpoint-key"}},
-		"log of an empty record":    {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record here"}},
-		"replay of an empty record": {[]string{"audit", "replay", "--repo", empty, "../../docs/policy"}, 2, []string{"no record here"}},
+		"health of nobody":              {[]string{"health", "--url", "http://127.0.0.1:1"}, 1, []string{"not ready"}},
+		"verify an empty record":        {[]string{"audit", "verify", "--repo", empty, "--commit-signers", "../../go.mod", "--checkpoint-key", key}, 2, []string{"go.mod"}},
+		"verify without keys":           {[]string{"audit", "verify", "--repo", empty}, 2, []string{"commit-signers", "checkpoint-key"}},
+		"log of an empty record":        {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record here"}},
+		"simulation on an empty record": {[]string{"policy", "simulate", "../../docs/policy", "--record", empty}, 2, []string{"no record here"}},
+		"replay as it was":              {[]string{"audit", "replay", "--repo", "r", "../../docs/policy"}, 2, []string{"countersign policy simulate ../../docs/policy --record r"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

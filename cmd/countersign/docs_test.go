@@ -280,7 +280,8 @@ func TestTheReadmesCommands(t *testing.T) {
 			return strings.Replace(c, "c_…", id, 1)
 		}},
 		"countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint_key.pub": {says: "all links hold"},
-		"countersign audit replay --repo ./audit ./policy":                                                           {says: " 0 different, 0 skipped"},
+		"countersign policy simulate ./policy --record ./audit":                                                      {says: " 0 different, 0 skipped"},
+		"countersign audit stats --repo ./audit --since 30d":                                                         {says: "95% within"},
 		"countersign audit masks --repo ./audit":                                                                     {says: "stripe"},
 		"git -c gpg.ssh.allowedSignersFile=audit_signers verify-commit <commit>": {says: "Good \"git\" signature", run: func(s *shell, c string) string {
 			commit := strings.TrimSpace(s.must("git -C audit for-each-ref --count=1 --format='%(objectname)' refs/remotes/origin/audit"))
@@ -456,9 +457,9 @@ func TestTheOperatorsPage(t *testing.T) {
 		"countersign audit masks --repo audit --since 2026-01-01T00:00:00Z": {says: "masked"},
 		verify: {says: "all links hold"},
 		`git -C audit show "$(git -C audit for-each-ref --sort=-committerdate --count=1 --format='%(refname)' refs/remotes/origin/audit)":checkpoint > anchor`: plain,
-		verify + " --anchor anchor":                    {says: "all links hold"},
-		"countersign audit replay --repo audit policy": {says: " 0 different"},
-		"countersign audit verify":                     {instead: "stands in a sentence, and is run above with its flags", check: func(*shell) {}},
-		"countersign policy lock":                      {instead: "stands in a sentence, and is run with its flags by the test of the policy page", check: func(*shell) {}},
+		verify + " --anchor anchor":                         {says: "all links hold"},
+		"countersign policy simulate policy --record audit": {says: " 0 different"},
+		"countersign audit verify":                          {instead: "stands in a sentence, and is run above with its flags", check: func(*shell) {}},
+		"countersign policy lock":                           {instead: "stands in a sentence, and is run with its flags by the test of the policy page", check: func(*shell) {}},
 	})
 }

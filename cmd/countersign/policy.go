@@ -21,10 +21,10 @@ import (
 func policyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "policy",
-		Short: "Check a policy directory, explain its decisions, and lock the tools of its servers",
+		Short: "Check a policy directory, explain and simulate its decisions, and lock the tools of its servers",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(policyCheckCommand(), policyExplainCommand(), policyLockCommand(), policyMaskHashCommand())
+	cmd.AddCommand(policyCheckCommand(), policyExplainCommand(), policySimulateCommand(), policyLockCommand(), policyMaskHashCommand())
 	return cmd
 }
 

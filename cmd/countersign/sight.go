@@ -147,8 +147,15 @@ func printJSON(cmd *cobra.Command, raw json.RawMessage) error {
 	if err := json.Indent(&pretty, raw, "", "  "); err != nil {
 		return fmt.Errorf("its answer cannot be read: %w", err)
 	}
+	_, err := io.WriteString(cmd.OutOrStdout(), visibleJSON(strings.TrimRight(pretty.String(), "\n")+"\n"))
+	return err
+}
+
+// visibleJSON is the same JSON, with what a terminal might take for more than
+// text as escapes.
+func visibleJSON(text string) string {
 	var b strings.Builder
-	for _, r := range strings.TrimRight(pretty.String(), "\n") + "\n" {
+	for _, r := range text {
 		switch {
 		case r == '\n' || unicode.IsPrint(r):
 			b.WriteRune(r)
@@ -159,6 +166,5 @@ func printJSON(cmd *cobra.Command, raw json.RawMessage) error {
 			fmt.Fprintf(&b, `\u%04x`, r)
 		}
 	}
-	_, err := io.WriteString(cmd.OutOrStdout(), b.String())
-	return err
+	return b.String()
 }
