@@ -82,7 +82,7 @@ func (e Entry) Line() string {
 		part("→ %s", target)
 	}
 	if e.Kind == KindCredential && e.Credential != "" {
-		part("%s %s", e.Status, e.Credential)
+		part("%s", strings.TrimSpace(e.Status+" "+e.Credential+" "+e.Lease))
 	}
 	if e.Reason != "" {
 		part("“%s”", clip(e.Reason, 100))
@@ -199,17 +199,24 @@ func (e Entry) Show() string {
 	row("subject", e.Sub)
 	row("issuer", e.Issuer)
 	row("client", e.Client)
+	row("holder", e.Holder)
+	row("session", e.Session)
 	row("server", e.Server)
 	row("method", e.Method)
 	row("tool", e.Tool)
 	row("resource", e.Resource)
 	row("effect", e.Effect)
 	row("rules", strings.Join(e.Rules, ", "))
+	for _, s := range e.Trace {
+		row("trace", strings.TrimSpace(s.Effect+" "+s.Rule+" "+s.Why))
+	}
 	row("reason", e.Reason)
 	row("policy", e.Policy)
 	row("approval", e.Approval)
 	row("credential", e.Credential)
+	row("lease", e.Lease)
 	row("arguments", e.Args)
+	row("result", e.Result)
 	row("digest", e.Digest)
 	row("status", e.Status)
 	if e.Millis > 0 {
@@ -217,6 +224,15 @@ func (e Entry) Show() string {
 	}
 	if e.Bytes > 0 {
 		row("answer", fmt.Sprintf("%d bytes", e.Bytes))
+	}
+	for _, t := range e.Timings {
+		row("of that", fmt.Sprintf("%v ms %s", t.Millis, t.Part))
+	}
+	for _, r := range e.Bodies {
+		row("body", strings.TrimSpace(fmt.Sprintf("%s, %d bytes, kept: %s %s", r.Of, r.Size, r.Kept, r.Digest)))
+	}
+	for _, s := range e.Splices {
+		row("spliced", s.What+" at "+s.Where)
 	}
 	for _, m := range e.Masked {
 		row("masked", fmt.Sprintf("%d × %s at %s", m.Count, m.Detector, m.Place))

@@ -500,7 +500,7 @@ func TestLineAndShow(t *testing.T) {
 	if got := f.Line(); !strings.Contains(got, "still frozen") {
 		t.Error(got)
 	}
-	if got := (Entry{Kind: KindCredential, Status: "mint", Credential: "customers-ro l_1", Call: "c_1", Time: noon}).Line(); !strings.HasSuffix(got, "  credential    mint customers-ro l_1  c_1") {
+	if got := (Entry{Kind: KindCredential, Status: "mint", Credential: "customers-ro", Lease: "l_1", Call: "c_1", Time: noon}).Line(); !strings.HasSuffix(got, "  credential    mint customers-ro l_1  c_1") {
 		t.Errorf("got  %s", got)
 	}
 	window := json.RawMessage(`{"state":"approved"}`)

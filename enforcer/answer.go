@@ -108,7 +108,9 @@ func passes(status int) bool {
 }
 
 func (x *exchange) answerJSON() error {
+	came := x.clock(partUpstream)
 	ev, err := x.reply.Next()
+	came()
 	if err != nil && !errors.Is(err, io.EOF) {
 		return x.upstreamFailed(err)
 	}
@@ -116,7 +118,7 @@ func (x *exchange) answerJSON() error {
 		if x.msg != nil && x.msg.Kind == wire.Request {
 			return refuse(kindUpstream, "the upstream server answered a request with nothing (status %d)", x.reply.Status)
 		}
-		if err := x.recordEnd(httpStatus(x.reply.Status), ""); err != nil {
+		if err := x.recordEnd(httpStatus(x.reply.Status), "", nil); err != nil {
 			return refuse(kindUnavailable, "the record cannot be written: %w", err)
 		}
 		if err := x.release(); err != nil {
@@ -136,7 +138,7 @@ func (x *exchange) answerJSON() error {
 	if x.msg != nil && x.msg.Kind == wire.Request && m.ID != nil && !sameID(m.ID, x.msg.ID) {
 		return refuse(kindBlocked, "the upstream server's answer is blocked: it is not the answer to this request")
 	}
-	if err := x.recordEnd(outcome(m), ""); err != nil {
+	if err := x.recordEnd(outcome(m), "", clean); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}
 	if err := x.release(); err != nil {

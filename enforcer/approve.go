@@ -35,7 +35,11 @@ import (
 //
 // Who cancels or leaves on the way down has nothing run, at whatever moment.
 func (x *exchange) approve(ctx context.Context) error {
+	answered := x.clock(partWait)
 	err := x.granted(ctx)
+	if x.approval != "" {
+		answered()
+	}
 	if err == nil || errors.Is(err, errAnswered) || !x.cancelled.Load() && ctx.Err() == nil {
 		return err
 	}
@@ -180,7 +184,7 @@ func (x *exchange) spend(ctx context.Context, a approval.Approval, request appro
 	if err != nil {
 		return false, x.denied("the approval cannot be used: " + err.Error())
 	}
-	x.spent, x.window = true, spent.Until
+	x.spent, x.window, x.voices = true, spent.Until, voices(spent.Votes)
 	return true, nil
 }
 

@@ -148,16 +148,18 @@ func (x *exchange) letGo(response *wire.Message, last *heldEvent) error {
 		}
 	}
 	var err error
+	masked := x.clock(partMask)
 	x.e.room.works(size, func() {
 		out, report, merr := x.e.Mask.Messages(msgs, x.site())
 		x.note(report)
 		msgs, err = out, merr
 	})
+	masked()
 	if err != nil {
 		return refuse(kindBlocked, "the upstream server's stream is blocked, since it cannot be masked as a whole: %w", err)
 	}
 	if response != nil {
-		if err := x.recordResponse(response); err != nil {
+		if err := x.recordResponse(response, msgs[len(msgs)-1]); err != nil {
 			return err
 		}
 	}

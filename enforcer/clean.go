@@ -33,7 +33,9 @@ func (x *exchange) clean(data []byte) (m *wire.Message, clean []byte, err error)
 		}
 	}
 	var report mask.Report
+	masked := x.clock(partMask)
 	x.e.room.works(len(kept), func() { clean, report, err = x.e.Mask.Answer(kept, x.site()) })
+	masked()
 	x.note(report)
 	if err != nil {
 		return nil, nil, refuseAnswer(err)

@@ -120,10 +120,10 @@ func (x *exchange) cut() error {
 		return nil // the client has left, or the enforcer stops
 	}
 	if x.msg == nil {
-		return x.endFrozen(0, why)
+		return x.endFrozen(why)
 	}
 	ref := refuse(kindFrozen, "%w", why)
-	if err := x.recordSegment(0, audit.StatusFrozen, ref.Error()); err != nil {
+	if err := x.recordStream(audit.KindClose, audit.StatusFrozen, ref.Error()); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written: %w", err)
 	}
 	x.tell(ref, x.e.words(ref.Error(), 2048))

@@ -87,7 +87,7 @@ type Config struct {
 	Ready map[string]func(context.Context) error
 
 	DigestKey []byte // keys the digests in the record, so that they cannot be guessed backwards
-	// PseudonymKey keys the pseudonyms of field rules; one that comes of
+	// PseudonymKey keys the pseudonyms of field rules, and of subjects in the record; one that comes of
 	// DigestKey if empty.
 	PseudonymKey []byte
 	Now          func() time.Time // the clock
@@ -107,6 +107,7 @@ type Enforcer struct {
 	waiting   inflight
 	running   running
 	auth      authFailures
+	naming    Names
 	kept      keeper          // see undelivered.go and task.go
 	orphans   map[string]bool // texts without a document, as of the last sweep
 	tickets   approval.Seal
@@ -146,7 +147,7 @@ func New(c Config) (*Enforcer, error) {
 			return nil, err
 		}
 	}
-	e := &Enforcer{Config: c, public: u, processes: upstream.NewPool(0)}
+	e := &Enforcer{Config: c, public: u, processes: upstream.NewPool(0), naming: NewNames(c.DigestKey, c.PseudonymKey)}
 	if e.Quotas == nil {
 		e.Quotas = quota.New(c.Now())
 	}

@@ -1,8 +1,6 @@
 package enforcer
 
 import (
-	"crypto/hmac"
-	"crypto/sha256"
 	"errors"
 	"strings"
 
@@ -33,17 +31,8 @@ func refuseAnswer(err error) *refusal {
 	return refuse(kindBlocked, "the upstream server's answer is blocked, since it cannot be masked: %w", err)
 }
 
-// pseudonymKey is the operator's, or else one that comes of the digest key: it
-// is the same for all enforcers that share approvals. An HMAC-SHA256 of a text
-// that no digest is made of.
-func (c *Config) pseudonymKey() []byte {
-	if len(c.PseudonymKey) > 0 {
-		return c.PseudonymKey
-	}
-	h := hmac.New(sha256.New, c.DigestKey)
-	h.Write([]byte("countersign pseudonym key 1"))
-	return h.Sum(nil)
-}
+// pseudonymKey is the operator's, or else one that comes of the digest key.
+func (c *Config) pseudonymKey() []byte { return NewNames(c.DigestKey, c.PseudonymKey).pseudonym }
 
 // configure tells a mask what the policy says about masking.
 func configure(m *mask.Mask, p *rules.Policy, pseudonyms []byte) {

@@ -127,15 +127,16 @@ func (x *exchange) orFrozen(err error) error {
 
 // endFrozen ends a stream that a freeze covers. A request still gets its
 // answer, which says so; a stream that answers nothing ends with a comment.
-func (x *exchange) endFrozen(events int, why *freeze.Stopped) error {
+func (x *exchange) endFrozen(why *freeze.Stopped) error {
 	if x.msg != nil && x.msg.Kind == wire.Request && !x.closed {
 		return refuse(kindFrozen, "%w", why)
 	}
 	var err error
 	if x.closed {
-		err = x.recordSegment(events, audit.StatusFrozen, why.Error())
+		x.opened = false
+		err = x.recordStream(audit.KindClose, audit.StatusFrozen, why.Error())
 	} else {
-		err = x.recordEnd(audit.StatusFrozen, why.Error())
+		err = x.recordEnd(audit.StatusFrozen, why.Error(), nil)
 	}
 	if err != nil {
 		return refuse(kindUnavailable, "the record cannot be written: %w", err)
@@ -163,7 +164,7 @@ func (x *exchange) cancelUpstream(why string) {
 		return
 	}
 	en := x.entry(audit.KindIntent)
-	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Detail, en.Masked = m.Method, "", "", "", "", nil, nil
+	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Trace, en.Detail, en.Masked = m.Method, "", "", "", "", nil, nil, nil
 	en.Reason = "the call is " + why + ": the server is told that it is cancelled"
 	if err := x.append(en); err != nil {
 		x.e.Log.Error("the upstream is not told that a frozen call is cancelled: the record cannot be written", "call", x.id, "err", err)

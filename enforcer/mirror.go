@@ -62,10 +62,10 @@ func sizeOf(tool string, headers map[string]string) int {
 }
 
 // follow sets the headers that mirror arguments to their new values, which are
-// JSON strings.
-func (s *mirrors) follow(h http.Header, server, tool string, values map[string][]byte) {
+// JSON strings. It returns the names of those it set.
+func (s *mirrors) follow(h http.Header, server, tool string, values map[string][]byte) (set []string) {
 	if len(values) == 0 {
-		return
+		return nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,8 +73,10 @@ func (s *mirrors) follow(h http.Header, server, tool string, values map[string][
 		var text string
 		if v, ok := values[argument]; ok && json.Unmarshal(v, &text) == nil {
 			h.Set(header, wire.EncodeHeader(text))
+			set = append(set, header)
 		}
 	}
+	return set
 }
 
 // mirrored holds the headers of a call to a spawned server against its

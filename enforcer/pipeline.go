@@ -82,6 +82,12 @@ type exchange struct {
 	closed    bool      // the outcome is in the record
 	outcome   string    // as recorded
 	masked    []audit.Masked
+	splices   []audit.Splice
+	voices    []voice                    // by which it runs
+	events    int                        // of its stream, so far
+	opened    bool                       // its stream is open, as the record has it
+	spends    spends                     // where its time went
+	named     struct{ key, name string } // see holderName
 }
 
 // run is the whole way of one request. Each step hands on, or ends the
@@ -220,7 +226,9 @@ func (x *exchange) credential(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	had := x.clock(partCredential)
 	lease, err := x.e.Credentials.Acquire(ctx, x.holder(), x.id, ask)
+	had()
 	switch {
 	case err != nil && ctx.Err() != nil:
 		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
@@ -247,13 +255,15 @@ func (x *exchange) forward(ctx context.Context) error {
 	if err := x.hideInHeaders(header); err != nil {
 		return err
 	}
-	x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced)
+	x.noteSplices(x.e.mirrors.follow(header, x.server, x.req.Tool, x.spliced))
 	x.forwarded = true
+	came := x.clock(partUpstream)
 	reply, err := up.Send(x.buffers(x.upstreamContext(ctx)), &upstream.Request{
 		Verb: x.r.Method, Header: header, Body: x.body, Message: x.msg,
 		Session: x.session, Holder: x.ownerKey(), Inject: x.inject, LastEventID: x.r.Header.Get("Last-Event-ID"),
 		Room: x.answers, Live: x.live(),
 	})
+	came()
 	if err != nil {
 		x.forwarded = !errors.Is(err, upstream.ErrNotSent)
 		if errors.Is(err, upstream.ErrSessionGone) && !errors.Is(err, upstream.ErrSessionEnd) {

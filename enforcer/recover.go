@@ -162,7 +162,7 @@ func Closing(intent audit.Entry) audit.Entry {
 	return audit.Entry{
 		Kind: audit.KindRecovered, Call: intent.Call, Policy: intent.Policy, Issuer: intent.Issuer, Sub: intent.Sub,
 		Client: intent.Client, Server: intent.Server, Method: intent.Method, Tool: intent.Tool, Approval: intent.Approval,
-		Credential: intent.Credential, Status: audit.StatusUnknown,
+		Holder: intent.Holder, Session: intent.Session, Credential: intent.Credential, Lease: intent.Lease, Status: audit.StatusUnknown,
 		Reason: "the enforcer stopped before the outcome was recorded: the call may have run, and is not run again",
 	}
 }

@@ -108,7 +108,8 @@ func (x *exchange) refuse(err error) {
 		return
 	}
 	if x.closed { // the answer is out already: what came after it ends the stream, and is in the record
-		if err := x.recordSegment(0, ref.kind.status(), reason); err != nil {
+		x.opened = false
+		if err := x.recordStream(audit.KindClose, ref.kind.status(), reason); err != nil {
 			x.e.Log.Error("the record cannot be written", "call", x.id, "err", err)
 		}
 		return
@@ -117,7 +118,7 @@ func (x *exchange) refuse(err error) {
 	if ref.kind == kindUpstream && x.spent && x.forwarded {
 		status = audit.StatusUnknown // an approver reads of an error that the call ran
 	}
-	if rerr := x.recordEnd(status, reason); rerr != nil {
+	if rerr := x.recordEnd(status, reason, nil); rerr != nil {
 		x.e.Log.Error("the record cannot be written", "call", x.id, "err", rerr)
 		reason = "the record cannot be written, so nothing is served: " + publicCause(rerr)
 		ref = &refusal{kind: kindUnavailable, cause: rerr}

@@ -54,6 +54,9 @@ func (x *exchange) hideSecrets() error {
 	}
 	set := x.force.policy.Settings()
 	x.body = wire.Splice(x.raw, wire.Edit{Span: x.msg.Arguments, New: clean})
+	if !bytes.Equal(x.body, x.raw) {
+		x.noteSplice("mask", argumentsRoot)
+	}
 	x.e.room.works(len(x.body), func() {
 		// Longer than it came, perhaps, by what stands in a secret's place.
 		x.sent, err = wire.Parse(x.body, wire.Limits{Bytes: 2*int(set.MaxRequest) + len(x.body), Depth: set.MaxDepth})
@@ -143,6 +146,7 @@ func (x *exchange) hideInHeaders(h http.Header) error {
 				return refuse(kindUnavailable, "nothing ran: the secrets in the header %s cannot be masked", name)
 			case masked:
 				out[i] = wire.EncodeHeader(shown)
+				x.noteSplice("mask", "header "+name)
 			}
 		}
 		h[name] = out

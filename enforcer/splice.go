@@ -1,6 +1,7 @@
 package enforcer
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"countersign/audit"
 	"countersign/enforcer/upstream"
 	"countersign/enforcer/wire"
 	"countersign/rules"
@@ -23,6 +25,7 @@ func (x *exchange) splice(in rules.Inject) (err error) {
 	inject := upstream.Injection{Key: x.lease.Key}
 	fill := func(what, tmpl string) (filled string) {
 		if err == nil && tmpl != "" {
+			x.noteSplice("credential", what)
 			if filled, err = x.lease.Render(tmpl); err != nil {
 				err = refuse(kindUnavailable, "credential %q, %s: %w", x.lease.Name, what, err)
 			}
@@ -82,6 +85,43 @@ func (x *exchange) splice(in rules.Inject) (err error) {
 		maps.Copy(x.spliced, values)
 	}
 	return nil
+}
+
+// maxSplices bounds what an entry lists of them.
+const maxSplices = 64
+
+// noteSplice notes a place where what is forwarded is not what was decided.
+func (x *exchange) noteSplice(what, where string) {
+	if len(x.splices) < maxSplices {
+		x.splices = append(x.splices, audit.Splice{What: what, Where: where})
+	}
+}
+
+// noteSplices notes what has no step of its own: what came off before there was
+// a message to decide about, and headers that follow arguments.
+func (x *exchange) noteSplices(headers []string) {
+	if x.via != "" && x.msg != nil { // the server's name
+		switch {
+		case x.msg.Method == "completion/complete":
+			x.noteSplice("prefix", "params.ref")
+		case x.msg.Name != "":
+			x.noteSplice("prefix", "params.name")
+		case x.msg.URI != "":
+			x.noteSplice("prefix", "params.uri")
+		}
+	}
+	if x.ticket != nil {
+		x.noteSplice("state", "params.requestState")
+	}
+	if x.chained != nil {
+		x.noteSplice("task", "params.taskId")
+	}
+	for _, name := range headers {
+		x.noteSplice("header", name)
+	}
+	slices.SortFunc(x.splices, func(a, b audit.Splice) int {
+		return cmp.Or(strings.Compare(a.What, b.What), strings.Compare(a.Where, b.Where))
+	})
 }
 
 // worded refuses an argument that the call's credential replaces and that is

@@ -19,18 +19,27 @@ import (
 // segmentEvery is how often a long stream leaves a mark in the record.
 const segmentEvery = 10 * time.Second
 
-// answerStream lets a stream through, event by event.
+// answerStream lets a stream through, event by event. That of a call begins
+// with its intent; one that lasts is opened in the record before anything of it
+// leaves, and closed before what it came to.
 func (x *exchange) answerStream() error {
+	if x.endless() {
+		if err := x.recordStream(audit.KindOpen, "open", ""); err != nil {
+			return refuse(kindUnavailable, "the record cannot be written, so no stream begins: %w", err)
+		}
+		x.opened = true
+	}
 	if err := x.release(); err != nil {
 		return err
 	}
 	x.out.header(x.status(), "text/event-stream")
-	var events int
 	last := x.e.Now()
 	for {
+		came := x.clock(partUpstream)
 		ev, due, err := x.nextEvent()
+		came()
 		if why := x.stopped(); why != nil && !errors.Is(err, io.EOF) {
-			return x.endFrozen(events, why)
+			return x.endFrozen(why)
 		}
 		if due || err != nil {
 			if err := x.letGo(nil, nil); err != nil {
@@ -38,30 +47,30 @@ func (x *exchange) answerStream() error {
 			}
 		}
 		if due && x.out.gone && x.leavingEnds() {
-			return x.endStream(events, "client-gone")
+			return x.endStream("client-gone")
 		} else if due {
 			continue
 		}
 		switch {
 		case errors.Is(err, io.EOF):
-			return x.endStream(events, "ok")
+			return x.endStream("ok")
 		case err != nil && x.endless() && x.e.lifetime.Err() != nil:
-			return x.endStream(events, "stopped")
+			return x.endStream("stopped")
 		case err != nil && x.closed, err != nil && x.r.Method == http.MethodGet:
-			return x.endStream(events, "broken")
+			return x.endStream("broken")
 		case err != nil:
 			return x.upstreamFailed(err)
 		}
 		if err := x.event(ev); err != nil {
 			return err
 		}
-		events++
+		x.events++
 		if x.out.gone && x.leavingEnds() {
-			return x.endStream(events, "client-gone")
+			return x.endStream("client-gone")
 		}
 		if now := x.e.Now(); now.Sub(last) >= segmentEvery {
 			last = now
-			if err := x.recordSegment(events, "open", ""); err != nil {
+			if err := x.recordStream(audit.KindSegment, "open", ""); err != nil {
 				return refuse(kindUnavailable, "the record cannot be written, so the stream ends: %w", err)
 			}
 		}
@@ -137,7 +146,7 @@ func (x *exchange) event(ev wire.Event) error {
 		if x.held.on {
 			return x.letGo(m, &heldEvent{ev, clean, beside})
 		}
-		if err := x.recordResponse(m); err != nil {
+		if err := x.recordResponse(m, clean); err != nil {
 			return err
 		}
 	case wire.Request:
@@ -195,18 +204,18 @@ func (x *exchange) beside(ev wire.Event) (func(string) string, error) {
 // recordResponse makes a response's outcome durable: this exchange's own, or,
 // on a stream that a GET resumes, one of an earlier exchange. A second answer,
 // or somebody else's, is blocked.
-func (x *exchange) recordResponse(m *wire.Message) (err error) {
+func (x *exchange) recordResponse(m *wire.Message, clean []byte) (err error) {
 	switch {
 	case x.msg == nil: // which exchange it belongs to, only the client knows
 		en := x.entry(audit.KindSegment)
-		en.Status, en.Reason, en.Masked = outcome(m), "a response of an earlier request, on a resumed stream", x.masked
+		en.Status, en.Reason, en.Masked, en.Result = outcome(m), "a response of an earlier request, on a resumed stream", x.masked, x.preview(clean)
 		err = x.append(en)
 	case x.closed:
 		return refuse(kindBlocked, "the upstream server's stream is blocked: it answers twice")
 	case !sameID(m.ID, x.msg.ID):
 		return refuse(kindBlocked, "the upstream server's stream is blocked: it is not the answer to this request")
 	default:
-		err = x.recordEnd(outcome(m), "")
+		err = x.recordEnd(outcome(m), "", clean)
 	}
 	if err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
@@ -214,23 +223,33 @@ func (x *exchange) recordResponse(m *wire.Message) (err error) {
 	return nil
 }
 
-func (x *exchange) recordSegment(events int, status, reason string) error {
-	en := x.entry(audit.KindSegment)
+// recordStream writes that a stream begins, how far it has come, or that it has
+// ended.
+func (x *exchange) recordStream(kind audit.Kind, status, reason string) error {
+	en := x.entry(kind)
 	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, x.e.words(reason, 2048), ""
-	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(events) + `}`)
+	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(x.events) + `}`)
 	return x.append(en)
 }
 
-// endStream closes a stream in the record.
-func (x *exchange) endStream(events int, status string) error {
-	if x.closed { // the response is out; what came after it, or before, is one close entry
-		if events > 1 {
-			return x.recordSegment(events, status, "")
-		}
+// recordClose closes a stream that was opened in the record; another has been
+// closed, or was none.
+func (x *exchange) recordClose(status, reason string) error {
+	if !x.opened {
 		return nil
+	}
+	x.opened = false
+	return x.recordStream(audit.KindClose, status, reason)
+}
+
+// endStream closes a stream in the record.
+func (x *exchange) endStream(status string) error {
+	if x.closed { // the response is out: what came after it, or before, is in the close entry
+		x.opened = x.opened || x.events > 1
+		return x.recordClose(status, "")
 	}
 	if x.msg != nil && x.msg.Kind == wire.Request && status == "ok" {
 		status = "undelivered" // the stream ended without the response; a resumed one may bring it
 	}
-	return x.recordEnd(status, "")
+	return x.recordEnd(status, "", nil)
 }

@@ -70,7 +70,7 @@ func (x *exchange) responds(response []byte, status, words string) error {
 	x.decision.Policy = x.force.policy.Commit()
 	en := x.entry(audit.KindOutcome)
 	en.Status, en.Reason, en.Millis = status, x.e.words(words, 2048), millis(x.e.Now().Sub(x.start))
-	en.Detail = x.facts("")
+	en.Detail, en.Result = x.facts(""), x.preview(response)
 	if err := x.append(en); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}

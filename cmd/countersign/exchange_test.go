@@ -71,7 +71,7 @@ func TestTokensAreExchanged(t *testing.T) {
 	}
 	var events []string
 	for _, en := range p.entries(func(en audit.Entry) bool {
-		return en.Kind == audit.KindCredential && strings.HasPrefix(en.Credential, "crm ")
+		return en.Kind == audit.KindCredential && en.Credential == "crm"
 	}) {
 		events = append(events, en.Status)
 	}

@@ -318,7 +318,7 @@ func TestFreezeAPart(t *testing.T) {
 	close(mint)
 	p.await("the end of what was being minted", func() bool {
 		minted := p.entries(func(en audit.Entry) bool {
-			return en.Kind == audit.KindCredential && strings.HasPrefix(en.Credential, "probe-call ")
+			return en.Kind == audit.KindCredential && en.Credential == "probe-call"
 		})
 		return len(minted)%2 == 0 && len(minted) > 0 && minted[len(minted)-1].Status == "revoke" && len(s.Vault.Leases()) == left
 	})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/mask"
 )
 
@@ -40,6 +41,11 @@ type process struct {
 	workers context.Context
 	group   sync.WaitGroup
 	failed  chan error
+}
+
+// names are how the record names holders, sessions and subjects.
+func (p *process) names() enforcer.Names {
+	return enforcer.NewNames(p.key, []byte(p.config.PseudonymKey))
 }
 
 // prepare opens what is on this machine. What can be wrong with the

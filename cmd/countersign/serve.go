@@ -86,7 +86,7 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
-	vault, err := openVault(ctx, c, p.mask, p.record.journal, p.policy, p.log)
+	vault, err := openVault(ctx, c, p.mask, p.record.journal, p.names(), p.policy, p.log)
 	if err != nil {
 		return err
 	}

@@ -193,7 +193,7 @@ func TestFreezeEndsStreams(t *testing.T) {
 		}
 		kind := audit.KindOutcome
 		if strings.HasSuffix(name, "/mcp") {
-			kind = audit.KindSegment // its opening was the outcome
+			kind = audit.KindClose // its opening was the outcome
 		}
 		if en := p.wants(a.record, kind, audit.StatusFrozen); en.Method != "subscriptions/listen" || !strings.Contains(en.Reason, "incident 43") {
 			t.Errorf("%s: recorded as %+v", name, en)
@@ -206,7 +206,7 @@ func TestFreezeEndsStreams(t *testing.T) {
 		}
 	}
 	if all := p.entries(func(en audit.Entry) bool {
-		return en.Server == "*" && en.Kind == audit.KindSegment && en.Method == "notifications/stream" && en.Status == audit.StatusFrozen
+		return en.Server == "*" && en.Kind == audit.KindClose && en.Method == "notifications/stream" && en.Status == audit.StatusFrozen
 	}); len(all) != 1 || !strings.Contains(all[0].Reason, "incident 43") {
 		t.Errorf("the end of the stream of all servers is recorded as %+v", all)
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/hashicorp/vault/api"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/credential"
 	"countersign/enforcer/mask"
 )
@@ -113,7 +114,7 @@ func (c config) vaultLogin(m *mask.Mask) (api.AuthMethod, error) {
 //
 // The policy is told of each lease that has ended, so that a spawned server
 // that still holds its values ends too.
-func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
+func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journal, names enforcer.Names, policy *policyFollower, log *slog.Logger) (*credential.Minter, error) {
 	dir := filepath.Join(c.StateDir, "vault")
 	issuers, err := c.exchangers(m)
 	if err != nil {
@@ -148,9 +149,13 @@ func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journ
 			if e.Action == "revoke" || e.Action == "forget" {
 				policy.leaseEnded(e.Key)
 			}
-			say := map[string]any{"username": e.Username, "expires": e.Expires, "holder": e.Holder}
+			say := map[string]any{"username": e.Username, "expires": e.Expires}
+			now := policy.current()
 			if e.Path != "" {
 				say["path"], say["params"] = e.Path, e.Params
+				if now != nil && now.Settings().Record.Pseudonym { // what they were filled in with may name the caller
+					delete(say, "params")
+				}
 			}
 			if e.Login != "" {
 				say["login"] = e.Login
@@ -159,9 +164,11 @@ func openVault(ctx context.Context, c config, m *mask.Mask, journal *audit.Journ
 			if err != nil {
 				return err
 			}
-			_, err = journal.Append(ctx, audit.Entry{
-				Kind: audit.KindCredential, Call: e.Call, Policy: policy.commit(), Credential: strings.TrimSpace(e.Name + " " + e.Key), Status: e.Action, Reason: e.Err, Detail: detail,
-			})
+			en := audit.Entry{
+				Kind: audit.KindCredential, Call: e.Call, Policy: policy.commit(), Credential: e.Name, Lease: e.Key, Status: e.Action, Reason: e.Err, Detail: detail,
+			}
+			names.Held(&en, now, e.Holder)
+			_, err = journal.Append(ctx, en)
 			return err
 		},
 	})

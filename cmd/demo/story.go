@@ -167,7 +167,7 @@ func (t *teller) read(ctx context.Context) error {
 		return fmt.Errorf("it was refused: %s", c.text)
 	}
 	minted, err := t.journal.find(func(e audit.Entry) bool {
-		return e.Kind == audit.KindCredential && e.Status == "mint" && e.Credential == c.end.Credential
+		return e.Kind == audit.KindCredential && e.Status == "mint" && e.Lease == c.end.Lease && e.Lease != ""
 	})
 	if err != nil {
 		return fmt.Errorf("no credential was minted: %w", err)
@@ -179,7 +179,7 @@ func (t *teller) read(ctx context.Context) error {
 	if err := json.Unmarshal(minted.Detail, &lease); err != nil {
 		return err
 	}
-	name, _, _ := strings.Cut(minted.Credential, " ")
+	name := minted.Credential
 	t.out.step(t.step, "The agent reads customers, for alice", "allowed", c.ms())
 	t.out.detail("%s", sql)
 	t.out.aside("%s", t.wheres(c.begin.Rules))
@@ -298,12 +298,12 @@ func (t *teller) approved(ctx context.Context) error {
 	}
 	t.out.outcome(vote+" pressed Approve; it ran once", "allowed", duration(c.took))
 	mint, err := t.journal.await(ctx, func(e audit.Entry) bool {
-		return e.Kind == audit.KindCredential && e.Status == "revoke" && e.Credential == c.end.Credential
+		return e.Kind == audit.KindCredential && e.Status == "revoke" && e.Lease == c.end.Lease && e.Lease != ""
 	})
 	if err != nil {
 		return fmt.Errorf("the credential was not revoked: %w", err)
 	}
-	name, _, _ := strings.Cut(mint.Credential, " ")
+	name := mint.Credential
 	if left := t.stage.Vault.Leases(); strings.Contains(strings.Join(left, " "), "customers-rw") {
 		return fmt.Errorf("a lease is left: %v", left)
 	}
