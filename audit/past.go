@@ -27,6 +27,7 @@ type Past struct {
 	mark       mark
 	bytes      int64 // of the entries, from the first ever
 	last       time.Time
+	bodies     uint64 // entries whose bodies are on the remote
 	checkpoint string // committed since the mark, if any
 }
 
@@ -119,10 +120,16 @@ func openPast(dir string) (*Past, error) {
 	if p.mark, err = inc.readMark(); err != nil {
 		return nil, err
 	}
-	if len(files) == 0 {
-		return p, nil
+	if len(files) > 0 {
+		if err := p.scan(files); err != nil {
+			return p, err
+		}
 	}
-	return p, p.scan(files)
+	m, err := inc.readBodiesMark()
+	if p.bodies = m.Pushed.Next; inc.Format == 1 { // kept none
+		p.bodies = p.Entries
+	}
+	return p, err
 }
 
 // scan counts the entries after the mark; those before it are in Git. The
@@ -175,7 +182,13 @@ func (p *Past) Checkpoint() string {
 func (p *Past) Published() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.mark.Entries == p.Entries
+	return p.mark.Entries == p.Entries && p.bodies == p.Entries
+}
+
+func (p *Past) bodiesPublished(entries uint64) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.bodies = entries
 }
 
 func (p *Past) published(m mark) {
