@@ -177,6 +177,8 @@ type Start struct {
 // checkpoint, as this enforcer saw it.
 type Anchor struct {
 	Checkpoint string `json:"checkpoint"`
+	// Commit is the one that carried it: the branch must descend from it.
+	Commit string `json:"commit,omitempty"`
 }
 
 // Facts is what a policy may ask about a request and the entry's own members

@@ -41,6 +41,7 @@ import (
 //	Policy       commit of a policy that decided, or was put in force; one each
 //	Entries      numbers of the first and the last entry
 //	Calls, Denied, Blocked, Rejected, Frozen, Unfrozen   counts; those after Denied only if there are any
+//	Anchors                                              how many entries say no more than that another log was seen
 //	Approved-By, Broke-Glass                             who; one each
 //
 // Messages of earlier versions are the subject and the note.
@@ -145,6 +146,7 @@ type story struct {
 	approvals, rejections           int
 	glasses                         []string // who approved alone, by a break-glass set
 	frozen, unfrozen                int
+	anchors                         int      // and nothing wrong with them
 	policies                        []string // in the order in which they came into force; the last is in force
 
 	first, last uint64
@@ -197,7 +199,9 @@ func (s *story) count(g glance) {
 		s.policies = append(slices.DeleteFunc(s.policies, func(p string) bool { return p == g.Policy }), g.Policy)
 	}
 	switch g.Kind {
-	case KindIntent, KindSegment, KindAnchor: // part of a call; of interest to machines
+	case KindIntent, KindSegment: // part of a call
+	case KindAnchor:
+		s.anchor(g)
 	case KindOutcome, KindRefused:
 		s.call(g)
 	case KindApproval:
@@ -283,6 +287,23 @@ func (s *story) approval(g glance) {
 	case "asked":
 		s.tell(rankApproval, "asked", about)
 	}
+}
+
+// anchor tells what was seen of another log.
+func (s *story) anchor(g glance) {
+	var a Anchor
+	what := "an unreadable checkpoint"
+	if json.Unmarshal(g.Detail, &a) == nil {
+		if c, err := ReadCheckpoint(a.Checkpoint); err == nil {
+			what = fmt.Sprintf("%s with %d %s", c.Origin, c.Size, plural(int(c.Size), "entry", "entries"))
+		}
+	}
+	if g.Status != "" {
+		s.tell(rankAlarm, safe(g.Status, 20), what+because(g))
+		return
+	}
+	s.anchors++
+	s.list(rankOther, "anchored", "", what)
 }
 
 func byThem(names []string) string {
@@ -454,6 +475,7 @@ func (s *story) trailers(b *strings.Builder) {
 	each("Broke-Glass", s.glasses)
 	some("Frozen", s.frozen)
 	some("Unfrozen", s.unfrozen)
+	some("Anchors", s.anchors)
 }
 
 // safe makes others' words fit for a line of a message: n characters at most,
