@@ -18,18 +18,35 @@ type anchor struct {
 	in   string // the log whose entry holds it; "": somebody outside
 }
 
+// signedAnchor is one that is not opened yet: the key that signed it may be
+// known by an entry that comes later.
+type signedAnchor struct{ signed, from, in string }
+
 // anchor adds a signed checkpoint to those that the logs must hold.
 func (v *verification) anchor(signed, from, in string) {
-	c, err := OpenCheckpoint(signed, v.cfg.Keys)
-	if claim, cerr := ReadCheckpoint(signed); err != nil && in != "" && cerr == nil && !strings.HasPrefix(anchorPrefix+claim.Origin+"/", v.cfg.Prefix) {
-		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s, which was not asked for", from, claim.Origin))
-		return // so its key need not be among those given
+	v.pending = append(v.pending, signedAnchor{signed, from, in})
+}
+
+// openAnchors reads them, when all keys are known.
+func (v *verification) openAnchors() {
+	for _, a := range v.pending {
+		c, err := ReadCheckpoint(a.signed)
+		if err == nil {
+			enforcer, _, _ := strings.Cut(c.Origin, "/")
+			if c, err = OpenCheckpoint(a.signed, v.keysOf(enforcer)); err != nil && a.in != "" {
+				if claim, cerr := ReadCheckpoint(a.signed); cerr == nil && !strings.HasPrefix(anchorPrefix+claim.Origin+"/", v.cfg.Prefix) {
+					v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s, which was not asked for", a.from, claim.Origin))
+					continue // so its key need not be among those given
+				}
+			}
+		}
+		if err != nil {
+			v.problem(Problem{Class: ClassAnchor, Entry: -1, Text: fmt.Sprintf("%s: %v", a.from, err)})
+			continue
+		}
+		v.anchors = append(v.anchors, anchor{c, a.from, a.in})
 	}
-	if err != nil {
-		v.problem(Problem{Class: ClassAnchor, Entry: -1, Text: fmt.Sprintf("%s: %v", from, err)})
-		return
-	}
-	v.anchors = append(v.anchors, anchor{c, from, in})
+	v.pending = nil
 }
 
 // links checks that the incarnations of an enforcer follow each other, and
@@ -93,6 +110,8 @@ func (v *verification) hold() {
 			case ok:
 				at.Text = fmt.Sprintf("%s holds a signed tree of %d entries that is not this one: the record forks, or was rewritten", a.from, a.Size)
 				v.problem(at)
+			case a.Size < l.base.size:
+				v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s with %d entries; those are in another repository", a.from, a.Origin, a.Size))
 			case l.broken:
 				v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s with %d entries; it was not reached", a.from, a.Origin, a.Size))
 			default:

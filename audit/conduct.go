@@ -52,9 +52,12 @@ type logCalls struct {
 	Recovered map[string]uint64   `json:"recovered,omitempty"` // closed here, opened in an earlier incarnation: the entry
 	// Served is the first entry that says that this incarnation did something
 	// else than take up what the one before left; 0: none does.
-	Served   uint64          `json:"served,omitempty"`
-	Policies map[string]bool `json:"policies,omitempty"` // commits that were put in force
-	Spent    map[string]use  `json:"spent,omitempty"`    // by call: the use of an approval whose intent has not come yet
+	Served uint64 `json:"served,omitempty"`
+	// Continued: earlier entries are in a repository that was not read, so that
+	// what is closed here may have been opened there.
+	Continued bool            `json:"continued,omitempty"`
+	Policies  map[string]bool `json:"policies,omitempty"` // commits that were put in force
+	Spent     map[string]use  `json:"spent,omitempty"`    // by call: the use of an approval whose intent has not come yet
 }
 
 type openCall struct {
@@ -94,6 +97,8 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 			c.Answered++
 		case c.was(e.Call):
 			bad("call %s has an outcome already", e.Call)
+		case l.Continued:
+			c.Before++
 		default:
 			bad("call %s has an outcome, and no intent before it: it was forwarded before that was recorded, or the intent is gone", e.Call)
 		}
@@ -158,7 +163,7 @@ func (c *conduct) intent(l *logCalls, at Problem, e *Entry, bad func(string, ...
 	default:
 		bad("call %s was forwarded, and its decision was %s", e.Call, e.Effect)
 	}
-	if e.Policy != "" && len(l.Policies) > 0 && !l.Policies[e.Policy] {
+	if e.Policy != "" && len(l.Policies) > 0 && !l.Continued && !l.Policies[e.Policy] {
 		at.Class = ClassPolicy
 		at.Text = fmt.Sprintf("entry %d: call %s was decided by policy %s, which no entry of this log before it puts in force", e.Seq, e.Call, short(e.Policy))
 		c.problem(at)
@@ -191,9 +196,9 @@ func answeredHere(e *Entry) bool {
 // their order, and approvals.
 func (c *conduct) settle(logs []*logState) (notes []string) {
 	next := map[string][]*logState{} // by the origin that they follow
-	known := map[string]bool{}
+	known, partial := map[string]bool{}, map[string]bool{}
 	for _, l := range logs {
-		known[l.origin()] = true
+		known[l.origin()], partial[l.origin()] = true, l.calls.Continued
 	}
 	for _, l := range logs {
 		previous := l.Previous
@@ -212,7 +217,7 @@ func (c *conduct) settle(logs []*logState) (notes []string) {
 				c.Recovered++
 				continue
 			}
-			if l.Previous != "" && !known[l.Previous] {
+			if l.calls.Continued || l.Previous != "" && (!known[l.Previous] || partial[l.Previous]) {
 				continue // opened in a log that is not here
 			}
 			at.Entry, at.Text = int64(seq), fmt.Sprintf("entry %d: it closes call %s, which no earlier incarnation left open", seq, call)

@@ -49,6 +49,7 @@ type Checked struct {
 	Refused   int `json:"refused"`   // requests that were not forwarded
 	Answered  int `json:"answered"`  // requests that the enforcer answered itself
 	Asked     int `json:"asked"`     // what servers asked of clients
+	Before    int `json:"before"`    // outcomes and approved calls that rest on entries in a repository before, which was not read
 
 	Approved  int `json:"approved"`  // of the calls: those that people approved
 	Approvals int `json:"approvals"` // that calls ran on: quorum, people, time, use

@@ -30,13 +30,14 @@ type Verified struct {
 	Trust   string              `json:"trust"`   // digest of keys and settings that the caller chose: see NewVerified
 	Logs    map[string]stateLog `json:"logs,omitempty"`
 	Calls   *stateCalls         `json:"calls,omitempty"`
+	Keys    map[string]*ownKeys `json:"keys,omitempty"` // with which enforcers have replaced theirs
 }
 
 type stateLog struct {
 	Size       uint64            `json:"size"`
-	Hashes     [][]byte          `json:"hashes"` // of the tree's edge
-	Base       string            `json:"base,omitempty"`
-	Tips       map[string]string `json:"tips"` // of each month's branch
+	Hashes     [][]byte          `json:"hashes"`         // of the tree's edge
+	Base       []byte            `json:"base,omitempty"` // where another repository was continued
+	Tips       map[string]string `json:"tips"`           // of each month's branch
 	Tip        string            `json:"tip"`
 	Commits    int               `json:"commits"`
 	First      time.Time         `json:"first"`
@@ -114,27 +115,30 @@ func cutLine(b []byte) (line, rest []byte, ok bool) {
 }
 
 // resume takes up the state, if there is one and it is of this record.
-func (v *verification) resume(months map[string][]string) error {
+func (v *verification) resume(stretches map[string][]stretch) error {
 	s := v.cfg.State
 	if s == nil || len(s.Logs) == 0 {
 		return nil
 	}
 	here := 0
 	for o := range s.Logs {
-		if months[o] != nil {
+		if stretches[o] != nil {
 			here++
 		}
 	}
-	if here == 0 && len(months) > 0 {
+	if here == 0 && len(stretches) > 0 {
 		return fmt.Errorf("%w: it is of another record, none of whose logs is here", ErrState)
 	}
 	for _, o := range slices.Sorted(maps.Keys(s.Logs)) {
-		if months[o] == nil {
+		if stretches[o] == nil {
 			v.problem(Problem{Class: ClassState, Origin: o, Entry: -1, Text: fmt.Sprintf(
 				"an earlier run verified %d entries of this log, and its branches are gone", s.Logs[o].Size)})
 		}
 	}
 	v.before = *s
+	for enforcer, own := range s.Keys {
+		v.keys[enforcer] = &ownKeys{slices.Clone(own.Checkpoints), slices.Clone(own.Commits)}
+	}
 	if c := s.Calls; c != nil {
 		v.calls.Checked = c.Checked
 		v.calls.Undecided = maps.Clone(c.Checked.Undecided)
@@ -151,15 +155,15 @@ func (v *verification) resume(months map[string][]string) error {
 func take[V any](to, from map[string]V) { maps.Copy(to, from) }
 
 // begin is a log as an earlier run left it, or from its beginning.
-func (v *verification) begin(origin string, months []string) *logState {
+func (v *verification) begin(origin string, stretches []stretch) *logState {
 	l := newLog(origin)
 	s, ok := v.before.Logs[origin]
 	if !ok {
 		return l
 	}
 	for m := range s.Tips {
-		if !slices.Contains(months, m) {
-			v.problem(Problem{Class: ClassState, Origin: origin, Branch: branchName(origin, m), Entry: -1,
+		if !slices.ContainsFunc(stretches, func(s stretch) bool { return s.name == m }) {
+			v.problem(Problem{Class: ClassState, Origin: origin, Branch: "audit/" + origin + "/" + m, Entry: -1,
 				Text: "an earlier run verified this branch, and it is gone"})
 			return l
 		}
@@ -176,6 +180,11 @@ func (v *verification) begin(origin string, months []string) *logState {
 	l.start, l.calls = s.Start, s.Calls.clone()
 	l.Checkpoint = Checkpoint{Origin: origin, Size: s.Size, Root: edge.root()}
 	l.roots = []sizedRoot{{0, newLog(origin).roots[0].root}, {s.Size, l.Checkpoint.Root}}
+	if len(s.Base) > 0 {
+		if b, err := parseBase(s.Base); err == nil {
+			l.base = b
+		}
+	}
 	for _, a := range s.Anchors {
 		v.anchors = append(v.anchors, anchor{Checkpoint{a.Origin, a.Size, a.Root}, a.From, origin})
 	}
@@ -188,7 +197,7 @@ func (c logCalls) clone() logCalls {
 	maps.Copy(n.Recovered, c.Recovered)
 	maps.Copy(n.Policies, c.Policies)
 	maps.Copy(n.Spent, c.Spent)
-	n.Served = c.Served
+	n.Served, n.Continued = c.Served, c.Continued
 	return n
 }
 
@@ -196,19 +205,21 @@ func (c logCalls) clone() logCalls {
 // had verified: that is a problem whatever is there now. The tree that was
 // verified serves as an anchor, which names the first entry that is not there
 // any more.
-func (v *verification) rolledBack(ctx context.Context, l *logState, branch, month string) error {
-	v.problem(Problem{Class: ClassState, Origin: l.origin(), Branch: branch, Commit: l.tips[month], Entry: -1, Text: fmt.Sprintf(
+func (v *verification) rolledBack(ctx context.Context, l *logState, branch string, at stretch) error {
+	v.problem(Problem{Class: ClassState, Origin: l.origin(), Branch: branch, Commit: l.tips[at.name], Entry: -1, Text: fmt.Sprintf(
 		"an earlier run verified this log up to entry %d, and the branch no longer holds the commit it saw: it was rolled back, or rewritten", l.Resumed-1)})
 	v.anchors = append(v.anchors, anchor{Checkpoint{l.origin(), l.Resumed, l.roots[1].root}, "the state of an earlier run", ""})
-	tips := l.tips
-	fresh := newLog(l.origin())
-	*l = *fresh
-	for _, m := range slices.Sorted(maps.Keys(tips)) {
-		if m > month || l.broken {
-			break // the caller goes on with the later ones
+	*l = *newLog(l.origin())
+	stretches, err := v.stretches()
+	if err != nil {
+		return err
+	}
+	for _, s := range stretches[l.origin()] {
+		if l.broken {
+			return nil
 		}
-		if err := v.month(ctx, l, m); err != nil {
-			return err
+		if err := v.month(ctx, l, s); err != nil || s == at {
+			return err // the caller goes on with the later ones
 		}
 	}
 	return nil
@@ -229,11 +240,14 @@ func (v *verification) keep() {
 			Size: l.size, Tips: maps.Clone(l.tips), Tip: l.Tip, Commits: l.Commits, First: l.First, Last: l.Last, Signed: l.Signed,
 			Signers: l.Signers, Checkpoint: l.Checkpoint.text(), Start: l.start, Calls: l.calls.clone(),
 		}
+		if l.base.size > 0 {
+			at.Base = l.base.appendBase(nil)
+		}
 		for _, h := range l.hashes {
 			at.Hashes = append(at.Hashes, h[:])
 		}
 		newest := map[string]stateAnchor{} // the earlier ones of a log were held against it
-		for _, a := range v.anchors {
+		for _, a := range slices.Concat(v.anchors, v.read(v.pending)) {
 			if a.in == l.origin() && a.Size >= newest[a.Origin].Size {
 				newest[a.Origin] = stateAnchor{a.Origin, a.Size, a.Root, a.from}
 			}
@@ -241,16 +255,28 @@ func (v *verification) keep() {
 		at.Anchors = slices.Collect(maps.Values(newest))
 		s.Logs[l.origin()] = at
 	}
+	s.Keys = v.keys
 	b := &v.calls.votes
 	checked := v.calls.Checked
 	checked.Undecided = maps.Clone(checked.Undecided)
 	s.Calls = &stateCalls{checked, maps.Clone(b.cast), maps.Clone(b.spent), maps.Clone(b.used), maps.Clone(b.groups)}
 }
 
+// read takes the anchors that are not opened yet for what they say: the run
+// that keeps them opens them before it is over, or keeps nothing.
+func (v *verification) read(pending []signedAnchor) (out []anchor) {
+	for _, a := range pending {
+		if c, err := ReadCheckpoint(a.signed); err == nil {
+			out = append(out, anchor{c, a.from, a.in})
+		}
+	}
+	return out
+}
+
 // discard takes back what keep noted: something that concerns several logs does
 // not hold.
 func (v *verification) discard() {
 	if v.cfg.State != nil {
-		v.cfg.State.Logs, v.cfg.State.Calls = v.before.Logs, v.before.Calls
+		v.cfg.State.Logs, v.cfg.State.Calls, v.cfg.State.Keys = v.before.Logs, v.before.Calls, v.before.Keys
 	}
 }

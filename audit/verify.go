@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
-	"maps"
 	"runtime"
 	"slices"
 	"strings"
@@ -47,6 +46,15 @@ type VerifyConfig struct {
 	Keys []ed25519.PublicKey // of checkpoints
 	// Signer checks a commit's signature and names who made it. Required.
 	Signer func(raw []byte, when time.Time) (string, error)
+	// Committer names whose key it is that may sign commits at that time, and
+	// SignedBy checks a commit's signature by one key; keys are lines of .pub
+	// files. They serve where an enforcer has replaced its key. nil: a commit key
+	// that replaced another is not trusted.
+	Committer func(key string, when time.Time) (string, error)
+	SignedBy  func(raw []byte, when time.Time, key string) error
+	// Earlier are the repositories before this one, the oldest first, where a log
+	// went on in another.
+	Earlier []Repository
 	// Prefix limits what is verified to branches that begin so; it lies within
 	// "audit/". Empty: all.
 	Prefix string
@@ -84,43 +92,32 @@ type VerifyConfig struct {
 // the context's, or ErrState; what cannot be read is a problem. repo must be
 // safe for concurrent use.
 func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, error) {
-	v := &verification{repo: repo, cfg: cfg, rep: &Report{}}
+	v := &verification{repo: repo, cfg: cfg, rep: &Report{}, keys: map[string]*ownKeys{}}
 	pol := &policies{load: cfg.Policy, known: map[string]bool{}}
 	v.calls = newConduct(v.problem, pol)
 	pol.calls = v.calls
 	if v.cfg.Workers == 0 {
 		v.cfg.Workers = runtime.GOMAXPROCS(0)
 	}
-	prefix := cfg.Prefix
-	if prefix == "" {
-		prefix = "audit/"
+	v.repos = append(slices.Clone(cfg.Earlier), repo)
+	if len(v.repos) > 1 {
+		v.repo = together(v.repos)
 	}
-	branches, err := repo.Branches(prefix)
+	stretches, err := v.stretches()
 	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
-	months := map[string][]string{} // of each origin
-	for _, b := range branches {
-		parts := strings.Split(b, "/")
-		if len(parts) != 4 || parts[0] != "audit" || !isMonth(parts[3]) {
-			v.problem(Problem{Class: ClassBranch, Branch: b, Entry: -1, Text: "the branch is no part of a record: audit/<enforcer>/<incarnation>/<yyyy-mm>"})
-			continue
-		}
-		o := parts[1] + "/" + parts[2]
-		months[o] = append(months[o], parts[3])
-	}
-	if err := v.resume(months); err != nil {
 		return nil, err
 	}
-	for _, o := range slices.Sorted(maps.Keys(months)) {
-		slices.Sort(months[o])
-		l := v.begin(o, months[o])
+	if err := v.resume(stretches); err != nil {
+		return nil, err
+	}
+	for _, o := range v.inOrder(stretches) {
+		l := v.begin(o, stretches[o])
 		v.logs = append(v.logs, l)
-		for _, m := range months[o] {
+		for _, s := range stretches[o] {
 			if l.broken {
 				break
 			}
-			if err := v.month(ctx, l, m); err != nil {
+			if err := v.month(ctx, l, s); err != nil {
 				v.keep()
 				return nil, err
 			}
@@ -131,10 +128,12 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 	for i, a := range cfg.Anchors {
 		v.anchor(a, fmt.Sprintf("anchor %d", i+1), "")
 	}
+	v.openAnchors()
 	v.hold()
 	if err := v.quorum(ctx); err != nil {
 		return nil, err
 	}
+	slices.SortFunc(v.logs, func(a, b *logState) int { return strings.Compare(a.origin(), b.origin()) })
 	v.rep.Notes = append(v.rep.Notes, v.calls.settle(v.logs)...)
 	for _, l := range v.logs {
 		l.Entries = l.size
@@ -163,11 +162,14 @@ func isMonth(s string) bool {
 }
 
 type verification struct {
-	repo    Repository
+	repo    Repository   // all repos, by what is in them
+	repos   []Repository // the newest last
+	keys    map[string]*ownKeys
 	cfg     VerifyConfig
 	rep     *Report
 	logs    []*logState
 	anchors []anchor
+	pending []signedAnchor
 	calls   *conduct
 	before  Verified // as the run began
 }
@@ -179,7 +181,7 @@ type logState struct {
 	last    time.Time
 	roots   []sizedRoot       // at each checkpoint walked
 	written map[uint64]int64  // when each batch was committed, by its first entry
-	tips    map[string]string // of the months walked
+	tips    map[string]string // of the stretches walked
 	base    edge              // what the repository begins with: empty, unless it continues another
 	start   *Start
 	calls   logCalls
@@ -218,8 +220,8 @@ type link struct{ hash, tree string }
 
 // month walks one branch from its first commit, or from the last one that an
 // earlier run has verified, to its tip.
-func (v *verification) month(ctx context.Context, l *logState, month string) error {
-	branch := branchName(l.origin(), month)
+func (v *verification) month(ctx context.Context, l *logState, s stretch) error {
+	branch := branchName(l.origin(), s.month)
 	here := Problem{Class: ClassBranch, Origin: l.origin(), Branch: branch, Entry: -1}
 	bad := func(class Class, commit, format string, args ...any) {
 		p := here
@@ -227,12 +229,12 @@ func (v *verification) month(ctx context.Context, l *logState, month string) err
 		v.problem(p)
 		l.broken = true
 	}
-	tip, ok, err := v.repo.Tip(branch)
+	tip, ok, err := v.repos[s.repo].Tip(branch)
 	if err != nil || !ok {
 		bad(ClassUnread, "", "the branch does not read: %v", err)
 		return nil
 	}
-	known := l.tips[month]
+	known := l.tips[s.name]
 	var chain []link // newest first
 	for hash := tip; hash != known; {
 		if err := ctx.Err(); err != nil {
@@ -254,8 +256,8 @@ func (v *verification) month(ctx context.Context, l *logState, month string) err
 		}
 		hash = c.Parents[0]
 	}
-	if known != l.tips[month] { // what was verified is not in it any more
-		return v.rolledBack(ctx, l, branch, month)
+	if known != l.tips[s.name] { // what was verified is not in it any more
+		return v.rolledBack(ctx, l, branch, s)
 	}
 	parent := ""
 	if known != "" {
@@ -273,11 +275,11 @@ func (v *verification) month(ctx context.Context, l *logState, month string) err
 		}
 		p := here
 		p.Commit = b.hash
-		v.commit(l, p, b, month)
+		v.commit(l, p, b, s.month)
 		if l.broken {
 			return nil
 		}
-		l.Tip, l.tips[month] = b.hash, b.hash
+		l.Tip, l.tips[s.name] = b.hash, b.hash
 		l.Commits++
 		if v.cfg.Progress != nil {
 			v.cfg.Progress(l.origin(), l.size)

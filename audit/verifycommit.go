@@ -49,6 +49,9 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 		return
 	}
 	cp, cpErr := b.cp, b.cpErr
+	if cpErr != nil && v.keys[l.Enforcer] != nil {
+		cp, cpErr = OpenCheckpoint(string(b.note), v.keysOf(l.Enforcer))
+	}
 	if cpErr == nil && cp.Origin != l.origin() {
 		cpErr = fmt.Errorf("the checkpoint is of another log: %s", cp.Origin)
 	}
@@ -67,6 +70,18 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 		bad(ClassEntry, entry, "%s", text)
 		return
 	}
+	if cpErr == nil { // what the checkpoint covers may say whose the commit's signature is
+		for i := range batch.entries {
+			if e := &batch.entries[i]; e.Kind == KindKey {
+				v.rotated(l, at, e, c)
+			}
+		}
+		if b.sigErr != nil {
+			if signer, ok := v.signedByOwn(l, c); ok {
+				b.signer, b.sigErr = signer, nil
+			}
+		}
+	}
 	if told, ok := messageNote(c.Message); !ok || told != string(b.note) {
 		bad(ClassMessage, -1, "its message carries another checkpoint than its file")
 	} else if told, due := b.told(l, batch); due && told != c.Message {
@@ -78,7 +93,7 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 		bad(ClassEntry, -1, "the leaf hashes beside entries %d to %d are missing: %v", l.size, cp.Size-1, hashErr)
 	}
 	for p := range d.added {
-		if p != path+".jsonl" && p != path+".hashes" && (!first || p != "checkpoint" && p != "base") {
+		if p != path+".jsonl" && p != path+".hashes" && (!first || p != "checkpoint" && p != "base" && p != handoverFile) {
 			bad(ClassBranch, -1, "it adds %q, which is no part of the record", p)
 		}
 	}
@@ -108,6 +123,9 @@ func (v *verification) continues(l *logState, d changes, base *edge, bad func(Cl
 	var err error
 	if *base, err = v.monthBase(d); err != nil {
 		bad(ClassEntry, -1, "%v", err)
+		return false
+	}
+	if d.added[handoverFile] != "" && !v.handover(l, d, base, bad) {
 		return false
 	}
 	switch {

@@ -170,7 +170,7 @@ func (b *ballots) use(l *logCalls, at Problem, e *Entry, a *approvalDoc, bad fun
 		if a.State != "spent" || a.SpentBy != e.Call {
 			bad("was spent for call %s, and its document does not say so", e.Call)
 		}
-		if other, ok := b.spent[a.ID]; ok {
+		if other, ok := b.spent[a.ID]; ok && other != e.Call {
 			bad("was spent for call %s, and before for call %s", e.Call, other)
 		}
 		b.spent[a.ID] = e.Call
@@ -253,6 +253,8 @@ func (b *ballots) intent(l *logCalls, at Problem, e *Entry) {
 	u, ok := l.Spent[e.Call]
 	delete(l.Spent, e.Call)
 	switch {
+	case !ok && l.Continued:
+		b.calls.Before++
 	case !ok:
 		bad("ran on approval %s, and no entry before it says that this was spent or used for it", e.Approval)
 	case u.Approval != e.Approval:

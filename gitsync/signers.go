@@ -81,6 +81,25 @@ func (t *Trust) Commit(raw []byte, at time.Time) (principal string, err error) {
 	return t.check(c, at)
 }
 
+// Key tells whose an SSH key is that may sign commits at that time: a line of a
+// .pub file.
+func (t *Trust) Key(line string, at time.Time) (principal string, err error) {
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil {
+		return "", fmt.Errorf("not an OpenSSH public key: %w", err)
+	}
+	why := fmt.Errorf("the key is not among the allowed signers: %s", ssh.FingerprintSHA256(key))
+	for _, a := range t.ssh {
+		if !bytes.Equal(a.key, key.Marshal()) {
+			continue
+		}
+		if why = a.allows("git", at); why == nil {
+			return a.principal(""), nil
+		}
+	}
+	return "", why
+}
+
 // check verifies what parseCommit or parseTag took apart.
 func (t *Trust) check(c signed, at time.Time) (string, error) {
 	switch {

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 // verifyFlags say what the record is held against, and how that is told.
 type verifyFlags struct {
 	from                  recordFlags
+	repos                 []string
 	signers, keys         string
 	anchors               []string
 	policy, policyBranch  string
@@ -73,6 +75,8 @@ be checked.`,
 	f.quorum.add(cmd)
 	f.quorum.addGrace(cmd)
 	fl := cmd.Flags()
+	repo := fl.Lookup("repo") // here, of several: a log may go on in another repository
+	repo.Value, repo.Usage = &listFlag{&f.repos}, "the record: a clone's folder, or a Git URL; where it was rolled over several, each, the oldest first"
 	fl.StringVar(&f.signers, "commit-signers", "", "allowed_signers file: who may sign commits (required)")
 	fl.StringVar(&f.keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
 	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere, or a folder of such files (a witness's logs); may be repeated")
@@ -94,13 +98,22 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 	if err != nil {
 		return err
 	}
-	repo, err := f.from.open(ctx)
-	if err != nil {
-		return err
+	if len(f.repos) == 0 {
+		f.repos = []string{"."}
 	}
-	defer func() { err = errors.Join(err, repo.Close()) }()
-	objects, done := sideBySide(repo, runtime.GOMAXPROCS(0))
-	defer func() { err = errors.Join(err, done()) }()
+	var all []audit.Repository
+	for _, at := range f.repos {
+		f.from.repo = at
+		repo, err2 := f.from.open(ctx)
+		if err2 != nil {
+			return err2
+		}
+		defer func() { err = errors.Join(err, repo.Close()) }()
+		objects, done := sideBySide(repo, runtime.GOMAXPROCS(0))
+		defer func() { err = errors.Join(err, done()) }()
+		all = append(all, objects)
+	}
+	cfg.Earlier = all[:len(all)-1]
 	if f.policy != "" {
 		p, err := openHistory(ctx, f.policy, f.policyBranch, f.policySigners)
 		if err != nil {
@@ -115,7 +128,7 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 	if term.IsTerminal(int(terminal.Fd())) && !f.asJSON {
 		cfg.Progress = progress(terminal)
 	}
-	report, err := audit.Verify(ctx, objects, cfg)
+	report, err := audit.Verify(ctx, all[len(all)-1], cfg)
 	if cfg.Progress != nil {
 		fmt.Fprint(terminal, "\r\x1b[K")
 	}
@@ -170,9 +183,30 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		return cfg, err
 	}
 	cfg.Grace, cfg.Now = f.quorum.grace, time.Now()
-	cfg.Signer, cfg.Prefix = trust.Commit, f.from.prefix
+	cfg.Signer, cfg.Committer, cfg.SignedBy, cfg.Prefix = trust.Commit, trust.Key, signedBy, f.from.prefix
 	return cfg, nil
 }
+
+// signedBy checks a commit's signature by one key.
+func signedBy(raw []byte, when time.Time, key string) error {
+	trust, err := gitsync.Signers{AllowedSigners: []byte(`successor namespaces="git" ` + key + "\n")}.Parse()
+	if err == nil {
+		_, err = trust.Commit(raw, when)
+	}
+	return err
+}
+
+// listFlag takes each value of a flag that is given several times.
+type listFlag struct{ to *[]string }
+
+func (l *listFlag) String() string {
+	if l.to == nil {
+		return ""
+	}
+	return strings.Join(*l.to, ",")
+}
+func (l *listFlag) Set(s string) error { *l.to = append(*l.to, s); return nil }
+func (*listFlag) Type() string         { return "stringArray" }
 
 // resume reads the state of an earlier run, if there is one.
 func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
@@ -190,7 +224,7 @@ func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.policy != "" {
 		against = "policy " + f.policyBranch
 	}
-	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, against, string(policySigners))
+	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), against, string(policySigners))
 	file, err := os.ReadFile(f.state)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

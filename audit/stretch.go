@@ -1,0 +1,127 @@
+package audit
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// stretch is a stretch of a log: a month's branch in one repository.
+type stretch struct {
+	month string
+	repo  int    // of verification.repos
+	name  string // month, and in an earlier repository which of them: unique in the log
+}
+
+// stretches lists the branches of each log in the order of their entries: by
+// month, and where a log went on in another repository within a month, by
+// repository.
+func (v *verification) stretches() (map[string][]stretch, error) {
+	prefix := cmp.Or(v.cfg.Prefix, "audit/")
+	of := map[string][]stretch{}
+	for i, repo := range v.repos {
+		branches, err := repo.Branches(prefix)
+		if err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+		for _, b := range branches {
+			parts := strings.Split(b, "/")
+			if len(parts) != 4 || parts[0] != "audit" || !isMonth(parts[3]) {
+				v.problem(Problem{Class: ClassBranch, Branch: b, Entry: -1, Text: "the branch is no part of a record: audit/<enforcer>/<incarnation>/<yyyy-mm>"})
+				continue
+			}
+			s := stretch{month: parts[3], repo: i, name: parts[3]}
+			if i < len(v.repos)-1 {
+				s.name += fmt.Sprintf(" in repository %d", i+1)
+			}
+			o := parts[1] + "/" + parts[2]
+			of[o] = append(of[o], s)
+		}
+	}
+	for _, list := range of {
+		slices.SortFunc(list, func(a, b stretch) int {
+			return cmp.Or(strings.Compare(a.month, b.month), cmp.Compare(a.repo, b.repo))
+		})
+	}
+	return of, nil
+}
+
+// inOrder lists the logs by when their newest commit says that it was made, so
+// that an enforcer's keys are replaced before a later incarnation uses the new
+// ones. Who lies there gains nothing: what is signed by a key that is not known
+// yet does not hold.
+func (v *verification) inOrder(stretches map[string][]stretch) []string {
+	when := map[string]time.Time{}
+	var origins []string
+	for o, list := range stretches {
+		origins = append(origins, o)
+		last := list[len(list)-1]
+		if tip, ok, err := v.repos[last.repo].Tip(branchName(o, last.month)); err == nil && ok {
+			if c, err := v.repo.Commit(tip); err == nil {
+				when[o] = c.When
+			} // what does not read is told where it is walked
+		}
+	}
+	slices.SortFunc(origins, func(a, b string) int { return cmp.Or(when[a].Compare(when[b]), strings.Compare(a, b)) })
+	return origins
+}
+
+// together reads objects from whichever repository has them: their names are
+// their hashes.
+func together(repos []Repository) Repository {
+	return Repository{
+		Commit: func(hash string) (Commit, error) {
+			return anyOf(repos, func(r Repository) (Commit, error) { return r.Commit(hash) })
+		},
+		Tree: func(hash string) ([]Node, error) {
+			return anyOf(repos, func(r Repository) ([]Node, error) { return r.Tree(hash) })
+		},
+		Blob: func(hash string) ([]byte, error) {
+			return anyOf(repos, func(r Repository) ([]byte, error) { return r.Blob(hash) })
+		},
+	}
+}
+
+func anyOf[T any](repos []Repository, read func(Repository) (T, error)) (found T, err error) {
+	var errs []error
+	for _, r := range slices.Backward(repos) {
+		if found, err = read(r); err == nil {
+			return found, nil
+		}
+		errs = append(errs, err)
+	}
+	return found, errors.Join(errs...)
+}
+
+// handover checks a branch that begins with the edge base, of a log whose
+// earlier entries are in another repository: the last checkpoint there, which
+// it brings along, must be signed, and of this edge. Nobody need have the other
+// repository for that.
+func (v *verification) handover(l *logState, d changes, base *edge, bad func(Class, int64, string, ...any)) bool {
+	note, err := v.blob(d.added, handoverFile)
+	if err != nil {
+		bad(ClassHandover, -1, "%v", err)
+		return false
+	}
+	c, err := OpenCheckpoint(string(note), v.keysOf(l.Enforcer))
+	switch {
+	case err != nil:
+		bad(ClassHandover, -1, "the hand-over from the repository before: %v", err)
+	case c.Origin != l.origin():
+		bad(ClassHandover, -1, "the hand-over from the repository before is of another log: %s", c.Origin)
+	case c.Size != base.size || c.Root != base.root():
+		bad(ClassHandover, -1, "the hand-over from the repository before is of another tree, of %d entries: this one begins after %d", c.Size, base.size)
+	case l.size > 0:
+		return true // the entries before are here, too: continues compares
+	default:
+		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s begins here with entry %d: those before it are in another repository, which was not read; its last checkpoint is signed", l.origin(), base.size))
+		l.edge, l.base = base.clone(), base.clone()
+		l.roots = append(l.roots, sizedRoot{base.size, c.Root})
+		l.calls.Continued = true
+		return true
+	}
+	return false
+}
