@@ -261,8 +261,9 @@ func (r *Repo) syncUp(dir string) error {
 	return nil
 }
 
-// Restore puts a branch under bodies/ at a commit that it stood at before a
-// crash took the reference back; what the commit adds must be whole.
+// Restore puts a branch under bodies/ at a commit that descends from where it
+// stands, if it stands anywhere: where it stood before a crash took the
+// reference back. What the commit adds must be whole.
 func (r *Repo) Restore(branch, commit string) error {
 	name, err := branchRef(branch)
 	if err != nil {
@@ -278,7 +279,7 @@ func (r *Repo) Restore(branch, commit string) error {
 		return err
 	}
 	to, err := parseHash(commit)
-	if err != nil {
+	if err != nil || to == tip {
 		return err
 	}
 	for at := to; at != tip; {
@@ -287,12 +288,12 @@ func (r *Repo) Restore(branch, commit string) error {
 			return err
 		}
 		if len(c.parents) == 0 {
+			if !tip.IsZero() {
+				return fmt.Errorf("%w: %s does not descend from %s", ErrMoved, to, tip)
+			}
 			break
 		}
 		at = c.parents[0]
-	}
-	if to == tip {
-		return nil
 	}
 	return r.move(name, tip, to)
 }
