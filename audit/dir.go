@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bufio"
 	"cmp"
 	"encoding/json"
 	"errors"
@@ -42,8 +43,13 @@ var (
 // until the closer is closed or the process ends. ErrInUse if another process
 // has it.
 func Lock(stateDir string) (io.Closer, error) {
-	if err := os.MkdirAll(stateDir, 0o700); err != nil {
-		return nil, fmt.Errorf("audit: state directory: %w", err)
+	if _, err := os.Stat(stateDir); errors.Is(err, fs.ErrNotExist) {
+		if err = os.MkdirAll(stateDir, 0o700); err == nil {
+			err = osDisk{}.SyncDir(filepath.Dir(stateDir))
+		}
+		if err != nil {
+			return nil, fmt.Errorf("audit: state directory: %w", err)
+		}
 	}
 	f, err := os.OpenFile(filepath.Join(stateDir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -114,10 +120,15 @@ func createIncarnation(disk Disk, stateDir, enforcer, id string, now time.Time) 
 		meta: meta{Format: 2, Enforcer: enforcer, Incarnation: id, Start: now.UTC()},
 		dir:  filepath.Join(parent, id), disk: disk,
 	}
-	for _, dir := range []string{stateDir, parent} {
-		if err := disk.Mkdir(dir); err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, fmt.Errorf("audit: %w", err)
-		}
+	err := disk.Mkdir(stateDir)
+	if err == nil {
+		err = disk.SyncDir(filepath.Dir(stateDir))
+	}
+	if err == nil || errors.Is(err, fs.ErrExist) {
+		err = disk.Mkdir(parent)
+	}
+	if err != nil && !errors.Is(err, fs.ErrExist) {
+		return nil, fmt.Errorf("audit: %w", err)
 	}
 	if err := disk.Mkdir(i.dir); err != nil {
 		return nil, fmt.Errorf("audit: an incarnation is never continued: %w", err)
@@ -253,7 +264,34 @@ func (i *incarnation) remove(s segment) error {
 		return err
 	}
 	i.mu.Lock()
-	defer i.mu.Unlock()
 	i.chain = slices.DeleteFunc(i.chain, func(t segment) bool { return t == s })
+	i.mu.Unlock()
+	return i.disk.SyncDir(i.dir) // or a crash may bring this one back, but not the next
+}
+
+// since forgets the files before the last gap, as far as all that is missing
+// there is below pushed: they were removed, and a crash brought some back.
+func (i *incarnation) since(pushed uint64) error {
+	files := i.files()
+	for k := len(files) - 1; k > 0; k-- {
+		if files[k].first > pushed {
+			continue
+		}
+		f, err := os.Open(i.path(files[k]))
+		if err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		g := groupReader{r: bufio.NewReaderSize(f, maxHead)}
+		h, unread := g.segment() // if it does not read, a reader of its entries says so
+		if err := f.Close(); err != nil {
+			return fmt.Errorf("audit: %w", err)
+		}
+		if unread == nil && h.After != files[k-1].name() {
+			i.mu.Lock()
+			i.chain = files[k:]
+			i.mu.Unlock()
+			return nil
+		}
+	}
 	return nil
 }

@@ -120,7 +120,12 @@ func openPast(dir string) (*Past, error) {
 	if p.mark, err = inc.readMark(); err != nil {
 		return nil, err
 	}
-	if len(files) > 0 {
+	if inc.Format == 2 {
+		if err := inc.since(p.mark.Entries); err != nil {
+			return p, err
+		}
+	}
+	if files = inc.files(); len(files) > 0 {
 		if err := p.scan(files); err != nil {
 			return p, err
 		}

@@ -41,6 +41,7 @@ type memStore struct {
 	beforeCommit func() error // fails before anything happened
 	afterCommit  func() error // fails after the branch moved
 	onPush       func() error
+	afterPush    func() error     // fails after the remote took what it was sent
 	refuse       map[string]error // by branch
 	step         int              // commits of a branch that one push takes; 0: all
 }
@@ -163,6 +164,11 @@ func (m *memStore) push(_ context.Context, branches []string) (Push, error) {
 		m.remote[b], done.Tips[b] = chain[0], chain[0]
 		if done.More {
 			break
+		}
+	}
+	if m.afterPush != nil {
+		if err := m.afterPush(); err != nil {
+			return Push{}, err
 		}
 	}
 	return done, nil

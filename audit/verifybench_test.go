@@ -74,7 +74,7 @@ func BenchmarkVerify(b *testing.B) {
 		b.Fatal(err)
 	}
 	now := time.Date(2026, 11, 23, 14, 31, 7, 0, time.UTC)
-	// A file that does not sync: the disk is not what is measured.
+	// Nothing is synced: the disk is not what is measured.
 	j, err := audit.Open(audit.Config{Dir: filepath.Join(dir, "state"), Enforcer: "demo", Incarnation: "i1", Now: func() time.Time { return now },
 		Disk: audit.UnsyncedDisk()})
 	if err != nil {

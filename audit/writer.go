@@ -155,7 +155,7 @@ func (j *Journal) begin(first uint64) (undone bool, err error) {
 	}
 	f, err := j.cfg.Disk.Create(j.inc.path(s))
 	if err != nil {
-		return true, fmt.Errorf("audit: %w", err)
+		return !errors.Is(err, fs.ErrExist) && j.unmake(s), fmt.Errorf("audit: %w", err)
 	}
 	if _, err = f.Reserve(keepRoom); err == nil {
 		_, err = f.Write(line)
@@ -163,16 +163,12 @@ func (j *Journal) begin(first uint64) (undone bool, err error) {
 	if err == nil {
 		err = f.Sync()
 	}
-	if err == nil {
-		err = j.cfg.Disk.SyncDir(j.inc.dir)
-	}
 	if err != nil {
-		// Were it to stay, whatever the file before takes in now would not count.
-		gone := errors.Join(f.Close(), j.cfg.Disk.Remove(j.inc.path(s)))
-		if gone == nil {
-			gone = j.cfg.Disk.SyncDir(j.inc.dir)
-		}
-		return gone == nil, fmt.Errorf("audit: %w", err)
+		err = errors.Join(err, f.Close())
+		return j.unmake(s), fmt.Errorf("audit: %w", err)
+	}
+	if err := j.cfg.Disk.SyncDir(j.inc.dir); err != nil { // and then it is not known what names are there
+		return false, errors.Join(fmt.Errorf("audit: %w", err), f.Close())
 	}
 	j.inc.begun(s)
 	if err := w.close(); err != nil { // nothing in it is any less durable
@@ -180,6 +176,17 @@ func (j *Journal) begin(first uint64) (undone bool, err error) {
 	}
 	w.file, w.seg, w.good, w.after, w.at, w.next = f, s, int64(len(line)), h.After, h.At, j.cfg.SegmentBytes
 	return false, nil
+}
+
+// unmake removes a file that could not be begun, and tells whether it is gone
+// for good. Were it to stay, what the file before takes in from now on would
+// not count.
+func (j *Journal) unmake(s segment) bool {
+	err := j.cfg.Disk.Remove(j.inc.path(s))
+	if errors.Is(err, fs.ErrNotExist) {
+		return true
+	}
+	return err == nil && j.cfg.Disk.SyncDir(j.inc.dir) == nil
 }
 
 // close ends a file in which all is well.
