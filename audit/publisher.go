@@ -68,7 +68,7 @@ type PublisherConfig struct {
 //
 //	entries/NNN/<first>.jsonl    the lines; NNN is <first> without its last three
 //	                             digits, in groups of three (1234567: 001/234), so
-//	                             that no folder grows without bound
+//	                             that no folder grows without bound (see batchPath)
 //	entries/NNN/<first>.hashes   their leaf hashes, 32 bytes each: the layout of a
 //	                             level-0 tile of c2sp.org/tlog-tiles
 //	checkpoint                   the signed note, also in the message (see commitMessage)
@@ -141,11 +141,19 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 // branchName names the branch of a month (2006-01) of an origin.
 func branchName(origin, month string) string { return "audit/" + origin + "/" + month }
 
-// batchPath gives the path of a batch without its extension.
+// batchPath gives the path of a batch without its extension. No folder holds
+// more than 1,000 folders and the files of 1,000 entries. From a billion on,
+// the folder 1e9 (1e12, …) comes first: so a path is never in a folder that the
+// store has let go of, see gitsync.Repo.Trim.
 func batchPath(first uint64) string {
 	groups := fmt.Sprintf("%03d", first/1000%1000)
 	for n := first / 1_000_000; n > 0; n /= 1000 {
 		groups = fmt.Sprintf("%03d/", n%1000) + groups
+	}
+	for power, n := 9, first/1_000_000_000; n > 0; power, n = power+3, n/1000 {
+		if n < 1000 {
+			groups = fmt.Sprintf("1e%d/", power) + groups
+		}
 	}
 	return fmt.Sprintf("entries/%s/%03d", groups, first)
 }

@@ -95,7 +95,8 @@ func TestPublishMonthsAndMessages(t *testing.T) {
 func TestBatchPathsDoNotCrowd(t *testing.T) {
 	for n, want := range map[uint64]string{
 		0: "entries/000/000", 14: "entries/000/014", 999: "entries/000/999", 1000: "entries/001/1000",
-		1234567: "entries/001/234/1234567", 5_000_000_042: "entries/005/000/000/5000000042",
+		1234567: "entries/001/234/1234567", 999_999_999: "entries/999/999/999999999",
+		1_000_000_000: "entries/1e9/001/000/000/1000000000", 5_000_000_042: "entries/1e9/005/000/000/5000000042", 1_234_567_890_123: "entries/1e12/001/234/567/890/1234567890123",
 	} {
 		if got := batchPath(n); got != want {
 			t.Errorf("%d: %s, want %s", n, got, want)

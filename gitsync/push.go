@@ -282,7 +282,7 @@ func (r *Repo) setBack(branch string, tip, theirs plumbing.Hash, out *Pushed) er
 	if err != nil || had.IsZero() || had == theirs || tip == theirs {
 		return err
 	}
-	if _, err := r.since(theirs, had); theirs.IsZero() || errors.Is(err, errNotAncestor) {
+	if _, err := r.since(theirs, had); theirs.IsZero() || errors.Is(err, errNotAncestor) || errors.Is(err, errTrimmed) {
 		out.Notes = append(out.Notes, fmt.Sprintf("%s was at %s on the remote, and is back at %s: somebody, or a restored backup, took commits away", branch, had, orNone(theirs)))
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"log/slog"
 	"math/rand/v2"
+	"path"
 	"path/filepath"
 	"sync"
 	"time"
@@ -171,8 +172,45 @@ func (r *record) prune(ctx context.Context) error {
 			if err != nil {
 				r.log.Warn("old journal files could not be removed", "err", err)
 			}
+			if err := r.trim(ctx, time.Now()); err != nil && ctx.Err() == nil {
+				r.log.Warn("published objects could not be removed from the local repository", "err", err)
+			}
 		}
 	}
+}
+
+// trimAge is how long published commits stay in the local repository: should
+// the remote lose what it has just confirmed, it is brought back.
+const trimAge = time.Hour
+
+// trim drops what the remote has from the local repository.
+func (r *record) trim(ctx context.Context, now time.Time) error {
+	s := r.journal.State()
+	branches, err := r.repo.Branches("audit/")
+	if err != nil {
+		return err
+	}
+	last := map[string]string{} // the newest branch of each log
+	for _, b := range branches {
+		last[path.Dir(b)] = b
+	}
+	logs := map[string]bool{} // of earlier runs that are on this disk: a publisher may still look at their branches
+	for _, p := range r.previous {
+		logs["audit/"+p.Enforcer+"/"+p.Incarnation] = true
+	}
+	current := "audit/" + r.config.ID + "/" + r.journal.Incarnation()
+	cutoff := now.Add(-pastAge).UTC().Format("2006-01")
+	n, err := r.repo.Trim(ctx, "audit/", now.Add(-trimAge), func(branch string) bool {
+		switch log := path.Dir(branch); {
+		case log == current:
+			return s.Pushed == s.Entries && branch != last[log] && path.Base(branch) < cutoff
+		case logs[log]:
+			return false
+		}
+		return true
+	})
+	r.log.Debug("published objects were removed from the local repository", "objects", n)
+	return err
 }
 
 // ready fails when calls are, or soon will be, refused because they cannot be
