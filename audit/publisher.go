@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -47,7 +48,12 @@ type PublisherConfig struct {
 	Journal *Journal // this incarnation, or
 	Past    *Past    // an earlier one: what a crash or an outage left
 	Store   Store
-	Signer  Signer // of checkpoints; not the key of commits
+	// Repo names the repository that the store is published to, without
+	// credentials. It matters where repositories roll: the log is published up
+	// to the entry of kind rolled that leaves this one (see Rolled), and begins
+	// in it behind the one that leads here.
+	Repo   string
+	Signer Signer // of checkpoints; not the key of commits
 	// Previous is the key before, which signs beside Signer while a rotation
 	// is under way; the zero Signer if there is none.
 	Previous Signer
@@ -72,7 +78,9 @@ type PublisherConfig struct {
 //	entries/NNN/<first>.hashes   their leaf hashes, 32 bytes each: the layout of a
 //	                             level-0 tile of c2sp.org/tlog-tiles
 //	checkpoint                   the signed note, also in the message (see commitMessage)
-//	base                         the tree's edge where the month begins (see edge)
+//	base                         the tree's edge where the branch begins (see edge)
+//	handover                     where it begins in another repository than the
+//	                             log did before: that one's last checkpoint (see Rolled)
 //
 // The hashes are there so that a changed entry can be named. A root tells only
 // that something under it changed; but if the hashes beside the lines lead to
@@ -91,6 +99,7 @@ type Publisher struct {
 	marked position   // what the remote is known to have
 	trail  []position // committed since, the newest last, at most maxTrail
 	dirty  []string   // branches to push
+	before string     // last checkpoint in the repository before this one
 	proofs proofs
 	fatal  error
 
@@ -109,6 +118,7 @@ type position struct {
 	branch string
 	commit string
 	signed string
+	next   string // the repository where the log goes on, if it has left this one
 }
 
 // NewPublisher checks the configuration; it touches neither disk nor store.
@@ -194,6 +204,15 @@ func (p *Publisher) Last() (Checkpoint, string, bool) {
 	return p.last, p.signed, p.signed != ""
 }
 
+// Rolled tells whether the log has left this repository, all that belongs here
+// being on the remote, and for which one. The next publisher of the same
+// journal, with that one's Store and Repo, goes on there.
+func (p *Publisher) Rolled() (to string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.marked.next, p.known && p.marked.next != ""
+}
+
 // Unpublished tells how much is not on the remote yet, and since when (not
 // known for a past incarnation).
 func (p *Publisher) Unpublished() (int64, time.Time) {
@@ -229,7 +248,7 @@ func (p *Publisher) commitAll(ctx context.Context, cosign bool) error {
 		}
 		p.known = true
 	}
-	for until := p.end(); p.at.size < until; {
+	for until := p.end(); p.at.size < until && p.at.next == ""; {
 		if err := p.commit(ctx, until, cosign); err != nil {
 			p.known = false // it may have happened: look at the branch first
 			return err
@@ -251,10 +270,10 @@ type batch struct {
 // read collects the batch after a position: one month's entries, bounded.
 func (p *Publisher) read(from position, until uint64) (b batch, err error) {
 	b.at, b.first = from, from.size
-	b.at.edge = from.edge.clone()
+	b.at.edge, b.at.next = from.edge.clone(), ""
 	c := &cursor{inc: p.inc, seq: from.size, first: from.file, off: from.off}
 	defer func() { err = errors.Join(err, c.close()) }()
-	for b.at.size < until && len(b.leaves) < maxBatch && len(b.lines) < maxBatchBytes {
+	for b.at.size < until && len(b.leaves) < maxBatch && len(b.lines) < maxBatchBytes && b.at.next == "" {
 		line, err := c.next()
 		if err != nil {
 			if err == io.EOF {
@@ -278,6 +297,11 @@ func (p *Publisher) read(from position, until uint64) (b batch, err error) {
 		b.lines = append(append(b.lines, line...), '\n')
 		b.at.last, b.at.file, b.at.off = g.Time, c.first, c.off
 		b.story.count(g)
+		if g.Kind == KindRolled {
+			if b.at.next, err = rolledTo(g.Detail); err != nil {
+				return b, fmt.Errorf("%w: %s, entry %d: %w", ErrDamaged, p.inc.dir, g.Seq, err)
+			}
+		}
 	}
 	b.at.bytes += int64(len(b.lines))
 	return b, nil
@@ -315,6 +339,9 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		parent = ""
 		if b.first > 0 {
 			files["base"] = p.at.appendBase(nil)
+		}
+		if p.at.branch == "" && p.before != "" {
+			files[handoverFile] = []byte(p.before)
 		}
 	}
 	when := p.cfg.Now().UTC()
@@ -418,7 +445,7 @@ func (p *Publisher) Pushed(_ context.Context, tips map[string]string) error {
 	}
 	m := mark{
 		Entries: to.size, Bytes: to.bytes, Last: to.last, File: to.file, Offset: to.off,
-		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed,
+		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed, Repo: p.cfg.Repo, Next: to.next,
 	}
 	for _, h := range to.hashes {
 		m.Hashes = append(m.Hashes, h[:])
@@ -492,7 +519,7 @@ func (p *Publisher) recover() error {
 	}
 	p.at = position{
 		edge: edge{size: m.Entries}, bytes: m.Bytes, last: m.Last, file: m.File, off: m.Offset,
-		branch: m.Branch, commit: m.Commit, signed: m.Checkpoint,
+		branch: m.Branch, commit: m.Commit, signed: m.Checkpoint, next: m.Next,
 	}
 	for _, h := range m.Hashes {
 		if len(h) != tlog.HashSize {
@@ -509,6 +536,20 @@ func (p *Publisher) recover() error {
 		p.last, p.signed = c, m.Checkpoint
 		p.lastMu.Unlock()
 	}
+	switch {
+	case p.cfg.Repo == "":
+	case m.Next == p.cfg.Repo: // it begins here
+		p.before, p.at.branch, p.at.commit, p.at.next = m.Checkpoint, "", "", ""
+	case m.Repo == "":
+		// Which one it is in must be known before anything is: a later start
+		// may have another one in mind.
+		m.Repo = p.cfg.Repo
+		if err := p.inc.writeMark(m); err != nil {
+			return err
+		}
+	case m.Repo != p.cfg.Repo:
+		return fmt.Errorf("audit: the log of %s is in %s, not in %s", p.inc.origin(), cmp.Or(m.Next, m.Repo), p.cfg.Repo)
+	}
 	p.marked, p.trail = p.at, nil
 	for {
 		before := p.at.size
@@ -517,7 +558,7 @@ func (p *Publisher) recover() error {
 				return err
 			}
 		}
-		if p.at.size < p.end() { // a later month may have been begun
+		if p.at.size < p.end() && p.at.next == "" { // a later month may have been begun
 			next, err := p.read(p.at, p.at.size+1)
 			if err != nil {
 				return err

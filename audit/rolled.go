@@ -1,5 +1,10 @@
 package audit
 
+import (
+	"encoding/json"
+	"errors"
+)
+
 // Rolled is the detail of a KindRolled entry, the last one of a log in one
 // repository: from the next entry on, the log is in another. That one's branch
 // begins with the file base (see edge), as a month's does, and with the file
@@ -19,3 +24,12 @@ const (
 
 // handoverFile is the name of the file beside base.
 const handoverFile = "handover"
+
+// rolledTo reads where the log goes on.
+func rolledTo(detail json.RawMessage) (string, error) {
+	var r Rolled
+	if err := json.Unmarshal(detail, &r); err != nil || r.To == "" {
+		return "", errors.New("it does not say which repository the log goes on in")
+	}
+	return r.To, nil
+}
