@@ -38,6 +38,7 @@ type record struct {
 	current  *audit.Publisher
 	outlet   *audit.Outlet // of this run's log, and of earlier ones that were not wholly published
 	recovery enforcer.Recovery
+	outside  outside
 	anchor   func(checkpoint string) // told of each pushed checkpoint
 }
 
@@ -80,10 +81,17 @@ func (r *record) open(ctx context.Context) error {
 		return err
 	}
 	r.previous = previous
+	r.outside, err = openOutside(r.config, r.repo, func(ctx context.Context, e audit.Entry) error {
+		_, err := r.journal.Append(ctx, e)
+		return err
+	}, r.log)
+	if err != nil {
+		return err
+	}
 	var parts []audit.Part // earlier runs first: this one's first entry says that they are there
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
-		journals = append(journals, p.Read())
+		journals = append(journals, r.recalled(p.Read()))
 		pub, err := r.publisher(audit.PublisherConfig{Past: p})
 		if err != nil {
 			return err
@@ -124,6 +132,23 @@ func (r *record) open(ctx context.Context) error {
 	return err
 }
 
+// recalled has the neighbours see the entries of an earlier run as they go by.
+func (r *record) recalled(entries iter.Seq2[audit.Entry, error]) iter.Seq2[audit.Entry, error] {
+	if r.outside.neighbours == nil {
+		return entries
+	}
+	return func(yield func(audit.Entry, error) bool) {
+		for e, err := range entries {
+			if err == nil {
+				r.outside.neighbours.Recall(e)
+			}
+			if !yield(e, err) {
+				return
+			}
+		}
+	}
+}
+
 // pushTo is a repository as an outlet wants to see it.
 func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, error) {
 	return func(ctx context.Context, branches []string) (audit.Push, error) {
@@ -135,6 +160,9 @@ func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, err
 func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 	pc.Store, pc.Now, pc.Log = r.repo, time.Now, r.log
 	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
+	if r.outside.witnesses != nil {
+		pc.Cosign = r.outside.witnesses.Cosign
+	}
 	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
 		if pushed && pc.Journal != nil && r.anchor != nil {
 			r.anchor(signed)
@@ -150,6 +178,7 @@ func (r *record) publish(ctx context.Context) error {
 	var follow sync.WaitGroup
 	defer follow.Wait()
 	follow.Go(func() { r.current.Follow(ctx) })
+	follow.Go(func() { r.outside.run(ctx) })
 	r.outlet.Run(ctx)
 	return nil
 }
@@ -232,6 +261,7 @@ func (r *record) metrics(reg prometheus.Registerer) {
 		}
 		return 0
 	})
+	r.outside.metrics(reg)
 }
 
 // close writes the last entry, and publishes what there is, once more. A
