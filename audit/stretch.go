@@ -13,7 +13,7 @@ import (
 type stretch struct {
 	month string
 	repo  int    // of verification.repos
-	name  string // month, and in an earlier repository which of them: unique in the log
+	name  string // month, a dot and repo: unique in the log, and in their order
 }
 
 // stretches lists the branches of each log in the order of their entries: by
@@ -33,10 +33,7 @@ func (v *verification) stretches() (map[string][]stretch, error) {
 				v.problem(Problem{Class: ClassBranch, Branch: b, Entry: -1, Text: "the branch is no part of a record: audit/<enforcer>/<incarnation>/<yyyy-mm>"})
 				continue
 			}
-			s := stretch{month: parts[3], repo: i, name: parts[3]}
-			if i < len(v.repos)-1 {
-				s.name += fmt.Sprintf(" in repository %d", i+1)
-			}
+			s := stretch{month: parts[3], repo: i, name: fmt.Sprintf("%s.%03d", parts[3], i)}
 			o := parts[1] + "/" + parts[2]
 			of[o] = append(of[o], s)
 		}

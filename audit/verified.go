@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -163,7 +164,8 @@ func (v *verification) begin(origin string, stretches []stretch) *logState {
 	}
 	for m := range s.Tips {
 		if !slices.ContainsFunc(stretches, func(s stretch) bool { return s.name == m }) {
-			v.problem(Problem{Class: ClassState, Origin: origin, Branch: "audit/" + origin + "/" + m, Entry: -1,
+			month, _, _ := strings.Cut(m, ".")
+			v.problem(Problem{Class: ClassState, Origin: origin, Branch: branchName(origin, month), Entry: -1,
 				Text: "an earlier run verified this branch, and it is gone"})
 			return l
 		}

@@ -1,0 +1,73 @@
+package audit_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The script of docs/verify-by-hand.md, with nothing of ours, comes to the
+// verdict that Verify comes to: on the sample, and on what was done to it.
+func TestVerifyByHand(t *testing.T) {
+	page, err := os.ReadFile("../docs/verify-by-hand.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, script, _ := strings.Cut(string(page), "```python\n")
+	script, _, ok := strings.Cut(script, "```\n")
+	if n := strings.Count(script, "\n"); !ok || n > 40 || n < 10 {
+		t.Fatalf("the page's script has %d lines", n)
+	}
+	dir := t.TempDir()
+	var allowed, keys []byte
+	for _, n := range []string{"1", "2"} {
+		_, _, commit := namedKey(t, "commit-"+n)
+		allowed = fmt.Appendf(allowed, "prod-%s@countersign.invalid namespaces=\"git\" %s", n, commit)
+		_, _, checkpoint := namedKey(t, "checkpoint-"+n)
+		keys = append(keys, checkpoint...)
+	}
+	for name, b := range map[string][]byte{"verify.py": []byte(script), "audit_signers": allowed, "checkpoint.pub": keys} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	byHand := func(repo string) (string, bool) {
+		cmd := exec.CommandContext(t.Context(), "python3", filepath.Join(dir, "verify.py"), repo, filepath.Join(dir, "audit_signers"), filepath.Join(dir, "checkpoint.pub"))
+		out, err := cmd.CombinedOutput()
+		var exit *exec.ExitError
+		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "does not hold: ")) {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return string(out), err == nil
+	}
+	w, _ := sampleRecord(t)
+	clone := filepath.Join(w.dir, "clone") // as git clone makes it: most branches are remote ones
+	gitIn(t, w.dir, "clone", "-q", "-b", second, w.repo, clone)
+	if out, good := byHand(clone); !good || out != "holds: 18 entries, 8 checkpoints\n" {
+		t.Fatal(out)
+	}
+	rows := []string{
+		"two entries are swapped", "a commit is left out", "everything is signed again by another key", "an entry is edited, its leaf hash too",
+		"a month is deleted in the middle", "the end of a run is cut", "the last run is deleted", "the end of the last run is written anew",
+		"a state directory is copied, and both copies run", "a run of its own is added",
+	}
+	for _, c := range tamperings() {
+		if c.with != nil || !slices.Contains(rows, c.what) {
+			continue
+		}
+		rows = slices.DeleteFunc(rows, func(r string) bool { return r == c.what })
+		bad := w.copied(t)
+		c.do(bad)
+		if out, good := byHand(bad.repo); good != (c.foundBy == "") {
+			t.Errorf("%s by %s: by hand %s", c.what, c.who, out)
+		}
+	}
+	if len(rows) > 0 {
+		t.Errorf("not tried: %q", rows)
+	}
+}
