@@ -46,7 +46,7 @@ type recordResults struct {
 type repositorySize struct {
 	mix           string
 	batch         int // entries of a commit
-	line, in, out float64
+	in, out float64
 }
 
 // measureRecord lets the journal take turns with the plain loop, then takes the
