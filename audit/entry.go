@@ -9,7 +9,7 @@ import (
 )
 
 // Schema is the version of the entries that this package writes, and of their
-// published JSON Schema (docs/record/entry.schema.json). Entries of version 1,
+// published JSON Schema (entry.schema.json). Entries of version 1,
 // which had fewer members, are entries of version 2 as they are.
 const Schema = 2
 

@@ -199,7 +199,7 @@ func (s *story) count(g glance) {
 		s.policies = append(slices.DeleteFunc(s.policies, func(p string) bool { return p == g.Policy }), g.Policy)
 	}
 	switch g.Kind {
-	case KindIntent, KindSegment: // part of a call
+	case KindIntent, KindOpen, KindSegment, KindClose: // part of a call
 	case KindAnchor:
 		s.anchor(g)
 	case KindOutcome, KindRefused:

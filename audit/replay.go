@@ -80,8 +80,9 @@ func sorted(s []string) []string { return slices.Sorted(slices.Values(s)) }
 // request rebuilds what was decided; why is not empty if it cannot be.
 func request(e Entry) (req rules.Request, why string) {
 	var d struct {
-		Facts  *Facts
-		Params string
+		Facts   *Facts
+		Params  string
+		Unshown bool
 	}
 	if len(e.Detail) == 0 || json.Unmarshal(e.Detail, &d) != nil || d.Facts == nil {
 		return req, "it was recorded without the facts about its subject"
@@ -92,6 +93,10 @@ func request(e Entry) (req rules.Request, why string) {
 		Source: d.Facts.Source, FromServer: d.Facts.FromServer, Now: e.Time,
 	}
 	switch {
+	case strings.HasPrefix(e.Sub, pseudonym):
+		return req, "its subject is a pseudonym"
+	case d.Unshown:
+		return req, "its arguments are not shown"
 	case e.Method == "subscriptions/listen" && (strings.Contains(d.Params, `"resourceSubscriptions"`) || strings.HasSuffix(d.Params, "…")):
 		return req, "it was decided for each resource that it names"
 	case e.Args == "":

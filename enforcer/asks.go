@@ -25,9 +25,9 @@ func (x *exchange) serverAsks(m *wire.Message) (bool, error) {
 		d.Effect, d.Reason = rules.Deny, noAsking
 	}
 	if d.Effect == rules.Allow {
-		return true, x.recordServer(audit.KindIntent, m, string(d.Effect), d.Reason)
+		return true, x.recordServer(audit.KindIntent, m, d.Effect, d)
 	}
-	if err := x.recordServer(audit.KindRefused, m, string(rules.Deny), d.Reason); err != nil {
+	if err := x.recordServer(audit.KindRefused, m, rules.Deny, d); err != nil {
 		return false, refuse(kindUnavailable, "the record cannot be written: %w", err)
 	}
 	answer := wire.ErrorReply(m.ID, codeRefused, "refused by the client's gateway: "+d.Reason, nil)
@@ -123,7 +123,7 @@ func (x *exchange) inputAsk(method string, params []byte) error {
 	if d.Effect != rules.Allow {
 		kind, effect = audit.KindRefused, rules.Deny
 	}
-	if err := x.recordServer(kind, &wire.Message{Method: method}, string(effect), d.Reason); err != nil {
+	if err := x.recordServer(kind, &wire.Message{Method: method}, effect, d); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written: %w", err)
 	}
 	if effect == rules.Deny {

@@ -46,21 +46,32 @@ func (x *exchange) entry(kind audit.Kind) audit.Entry {
 	if x.lease != nil {
 		en.Lease = x.lease.Key
 	}
-	if kind == audit.KindIntent || kind == audit.KindRefused {
-		en.Trace = x.trace()
-	}
-	if x.msg == nil {
-		return en
-	}
-	if en.Method == "" { // refused before it was decided
+	if x.msg != nil && en.Method == "" { // refused before it was decided
 		en.Method, en.Tool = x.e.words(x.msg.Method, 128), x.e.words(x.msg.Name, 256)
 	}
-	if kind == audit.KindIntent || kind == audit.KindRefused { // the others close what stands there
-		args, rest, report := x.maskedParams()
-		en.Args, en.Masked = args, masked(nil, report)
-		en.Detail = x.facts(rest)
-	}
 	return en
+}
+
+// opening is the entry that says what was asked, and why it was decided so; the
+// others close what stands there. The body is the parameters, masked.
+func (x *exchange) opening(kind audit.Kind) (audit.Entry, []audit.Body) {
+	en := x.entry(kind)
+	en.Trace = x.trace(x.decision)
+	if x.msg == nil {
+		return en, nil
+	}
+	args, rest, text, report := x.maskedParams()
+	en.Args, en.Masked, en.Detail = args, masked(nil, report), x.facts(rest)
+	return en, x.bodies("request", text)
+}
+
+// bodies is a masked body as the decision has the record keep it; none if there
+// is no text.
+func (x *exchange) bodies(of string, text []byte) []audit.Body {
+	if len(text) == 0 {
+		return nil
+	}
+	return []audit.Body{{Of: of, Text: text, Digest: x.decision.Record != rules.RecordFull}}
 }
 
 // recorded is what the policy that this exchange goes by has the record keep.
@@ -91,12 +102,17 @@ func (x *exchange) holderName() string {
 	return x.named.name
 }
 
-// trace is the decision's, as an entry has it: every rule that matched or
-// failed. What a failed one was about stands in it masked; see ask.
-func (x *exchange) trace() (steps []audit.Step) {
-	all := slices.DeleteFunc(slices.Clone(x.decision.Trace), func(m rules.Match) bool { return !m.Matched && m.Err == "" })
+// trace is a decision's, as an entry has it: every rule that matched or failed.
+func (x *exchange) trace(d rules.Decision) (steps []audit.Step) {
+	all := slices.DeleteFunc(slices.Clone(d.Trace), func(m rules.Match) bool { return !m.Matched && m.Err == "" })
 	if len(all) > audit.MaxTrace { // what made the effect first
-		slices.SortStableFunc(all, func(a, b rules.Match) int { return x.counts(b) - x.counts(a) })
+		made := func(m rules.Match) int {
+			if m.Matched && m.Effect == d.Effect {
+				return 0
+			}
+			return 1
+		}
+		slices.SortStableFunc(all, func(a, b rules.Match) int { return made(a) - made(b) })
 	}
 	for i, m := range all {
 		if rest := len(all) - i; i == audit.MaxTrace-1 && rest > 1 {
@@ -112,16 +128,9 @@ func (x *exchange) trace() (steps []audit.Step) {
 				why += fmt.Sprintf(", and %d more", more)
 			}
 		}
-		steps = append(steps, audit.Step{Rule: m.Rule, Effect: string(m.Effect), Why: clip(why, 256)})
+		steps = append(steps, audit.Step{Rule: m.Rule, Effect: string(m.Effect), Why: x.e.words(why, 256)})
 	}
 	return steps
-}
-
-func (x *exchange) counts(m rules.Match) int {
-	if m.Matched && m.Effect == x.decision.Effect {
-		return 1
-	}
-	return 0
 }
 
 // A voice is a vote that let a call run: who, through what, when. What a person
@@ -159,7 +168,8 @@ func (x *exchange) facts(params string) json.RawMessage {
 		Hidden bool        `json:"arguments_masked,omitempty"` // towards the upstream, too
 		Window time.Time   `json:"window,omitzero"`            // the end of the approved window that it runs on
 		Votes  []voice     `json:"votes,omitempty"`            // by which it runs
-	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via, x.decision.MaskArgs, x.window, x.voices})
+		Unseen bool        `json:"unshown,omitempty"`          // policy has no previews: args and params stand nowhere
+	}{audit.Facts{Email: s.Email, Groups: s.Groups, Source: x.source}, params, x.quota, x.via, x.decision.MaskArgs, x.window, x.voices, !x.recorded().Previews})
 	if err != nil {
 		return nil // strings only: it cannot fail
 	}
@@ -168,26 +178,28 @@ func (x *exchange) facts(params string) json.RawMessage {
 
 // maskedParams is what the message asks, masked: its arguments, and the
 // parameters beside them (what the client answers to an input_required, say),
-// in canonical form. What the mask cannot read is not shown, nor anything where
-// the policy has no previews.
-func (x *exchange) maskedParams() (args, rest string, report mask.Report) {
+// in canonical form, and the text that they stand in. What the mask cannot read
+// is not shown, nor anything where the policy has no previews.
+func (x *exchange) maskedParams() (args, rest string, text []byte, report mask.Report) {
 	if x.msg.Kind == wire.Response || !x.msg.Params.Present() {
-		return "", "", mask.Report{}
+		return "", "", nil, mask.Report{}
 	}
-	x.e.room.works(len(x.raw), func() { args, rest, report = x.maskParams() }) // none of it is held, but its beginning
+	// The text is held until the entry is durable: until then nothing is sent on,
+	// for which there is room.
+	x.e.room.works(len(x.raw), func() { args, rest, text, report = x.maskParams() })
 	if !x.recorded().Previews {
-		return "", "", report
+		return "", "", text, report
 	}
-	return clip(args, previewBytes), clip(rest, previewBytes), report
+	return clip(args, previewBytes), clip(rest, previewBytes), text, report
 }
 
-func (x *exchange) maskParams() (args, rest string, report mask.Report) {
+func (x *exchange) maskParams() (args, rest string, text []byte, report mask.Report) {
 	text, report, err := x.e.Mask.MessageAt(x.canon(), x.askedSite())
 	if err != nil {
-		return "", "[not shown: " + err.Error() + "]", mask.Report{}
+		return "", "[not shown: " + err.Error() + "]", nil, mask.Report{}
 	}
 	if !x.msg.Arguments.Present() {
-		return "", string(text), report
+		return "", string(text), text, report
 	}
 	var beside []byte
 	eachMember(text, func(name string, value []byte) {
@@ -209,7 +221,7 @@ func (x *exchange) maskParams() (args, rest string, report mask.Report) {
 	if beside != nil {
 		rest = string(append(beside, '}'))
 	}
-	return args, rest, report
+	return args, rest, text, report
 }
 
 // preview is the beginning of an answer: of its result, or error.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer/mask"
 	"countersign/enforcer/wire"
 	"countersign/rules"
 )
@@ -125,7 +126,8 @@ func TestWhatTheEntriesOfACallTell(t *testing.T) {
 
 // A trace has what made the effect first, and says how much it leaves out.
 func TestALongTrace(t *testing.T) {
-	x := &exchange{decision: rules.Decision{Effect: rules.Deny}}
+	e := &Enforcer{Config: Config{Mask: mask.New(mask.Options{})}}
+	x := &exchange{e: e, decision: rules.Decision{Effect: rules.Deny}}
 	for i := range 50 {
 		m := rules.Match{Rule: fmt.Sprintf("r%02d", i), Effect: rules.Allow, Matched: i%2 == 0, Found: []string{"reads x", "writes y", "drops z"}}
 		if i == 48 {
@@ -136,15 +138,15 @@ func TestALongTrace(t *testing.T) {
 		}
 		x.decision.Trace = append(x.decision.Trace, m)
 	}
-	short := &exchange{decision: rules.Decision{Effect: rules.Deny, Trace: x.decision.Trace[44:]}}
-	got := short.trace()
+	short := &exchange{e: e, decision: rules.Decision{Effect: rules.Deny, Trace: x.decision.Trace[44:]}}
+	got := short.trace(short.decision)
 	if len(got) != 4 || got[0].Rule != "r44" || got[2].Effect != "deny" || got[1].Why != "it reads x, and 2 more" || !strings.HasPrefix(got[3].Why, "failed: é") || len(got[3].Why) > 256 {
 		t.Errorf("%+v", got)
 	}
 	for i := range x.decision.Trace {
 		x.decision.Trace[i].Matched = true
 	}
-	got = x.trace()
+	got = x.trace(x.decision)
 	if len(got) != audit.MaxTrace || got[0].Rule != "r48" || got[31] != (audit.Step{Rule: "*", Why: "and 19 more rules"}) {
 		t.Errorf("%d: %+v", len(got), got)
 	}
@@ -301,5 +303,32 @@ func TestAPreviewIsMasked(t *testing.T) {
 	}
 	if len(en.Result) > audit.MaxArgs || !strings.HasSuffix(en.Result, "…") || strings.Contains(en.Result, "\ufffd") {
 		t.Errorf("%d bytes, %q", len(en.Result), en.Result[max(0, len(en.Result)-20):])
+	}
+}
+
+// Bodies are the masked parameters and the masked answer; whole where policy
+// says so, and else their size and digest alone.
+func TestBodiesOfACall(t *testing.T) {
+	secret := "hunter2-hunter2-99"
+	g := newGate(t, echoing{}, map[string]string{
+		"countersign.yaml": "version: 1\nrecord: { bodies: full, previews: false }\n",
+		"rules/all.yaml":   "- { id: all, server: echo, tool: '*', effect: allow }\n- { id: quiet, server: echo, tool: q, effect: allow, record: digest }\n- { id: no, server: echo, tool: no, effect: deny, reason: no }\n",
+	})
+	if _, err := g.Mask.Add("known", secret); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct{ tool, kept string }{{"q", audit.KeptDigest}, {"p", audit.KeptFull}} {
+		answer := callTool(t, g, false, c.tool, `{"x":"`+secret+`"}`)
+		intent, outcome := recorded(t, g, audit.KindIntent), recorded(t, g, audit.KindOutcome)
+		if want := `{"arguments":{"x":"[masked: known]"},"name":"` + c.tool + `"}`; len(intent.Bodies) != 1 || intent.Bodies[0].Size != int64(len(want)) || intent.Bodies[0].Of != "request" || intent.Bodies[0].Kept != c.kept {
+			t.Errorf("%+v, want that of %s", intent.Bodies, want)
+		}
+		if len(outcome.Bodies) != 1 || outcome.Bodies[0].Size != int64(len(answer)) || outcome.Bodies[0].Of != "response" || outcome.Bodies[0].Kept != c.kept || !strings.HasPrefix(outcome.Bodies[0].Digest, "sha256:") {
+			t.Errorf("%s: %+v, want %d bytes", c.tool, outcome.Bodies, len(answer))
+		}
+	}
+	callTool(t, g, false, "no", `{"x":"`+secret+`"}`)
+	if en := recorded(t, g, audit.KindRefused); len(en.Bodies) != 1 || en.Bodies[0].Of != "request" || en.Bodies[0].Kept != audit.KeptFull {
+		t.Errorf("%+v", en.Bodies)
 	}
 }

@@ -73,6 +73,7 @@ func (x *exchange) freezable(ctx context.Context) (live context.Context, done fu
 func (x *exchange) unfrozen(ctx context.Context) error {
 	c := freeze.Call{
 		Issuer: x.caller.Subject.Issuer, Sub: x.caller.Subject.Sub, Client: x.caller.Client, Server: x.req.Server, Tool: x.req.Tool,
+		Alias: x.e.naming.Pseudonym(x.caller.Subject.Issuer, x.caller.Subject.Sub),
 	}
 	if !x.reachable {
 		x.reachable = true
@@ -164,7 +165,7 @@ func (x *exchange) cancelUpstream(why string) {
 		return
 	}
 	en := x.entry(audit.KindIntent)
-	en.Method, en.Tool, en.Resource, en.Args, en.Digest, en.Trace, en.Detail, en.Masked = m.Method, "", "", "", "", nil, nil, nil
+	en.Method, en.Tool, en.Resource, en.Digest = m.Method, "", "", ""
 	en.Reason = "the call is " + why + ": the server is told that it is cancelled"
 	if err := x.append(en); err != nil {
 		x.e.Log.Error("the upstream is not told that a frozen call is cancelled: the record cannot be written", "call", x.id, "err", err)
@@ -204,13 +205,17 @@ func (e *Enforcer) froze(f freeze.Freeze) {
 	// Vault may take its time. At a stop nobody waits for this: all leases are
 	// revoked then.
 	go e.Credentials.EndNow(context.Background(), func(l credential.LeaseInfo) bool {
-		return frozenLease(f, l) || l.PerCall && ended[l.Call]
+		return e.frozenLease(f, l) || l.PerCall && ended[l.Call]
 	})
 }
 
 // frozenLease tells whether a freeze covers whatever the lease could be used
 // for. A holder's lease serves all tools, so a freeze of a tool leaves it.
-func frozenLease(f freeze.Freeze, l credential.LeaseInfo) bool { return f.Stops(holderOf(l.Holder)) }
+func (e *Enforcer) frozenLease(f freeze.Freeze, l credential.LeaseInfo) bool {
+	of := holderOf(l.Holder)
+	of.Alias = e.naming.Pseudonym(of.Issuer, of.Sub)
+	return f.Stops(of)
+}
 
 // holderOf reads a holder's key; see exchange.holder.
 func holderOf(key string) freeze.Call {
@@ -234,7 +239,7 @@ func (e *Enforcer) endFrozenLeases(ctx context.Context) {
 	}
 	e.Credentials.EndNow(ctx, func(l credential.LeaseInfo) bool {
 		for _, f := range all {
-			if frozenLease(f, l) {
+			if e.frozenLease(f, l) {
 				return true
 			}
 		}

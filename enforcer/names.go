@@ -67,10 +67,10 @@ func (n Names) Held(en *audit.Entry, p *rules.Policy, key string) {
 	en.Holder, en.Issuer, en.Sub, en.Client, en.Server = n.Holder(key), s.Issuer, s.Sub, of.Client, of.Server
 }
 
-// Subject is how the policy has the record name a subject. Policy may be nil:
-// plainly.
+// Subject is how the policy has the record name a subject. While there is none,
+// p being nil, nobody is named: the next one may have it so.
 func (n Names) Subject(p *rules.Policy, s rules.Subject) (out rules.Subject) {
-	if p == nil || !p.Settings().Record.Pseudonym {
+	if s.Sub == "" || p != nil && !p.Settings().Record.Pseudonym {
 		return s
 	}
 	return rules.Subject{Issuer: s.Issuer, Sub: n.Pseudonym(s.Issuer, s.Sub)}

@@ -163,7 +163,7 @@ func (x *exchange) askTools(ctx context.Context) (tools map[string]sight, err er
 	}
 	en := x.entry(audit.KindIntent)
 	en.Call, en.Method, en.Tool, en.Approval = x.e.ID(), "tools/list", "", ""
-	en.Effect, en.Rules, en.Trace, en.Args, en.Digest, en.Detail, en.Masked = "", nil, nil, "", "", nil, nil
+	en.Effect, en.Rules, en.Digest = "", nil, ""
 	en.Reason = "asked by the enforcer before call " + x.id + ": are the tools as tools.lock has them?"
 	if err := x.append(en); err != nil {
 		return nil, refuse(kindUnavailable, "the record cannot be written, so nothing is forwarded: %w", err)

@@ -189,13 +189,16 @@ func (x *exchange) subscribes(d *rules.Decision) {
 		case each.Credential != d.Credential:
 			why = "the policy names another credential for resources/subscribe than for subscriptions/listen."
 		}
+		if each.Record == rules.RecordDigest {
+			d.Record = each.Record
+		}
 		for _, m := range each.Trace { // a rule that decides about many stands there once
 			if m.Matched && !slices.ContainsFunc(d.Trace, func(had rules.Match) bool { return had.Rule == m.Rule && had.Matched }) {
 				d.Trace = append(d.Trace, m)
 			}
 		}
 		if why != "" {
-			*d = rules.Decision{Effect: rules.Deny, Reason: fmt.Sprintf("Resource %q: %s", clip(req.Resource, 256), why), Trace: d.Trace, Policy: d.Policy}
+			*d = rules.Decision{Record: d.Record, Effect: rules.Deny, Reason: fmt.Sprintf("Resource %q: %s", clip(req.Resource, 256), why), Trace: d.Trace, Policy: d.Policy}
 			return
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer/wire"
+	"countersign/rules"
 )
 
 // intend makes the intent durable. Nothing is forwarded before it returns.
@@ -22,9 +23,9 @@ func (x *exchange) intend(ctx context.Context) error {
 	if x.cancelled.Load() || ctx.Err() != nil {
 		return refuse(kindCancelled, "cancelled by the client before it was forwarded; nothing ran")
 	}
-	en := x.entry(audit.KindIntent)
+	en, body := x.opening(audit.KindIntent)
 	durable := x.clock(partRecord)
-	if err := x.append(en); err != nil {
+	if err := x.append(en, body...); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so nothing is forwarded: %w", err)
 	}
 	durable()
@@ -39,23 +40,25 @@ func (x *exchange) recordEnd(status, reason string, answer []byte) error {
 	if x.closed {
 		return nil
 	}
-	kind := audit.KindRefused
-	if x.intended {
-		kind = audit.KindOutcome
-	}
 	if answer == nil { // a response is not the end of its stream
 		if err := x.recordClose(status, reason); err != nil {
 			return err
 		}
 	}
-	en := x.entry(kind)
+	var en audit.Entry
+	var bodies []audit.Body
+	if x.intended {
+		en = x.entry(audit.KindOutcome)
+	} else {
+		en, bodies = x.opening(audit.KindRefused)
+	}
 	en.Status, en.Millis, en.Masked = status, millis(x.e.Now().Sub(x.start)), append(en.Masked, x.masked...)
 	en.Timings, en.Result = x.spends.timings(), x.preview(answer)
 	if x.reply != nil {
 		en.Bytes = x.out.bytes
 	}
 	if x.intended {
-		en.Args, en.Rules, en.Effect, en.Digest = "", nil, "", "" // they stand in the intent
+		en.Rules, en.Effect, en.Digest = nil, "", "" // they stand in the intent
 		en.Splices = x.splices
 		if !x.window.IsZero() {
 			en.Detail, _ = audit.Detail(map[string]time.Time{"window": x.window}) // a time: it cannot fail
@@ -64,7 +67,7 @@ func (x *exchange) recordEnd(status, reason string, answer []byte) error {
 	if reason != "" {
 		en.Reason = x.e.words(reason, 2048)
 	}
-	if err := x.append(en); err != nil {
+	if err := x.append(en, append(bodies, x.bodies("response", answer)...)...); err != nil {
 		return err
 	}
 	x.closed, x.outcome = true, status
@@ -74,15 +77,18 @@ func (x *exchange) recordEnd(status, reason string, answer []byte) error {
 
 // recordServer writes what an upstream asked of the client, and what the
 // policy said of it.
-func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect, reason string) error {
+func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect rules.Effect, d rules.Decision) error {
 	en := x.entry(kind)
-	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+x.e.words(m.Method, 128), "", "", effect, x.e.words(reason, 2048)
-	en.Args, en.Digest, en.Rules, en.Trace, en.Masked = "", "", nil, nil, nil
+	en.Method, en.Tool, en.Resource, en.Effect, en.Reason = "server:"+x.e.words(m.Method, 128), "", "", string(effect), x.e.words(d.Reason, 2048)
+	en.Digest, en.Rules, en.Trace = "", nil, x.trace(d)
+	if x.msg != nil {
+		en.Detail = x.facts("")
+	}
 	return x.append(en)
 }
 
-func (x *exchange) append(en audit.Entry) error {
-	_, err := x.e.Journal.Append(context.WithoutCancel(x.r.Context()), en)
+func (x *exchange) append(en audit.Entry, bodies ...audit.Body) error {
+	_, err := x.e.Journal.Append(context.WithoutCancel(x.r.Context()), en, bodies...)
 	return err
 }
 

@@ -39,7 +39,9 @@ type Unfinished struct {
 // An approval that the record shows approved, and that an intent names, was
 // spent: the intent is durable before the call is forwarded, so a call may
 // have run on it. One that no intent names was not: nothing ran.
-func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
+//
+// Who is a pseudonym in the entries, and sealed beside it, is known by names.
+func Recover(names Names, journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 	open := map[string]audit.Entry{}
 	var order, asked []string
 	state := map[string]approval.Approval{}
@@ -65,10 +67,11 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 				delete(open, en.Call)
 				outcomes[en.Call] = en.Status
 			case audit.KindApproval:
-				var a approval.Approval
-				if err := json.Unmarshal(en.Detail, &a); err != nil {
+				var told RecordedApproval
+				if err := json.Unmarshal(en.Detail, &told); err != nil {
 					return Recovery{}, fmt.Errorf("entry %d: approval %s: %w", en.Seq, en.Approval, err)
 				}
+				a := names.reveal(told)
 				if _, ok := state[a.ID]; !ok {
 					asked = append(asked, a.ID)
 				}
@@ -77,7 +80,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 					used[en.Call] = true
 				}
 			case audit.KindFreeze:
-				if err := r.frozen(en); err != nil {
+				if err := r.frozen(names, en); err != nil {
 					return Recovery{}, fmt.Errorf("entry %d: %w", en.Seq, err)
 				}
 			}
@@ -122,7 +125,7 @@ func Recover(journals ...iter.Seq2[audit.Entry, error]) (Recovery, error) {
 // frozen takes up one entry about a freeze. The newest about it counts: one
 // that could not be lifted in the store after it was recorded as lifted is
 // recorded as standing again.
-func (r *Recovery) frozen(en audit.Entry) error {
+func (r *Recovery) frozen(names Names, en audit.Entry) error {
 	if en.Status == audit.StatusRefused || en.Call == "" { // somebody may not; a document was discarded
 		return nil
 	}
@@ -135,6 +138,7 @@ func (r *Recovery) frozen(en audit.Entry) error {
 	}
 	var d struct {
 		Freeze json.RawMessage `json:"freeze"`
+		Sealed string          `json:"sealed"`
 	}
 	if err := json.Unmarshal(en.Detail, &d); err != nil {
 		return fmt.Errorf("freeze %s: %w", en.Call, err)
@@ -147,7 +151,7 @@ func (r *Recovery) frozen(en audit.Entry) error {
 		return fmt.Errorf("freeze %s: %w", en.Call, err)
 	}
 	if was < 0 {
-		r.Standing = append(r.Standing, f)
+		r.Standing = append(r.Standing, names.thaw(f, d.Sealed))
 	}
 	return nil
 }

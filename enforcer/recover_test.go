@@ -63,7 +63,7 @@ func TestRecover(t *testing.T) {
 		"asked of the client":      {[]audit.Entry{stateOf(t, "a", approval.Pending, ""), {Kind: audit.KindIntent, Call: "s", Method: "server:roots/list"}}, nil, approval.Pending, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r, err := Recover(journalOf(c.entries[:1]...), journalOf(c.entries[1:]...))
+			r, err := Recover(Names{}, journalOf(c.entries[:1]...), journalOf(c.entries[1:]...))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -82,14 +82,14 @@ func TestRecover(t *testing.T) {
 			}
 		})
 	}
-	if r, err := Recover(journalOf(stateOf(t, "a", approval.Spent, ""), intent("c", "a"), audit.Entry{Kind: audit.KindOutcome, Call: "c", Status: audit.StatusFrozen})); err != nil || unfinished(r) != audit.StatusUnknown {
+	if r, err := Recover(Names{}, journalOf(stateOf(t, "a", approval.Spent, ""), intent("c", "a"), audit.Entry{Kind: audit.KindOutcome, Call: "c", Status: audit.StatusFrozen})); err != nil || unfinished(r) != audit.StatusUnknown {
 		t.Errorf("a call that a freeze cut off may have run: %+v %v", r.Unfinished, err)
 	}
 	broken := errors.New("broken")
-	if _, err := Recover(func(yield func(audit.Entry, error) bool) { yield(audit.Entry{}, broken) }); !errors.Is(err, broken) {
+	if _, err := Recover(Names{}, func(yield func(audit.Entry, error) bool) { yield(audit.Entry{}, broken) }); !errors.Is(err, broken) {
 		t.Errorf("a journal that does not read: %v", err)
 	}
-	if _, err := Recover(journalOf(audit.Entry{Kind: audit.KindApproval, Detail: []byte("[]")})); err == nil {
+	if _, err := Recover(Names{}, journalOf(audit.Entry{Kind: audit.KindApproval, Detail: []byte("[]")})); err == nil {
 		t.Error("an approval that does not read was passed over")
 	}
 }
@@ -112,7 +112,7 @@ func TestRecoverFreezes(t *testing.T) {
 		}
 		return audit.Entry{Kind: audit.KindFreeze, Call: id, Status: status, Detail: detail}
 	}
-	r, err := Recover(journalOf(
+	r, err := Recover(Names{}, journalOf(
 		about("fz_pruned", audit.StatusUnfrozen), about("fz_1", audit.StatusFrozen), about("fz_2", audit.StatusFrozen),
 	), journalOf(
 		about("fz_old", audit.StatusStanding), about("fz_1", audit.StatusUnfrozen), about("fz_2", audit.StatusUnfrozen), about("fz_2", audit.StatusStanding),
@@ -130,7 +130,7 @@ func TestRecoverFreezes(t *testing.T) {
 		t.Errorf("standing %q, lifted %v", standing, r.Lifted)
 	}
 	for _, detail := range []string{``, `{}`, `{"freeze":{"id":"fz_1"}}`, string(about("fz_other", "").Detail)} {
-		if _, err := Recover(journalOf(audit.Entry{Kind: audit.KindFreeze, Call: "fz_1", Status: audit.StatusFrozen, Detail: []byte(detail)})); err == nil {
+		if _, err := Recover(Names{}, journalOf(audit.Entry{Kind: audit.KindFreeze, Call: "fz_1", Status: audit.StatusFrozen, Detail: []byte(detail)})); err == nil {
 			t.Errorf("a freeze that does not read was passed over: %s", detail)
 		}
 	}
@@ -167,7 +167,7 @@ func TestRecoverWindow(t *testing.T) {
 	intent := func(call string) audit.Entry {
 		return audit.Entry{Kind: audit.KindIntent, Call: call, Approval: "a", Method: "tools/call"}
 	}
-	r, err := Recover(journalOf(
+	r, err := Recover(Names{}, journalOf(
 		window(), window(use("told", "")), intent("told"), audit.Entry{Kind: audit.KindOutcome, Call: "told", Status: audit.StatusOK}, window(use("told", "ok")),
 		window(use("told", "ok"), use("ran", "")), intent("ran"), audit.Entry{Kind: audit.KindOutcome, Call: "ran", Status: audit.StatusError},
 	), journalOf(
@@ -201,7 +201,7 @@ func TestRecoverWhatOthersRun(t *testing.T) {
 		}
 		return audit.Entry{Kind: audit.KindApproval, Approval: id, Status: status, Call: call, Detail: detail}
 	}
-	r, err := Recover(journalOf(
+	r, err := Recover(Names{}, journalOf(
 		entry("once", approval.EventCard, "c_asked", func(a *approval.Approval) { a.SpentBy = "c_theirs" }),
 		entry("own", approval.EventSpent, "c_own", func(a *approval.Approval) { a.SpentBy = "c_own" }),
 		entry("window", approval.EventUsed, "c_used", func(a *approval.Approval) {

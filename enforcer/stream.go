@@ -209,7 +209,7 @@ func (x *exchange) recordResponse(m *wire.Message, clean []byte) (err error) {
 	case x.msg == nil: // which exchange it belongs to, only the client knows
 		en := x.entry(audit.KindSegment)
 		en.Status, en.Reason, en.Masked, en.Result = outcome(m), "a response of an earlier request, on a resumed stream", x.masked, x.preview(clean)
-		err = x.append(en)
+		err = x.append(en, x.bodies("response", clean)...)
 	case x.closed:
 		return refuse(kindBlocked, "the upstream server's stream is blocked: it answers twice")
 	case !sameID(m.ID, x.msg.ID):
@@ -227,7 +227,7 @@ func (x *exchange) recordResponse(m *wire.Message, clean []byte) (err error) {
 // ended.
 func (x *exchange) recordStream(kind audit.Kind, status, reason string) error {
 	en := x.entry(kind)
-	en.Status, en.Bytes, en.Masked, en.Args, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, "", nil, x.e.words(reason, 2048), ""
+	en.Status, en.Bytes, en.Masked, en.Rules, en.Reason, en.Digest = status, x.out.bytes, x.masked, nil, x.e.words(reason, 2048), ""
 	en.Detail = json.RawMessage(`{"events":` + strconv.Itoa(x.events) + `}`)
 	return x.append(en)
 }

@@ -71,7 +71,7 @@ func (x *exchange) responds(response []byte, status, words string) error {
 	en := x.entry(audit.KindOutcome)
 	en.Status, en.Reason, en.Millis = status, x.e.words(words, 2048), millis(x.e.Now().Sub(x.start))
 	en.Detail, en.Result = x.facts(""), x.preview(response)
-	if err := x.append(en); err != nil {
+	if err := x.append(en, x.bodies("response", response)...); err != nil {
 		return refuse(kindUnavailable, "the record cannot be written, so the answer is withheld: %w", err)
 	}
 	x.closed, x.outcome = true, status

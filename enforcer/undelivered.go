@@ -308,7 +308,7 @@ func (x *exchange) deliver(ctx context.Context, key string, o owed, answer []byt
 	en := x.entry(audit.KindOutcome)
 	en.Status, en.Reason, en.Approval = outcome(m), "the answer of call "+o.Call+", whose client had left; nothing ran for this one", o.Approval
 	en.Result = x.preview(clean)
-	if err := x.append(en); err != nil {
+	if err := x.append(en, x.bodies("response", clean)...); err != nil {
 		if parts, perr := x.e.kept.putText(ctx, key, answerText, answer); perr == nil { // for when it can be recorded
 			o.Answer = parts
 			err = errors.Join(err, x.e.owe(ctx, key, o))

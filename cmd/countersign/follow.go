@@ -97,11 +97,13 @@ func (f *policyFollower) current() *rules.Policy {
 }
 
 // commit is the policy in force, "" while there is none: for the record.
-func (f *policyFollower) commit() string {
-	if p := f.current(); p != nil {
-		return p.Commit()
+func (f *policyFollower) commit() string { return commitOf(f.current()) }
+
+func commitOf(p *rules.Policy) string {
+	if p == nil {
+		return ""
 	}
-	return ""
+	return p.Commit()
 }
 
 // leaseEnded ends what still holds a lease's values.

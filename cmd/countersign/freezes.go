@@ -9,19 +9,21 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/freeze"
+	"countersign/rules"
 )
 
 // openFreezes loads what is frozen, before anything is served. The embedded
 // store is held against the journal, which is the authority there; an external
 // cluster is its own.
-func openFreezes(ctx context.Context, c config, a *approvals, r *record, commit func() string, log *slog.Logger) (*freeze.Board, error) {
+func openFreezes(ctx context.Context, c config, a *approvals, r *record, names enforcer.Names, policy *policyFollower, log *slog.Logger) (*freeze.Board, error) {
 	bucket, err := a.store.Bucket(ctx, "freezes")
 	if err != nil {
 		return nil, err
 	}
 	board := freeze.New(freeze.Config{Bucket: bucket, Now: time.Now, Log: log, Record: func(ctx context.Context, f freeze.Freeze, event string, by freeze.Operator) error {
-		return recordFreeze(ctx, r.journal, f, event, by, commit())
+		return recordFreeze(ctx, r.journal, f, event, by, names, policy.current())
 	}})
 	if c.NATSURL != "" {
 		err = board.Load(ctx)
@@ -40,9 +42,13 @@ func openFreezes(ctx context.Context, c config, a *approvals, r *record, commit 
 // recordFreeze writes what became of a freeze, the whole of it in the detail:
 // next to the embedded store, freezes are rebuilt from these entries. Its words
 // were masked before it was set.
-func recordFreeze(ctx context.Context, journal *audit.Journal, f freeze.Freeze, event string, by freeze.Operator, commit string) error {
+func recordFreeze(ctx context.Context, journal *audit.Journal, f freeze.Freeze, event string, by freeze.Operator, names enforcer.Names, now *rules.Policy) error {
+	f, sealed, err := names.Frozen(now, f)
+	if err != nil {
+		return err
+	}
 	en := audit.Entry{
-		Kind: audit.KindFreeze, Call: f.ID, Policy: commit, Issuer: by.Issuer, Sub: by.Sub, Server: f.Server, Tool: f.Tool, Status: event,
+		Kind: audit.KindFreeze, Call: f.ID, Policy: commitOf(now), Issuer: by.Issuer, Sub: by.Sub, Server: f.Server, Tool: f.Tool, Status: event,
 	}
 	since := f.Since.UTC().Format("2006-01-02 15:04:05 MST")
 	switch {
@@ -58,8 +64,10 @@ func recordFreeze(ctx context.Context, journal *audit.Journal, f freeze.Freeze, 
 	detail := map[string]any{"by": by.Name}
 	if f.ID != "" {
 		detail["freeze"] = json.RawMessage(f.Encode())
+		if sealed != "" {
+			detail["sealed"] = sealed
+		}
 	}
-	var err error
 	if en.Detail, err = audit.Detail(detail); err != nil {
 		return err
 	}

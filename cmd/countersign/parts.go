@@ -16,6 +16,7 @@ import (
 
 	"countersign/audit"
 	"countersign/bot"
+	"countersign/enforcer"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/kv"
 	"countersign/enforcer/mask"
@@ -33,7 +34,7 @@ type approvals struct {
 
 // openApprovals opens the store. The embedded one is rebuilt from the journal,
 // which is the authority there; an external cluster is its own.
-func openApprovals(ctx context.Context, c config, r *record, m *mask.Mask, commit func() string, log *slog.Logger) (*approvals, error) {
+func openApprovals(ctx context.Context, c config, r *record, m *mask.Mask, names func() enforcer.Names, policy *policyFollower, log *slog.Logger) (*approvals, error) {
 	var store *kv.Store
 	var err error
 	if c.NATSURL != "" {
@@ -53,10 +54,10 @@ func openApprovals(ctx context.Context, c config, r *record, m *mask.Mask, commi
 		return nil, errors.Join(err, store.Close())
 	}
 	logins := approval.NewLogins(approval.LoginsConfig{Bucket: people, Now: time.Now, Record: func(ctx context.Context, e approval.LoginEvent) error {
-		return recordLogin(ctx, r.journal, e, commit())
+		return recordLogin(ctx, r.journal, e, policy.commit())
 	}})
 	book := approval.New(approval.Config{Bucket: bucket, Logins: logins, Now: time.Now, Log: log, Words: func(s string) string { s, _ = m.Text(s); return s }, Digest: (*rules.Policy).AsksDigest, Record: func(ctx context.Context, a approval.Approval, event string) error {
-		return recordApproval(ctx, r.journal, a, event, commit())
+		return recordApproval(ctx, r.journal, a, event, names(), policy.current())
 	}})
 	if c.NATSURL == "" {
 		err = book.Restore(ctx, r.recovery.Approvals)
@@ -90,24 +91,29 @@ const maxApproval = audit.MaxLine - 8<<10
 // recordApproval writes a change of an approval, with its whole state: the
 // embedded store is rebuilt from these entries.
 //
-// commit is the policy now in force, under which a vote counted; the one that
-// asked stands in the detail.
-func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event, commit string) error {
-	if commit == "" {
-		commit = a.Policy
+// now is the policy in force, under which a vote counted, and which says whether
+// subjects are named; the one that asked stands in the detail.
+func recordApproval(ctx context.Context, journal *audit.Journal, a approval.Approval, event string, names enforcer.Names, now *rules.Policy) error {
+	commit := a.Policy
+	if now != nil {
+		commit = now.Commit()
 	}
-	detail, err := json.Marshal(a)
+	told, err := names.Approval(now, a)
+	if err != nil {
+		return err
+	}
+	detail, err := json.Marshal(told)
 	if err == nil && len(detail) > maxApproval {
 		// A start after a crash must find it no easier to approve than it was:
 		// what it does not have nobody approves, until the caller asks again.
-		a.Args, a.Partial, a.Cut, a.Trace = strings.ToValidUTF8(a.Args[:min(len(a.Args), 4<<10)], ""), true, true, nil
-		detail, err = json.Marshal(a)
+		told.Args, told.Partial, told.Cut, told.Trace = strings.ToValidUTF8(told.Args[:min(len(told.Args), 4<<10)], ""), true, true, nil
+		detail, err = json.Marshal(told)
 	}
 	if err != nil {
 		return err
 	}
 	en := audit.Entry{
-		Kind: audit.KindApproval, Call: a.Call, Policy: commit, Issuer: a.Subject.Issuer, Sub: a.Subject.Sub, Client: a.Client,
+		Kind: audit.KindApproval, Call: a.Call, Policy: commit, Issuer: told.Subject.Issuer, Sub: told.Subject.Sub, Client: a.Client, Holder: names.Holder(a.Holder),
 		Server: a.Server, Method: a.Method, Tool: a.Tool, Approval: a.ID, Status: event, Reason: a.Reason, Digest: a.Digest, Detail: detail,
 	}
 	if a.About != "" {

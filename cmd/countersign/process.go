@@ -94,11 +94,11 @@ func (p *process) listen() (err error) {
 
 // open begins this run's record, and opens the approvals.
 func (p *process) open(ctx context.Context) (err error) {
-	if p.record, err = openRecord(ctx, p.config, p.mask, p.log); err != nil {
+	if p.record, err = openRecord(ctx, p.config, p.mask, p.names(), p.log); err != nil {
 		return err
 	}
 	p.down.add(p.record.close)
-	if p.approvals, err = openApprovals(ctx, p.config, p.record, p.mask, p.policy.commit, p.log); err != nil {
+	if p.approvals, err = openApprovals(ctx, p.config, p.record, p.mask, p.names, p.policy, p.log); err != nil {
 		return err
 	}
 	p.down.add(p.approvals.close)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/approval"
 	"countersign/enforcer/kv"
 	"countersign/rules"
@@ -56,7 +57,7 @@ links: { login: true }
 	}})
 	book := approval.New(approval.Config{Bucket: bucket("approvals"), Logins: logins, Now: func() time.Time { return now }, ID: func() string { return "ap_1" },
 		Log: slog.New(slog.DiscardHandler), Record: func(ctx context.Context, a approval.Approval, event string) error {
-			return recordApproval(ctx, journal, a, event, commit)
+			return recordApproval(ctx, journal, a, event, enforcer.NewNames(make([]byte, 32), nil), p)
 		}})
 	gail := approval.Login{ID: "l_1", Issuer: "https://id.example", Sub: "u-17", Name: "Gail", Email: "gail@example.com", Groups: []string{"dbas"},
 		ACR: "phr", AMR: []string{"hwk", "pin"}, AuthTime: now.Add(-time.Minute), At: now}

@@ -45,7 +45,7 @@ type record struct {
 // openRecord takes up what earlier runs left: their entries are committed, so
 // that the first entry of this run can name the last checkpoint; then this
 // run's journal begins, and what they left open is closed in it.
-func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (*record, error) {
+func openRecord(ctx context.Context, c config, m *mask.Mask, names enforcer.Names, log *slog.Logger) (*record, error) {
 	keys, err := openKeys(ctx, c, m, log)
 	if err != nil {
 		return nil, errors.Join(err, keys.close(ctx))
@@ -62,7 +62,7 @@ func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (
 		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO: %w", err)
 	}
 	r := &record{config: c, log: log, repo: repo, keys: keys}
-	if err := r.open(ctx); err != nil {
+	if err := r.open(ctx, names); err != nil {
 		return nil, errors.Join(err, repo.Close(), keys.close(ctx))
 	}
 	return r, nil
@@ -72,7 +72,7 @@ func openRecord(ctx context.Context, c config, m *mask.Mask, log *slog.Logger) (
 // it.
 func committerEmail(id string) string { return id + "@countersign.invalid" }
 
-func (r *record) open(ctx context.Context) error {
+func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	previous, err := audit.Previous(r.config.StateDir)
 	if err != nil {
 		return err
@@ -103,7 +103,7 @@ func (r *record) open(ctx context.Context) error {
 			parts = append(parts, pub)
 		}
 	}
-	if r.recovery, err = enforcer.Recover(journals...); err != nil {
+	if r.recovery, err = enforcer.Recover(names, journals...); err != nil {
 		return err
 	}
 	r.journal, err = audit.Open(audit.Config{

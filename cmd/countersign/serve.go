@@ -82,7 +82,7 @@ func serve(ctx context.Context, c config) (err error) {
 	if err := p.open(ctx); err != nil {
 		return err
 	}
-	freezes, err := openFreezes(ctx, c, p.approvals, p.record, p.policy.commit, p.log)
+	freezes, err := openFreezes(ctx, c, p.approvals, p.record, p.names(), p.policy, p.log)
 	if err != nil {
 		return err
 	}

@@ -66,12 +66,16 @@ type Operator struct {
 // are empty, and agree with no freeze that names them.
 type Call struct {
 	Issuer, Sub, Client, Server, Tool string
+
+	// Alias is another name of the subject, which a freeze may have for a Sub: that
+	// under which the record has it.
+	Alias string
 }
 
 // Stops tells whether the target covers the call.
 func (t Target) Stops(c Call) bool {
 	agrees := func(want, have string) bool { return want == "" || want == have }
-	return t.All || t.given() && agrees(t.Issuer, c.Issuer) && agrees(t.Sub, c.Sub) && agrees(t.Client, c.Client) &&
+	return t.All || t.given() && agrees(t.Issuer, c.Issuer) && (agrees(t.Sub, c.Sub) || t.Sub == c.Alias) && agrees(t.Client, c.Client) &&
 		agrees(t.Server, c.Server) && agrees(t.Tool, c.Tool)
 }
 

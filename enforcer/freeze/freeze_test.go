@@ -101,7 +101,7 @@ func FuzzDocument(f *testing.F) {
 			return
 		}
 		for _, x := range list {
-			if !x.Stops(Call{x.Issuer, x.Sub, x.Client, x.Server, x.Tool}) {
+			if !x.Stops(Call{Issuer: x.Issuer, Sub: x.Sub, Client: x.Client, Server: x.Server, Tool: x.Tool}) {
 				t.Errorf("a freeze that stops nothing: %+v", x)
 			}
 		}
@@ -115,4 +115,24 @@ func FuzzDocument(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A subject can be frozen by the name that the record has for it.
+func TestAnAliasIsFrozen(t *testing.T) {
+	c := Call{Issuer: "https://i", Sub: "alice", Client: "c", Server: "v", Alias: "pseudonym:1"}
+	for _, x := range []struct {
+		target Target
+		stops  bool
+	}{
+		{Target{Issuer: "https://i", Sub: "pseudonym:1"}, true}, {Target{Issuer: "https://i", Sub: "alice"}, true},
+		{Target{Issuer: "https://j", Sub: "pseudonym:1"}, false}, {Target{Issuer: "https://i", Sub: "pseudonym:2"}, false},
+		{Target{Issuer: "https://i", Sub: "pseudonym:1", Server: "w"}, false},
+	} {
+		if got := x.target.Stops(c); got != x.stops {
+			t.Errorf("%+v: %v", x.target, got)
+		}
+	}
+	if (Target{Issuer: "https://i", Sub: "bob"}).Stops(Call{Issuer: "https://i", Sub: "alice"}) {
+		t.Error("no alias is everybody's")
+	}
 }
