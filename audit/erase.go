@@ -1,0 +1,338 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// ErasingStore keeps branches of bodies that can be written anew.
+type ErasingStore interface {
+	BodyStore
+	Branches(prefix string) ([]string, error)
+	// Files lists a folder of a commit, folders with a slash at the end; an
+	// error that wraps fs.ErrNotExist if there is no such folder.
+	Files(commit, dir string) ([]string, error)
+	// Rewrite replaces a branch that stands at old by one commit with the files
+	// that keep lets stay, or removes it if none does (""), durably, and takes
+	// the rest out of this store. If all stay, nothing happens (old).
+	Rewrite(ctx context.Context, branch, old string, keep func(path string) bool, message string, when time.Time) (string, error)
+	// Rewritten lists the branches that were rewritten, and are not yet so on
+	// the remote.
+	Rewritten(prefix string) ([]string, error)
+	// FetchNew brings in the branches that only the remote has.
+	FetchNew(ctx context.Context, prefixes ...string) error
+}
+
+// EraserConfig says whose bodies are dropped, and when.
+type EraserConfig struct {
+	Dir      string // the state directory
+	Enforcer string
+	Store    ErasingStore
+	Journal  *Journal  // this run's: erasures are recorded in it
+	Past     []*Past   // earlier runs' that are still on this disk
+	Bodies   []*Bodies // those that commit now; more by Add
+	// Subject gives a subject as the record has it now; Pseudonym as it has
+	// been recorded where a policy wanted pseudonyms. Both nil: as it is.
+	Subject, Pseudonym func(issuer, sub string) (string, string)
+	Retention          func() (age time.Duration, ok bool) // of the policy in force: 0 for ever; false: not known
+	ID                 func() string                       // a fresh id of an erasure
+	Now                func() time.Time                    // nil: time.Now
+	Log                *slog.Logger                        // nil: none
+}
+
+// Erasure is bodies that are to go, and how far that has come.
+type Erasure struct {
+	ID     string    `json:"id"`
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Issuer string    `json:"issuer,omitempty"` // those of this subject's calls
+	Sub    string    `json:"sub,omitempty"`
+	Call   string    `json:"call,omitempty"`  // those of this call
+	Before time.Time `json:"before,omitzero"` // those older than this: retention
+	Asked  time.Time `json:"asked"`           //
+	Steps  []Erased  `json:"branches"`        // what was written anew
+	Seen   bool      `json:"seen"`            // the remote was asked for branches that are not here, and nothing is left here
+	Done   bool      `json:"done"`            // nor on the remote, and it is recorded
+	Waits  string    `json:"waits,omitempty"` // why it is not done
+}
+
+// Erased is a branch that was written anew.
+type Erased struct {
+	Branch string `json:"branch"`
+	Old    string `json:"old"` // its tip before
+	New    string `json:"new"` // after; "" if nothing was left of it
+	Bodies int    `json:"bodies"`
+	Begun  bool   `json:"begun,omitempty"` // New is not known yet
+}
+
+// Count is the number of bodies that were dropped.
+func (e *Erasure) Count() (n int) {
+	for _, s := range e.Steps {
+		n += s.Bodies
+	}
+	return n
+}
+
+// What Status says of a KindErased entry.
+const (
+	StatusAsked   = "asked"   // an erasure begins
+	StatusErased  = "erased"  // it is done, here and on the remote
+	StatusExpired = "expired" // bodies older than the policy's retention are gone
+)
+
+// erasedDetail is the detail of a KindErased entry.
+type erasedDetail struct {
+	By       string    `json:"by,omitempty"`
+	Issuer   string    `json:"issuer,omitempty"` // the subject, as the record has it
+	Sub      string    `json:"sub,omitempty"`
+	Call     string    `json:"of_call,omitempty"`
+	Before   time.Time `json:"before,omitzero"`
+	Bodies   int       `json:"bodies"`
+	Branches []Erased  `json:"branches,omitempty"`
+}
+
+// ErrErasure is returned for an erasure that cannot be asked for like that.
+var ErrErasure = errors.New("audit: erasure")
+
+// Eraser drops bodies: those of a subject or a call, when an operator asks, and
+// those that are older than the policy's retention. It writes branches of
+// bodies anew, those of every run of its enforcer, and nothing else; the log
+// stays as it is, and the erasure is an entry of it. It is a Part of an Outlet,
+// after the Bodies.
+//
+// What is to be done is on this disk before it begins; a crash in the middle is
+// finished by the next start, and what cannot be done now (the remote is down)
+// by a later window. To do a step again changes nothing.
+type Eraser struct {
+	cfg EraserConfig
+
+	mu     sync.Mutex // one thing at a time
+	open   map[string]*Erasure
+	closed map[string]Erasure // done in this run
+	looked time.Time          // when what is too old was last looked for
+	erased struct {
+		sync.RWMutex
+		digests map[string]bool
+	}
+}
+
+// lookEvery is how often bodies that are too old are looked for.
+const lookEvery = time.Hour
+
+// NewEraser takes up what earlier runs did not finish.
+func NewEraser(cfg EraserConfig) (*Eraser, error) {
+	if cfg.Store == nil || cfg.Journal == nil || cfg.ID == nil || cfg.Enforcer == "" {
+		return nil, errors.New("audit: an eraser needs a store, a journal, an enforcer's name and ids")
+	}
+	same := func(issuer, sub string) (string, string) { return issuer, sub }
+	if cfg.Subject == nil {
+		cfg.Subject = same
+	}
+	if cfg.Pseudonym == nil {
+		cfg.Pseudonym = same
+	}
+	if cfg.Retention == nil {
+		cfg.Retention = func() (time.Duration, bool) { return 0, true }
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	e := &Eraser{cfg: cfg, open: map[string]*Erasure{}, closed: map[string]Erasure{}}
+	if err := errors.Join(e.loadErased(), e.loadOpen()); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// Add tells of one more that commits bodies.
+func (e *Eraser) Add(b *Bodies) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.cfg.Bodies = append(e.cfg.Bodies, b)
+}
+
+// Erased tells whether the body of this digest must not be published any more.
+func (e *Eraser) Erased(digest string) bool {
+	e.erased.RLock()
+	defer e.erased.RUnlock()
+	return e.erased.digests[digest]
+}
+
+// Ask begins an erasure: of a subject (Issuer and Sub) or of a Call, with By
+// and Reason. When it returns without an error, it is recorded that it was
+// asked for, and it will be done; what of it is done already, the Erasure says.
+func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
+	subject := ask.Issuer != "" && ask.Sub != ""
+	if subject == (ask.Call != "") || (ask.Issuer != "") != (ask.Sub != "") || ask.By == "" || ask.Reason == "" {
+		return Erasure{}, fmt.Errorf("%w: of a subject (issuer and sub) or of a call, with a reason", ErrErasure)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, o := range e.open { // asked again
+		if o.Issuer == ask.Issuer && o.Sub == ask.Sub && o.Call == ask.Call && o.Before.IsZero() {
+			_ = e.advance(ctx, o) // Waits says it
+			return *o, nil
+		}
+	}
+	er := &Erasure{
+		ID: e.cfg.ID(), By: ask.By, Reason: ask.Reason, Issuer: ask.Issuer, Sub: ask.Sub, Call: ask.Call,
+		Asked: e.cfg.Now().UTC(), Steps: []Erased{},
+	}
+	if err := e.record(ctx, er, StatusAsked); err != nil {
+		return Erasure{}, fmt.Errorf("nothing is erased, since that cannot be recorded: %w", err)
+	}
+	if err := e.save(er); err != nil {
+		return Erasure{}, err
+	}
+	e.open[er.ID] = er
+	_ = e.advance(ctx, er) // Waits says it
+	return *er, nil
+}
+
+func (e *Eraser) get(id string) Erasure {
+	if er, ok := e.open[id]; ok {
+		return *er
+	}
+	return e.closed[id]
+}
+
+// Get gives an erasure that is not done, or was done in this run.
+func (e *Eraser) Get(id string) (Erasure, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	er := e.get(id)
+	return er, er.ID != ""
+}
+
+// List gives the erasures that are not done, oldest first.
+func (e *Eraser) List() []Erasure {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	all := []Erasure{}
+	for _, er := range e.open {
+		all = append(all, *er)
+	}
+	slices.SortFunc(all, func(a, b Erasure) int { return cmp.Or(a.Asked.Compare(b.Asked), strings.Compare(a.ID, b.ID)) })
+	return all
+}
+
+// Commit goes on with what is not done, and drops what has become too old.
+func (e *Eraser) Commit(ctx context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	errs := []error{e.expire(ctx)}
+	for _, id := range slices.Sorted(maps.Keys(e.open)) {
+		errs = append(errs, e.advance(ctx, e.open[id]))
+	}
+	return errors.Join(errs...)
+}
+
+// Dirty names the branches that the remote has as they were before.
+func (e *Eraser) Dirty() []string {
+	names, err := e.cfg.Store.Rewritten(e.prefix())
+	if err != nil {
+		e.cfg.Log.Error("the branches that were written anew cannot be listed", "err", err)
+	}
+	return names
+}
+
+// Pushed finishes what waited for the push.
+func (e *Eraser) Pushed(ctx context.Context, _ map[string]string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var errs []error
+	for _, id := range slices.Sorted(maps.Keys(e.open)) {
+		errs = append(errs, e.advance(ctx, e.open[id]))
+	}
+	return errors.Join(errs...)
+}
+
+func (e *Eraser) prefix() string { return bodiesPrefix + e.cfg.Enforcer + "/" }
+
+// advance does what can be done of an erasure now. What it fails with, it says
+// in Waits, too.
+func (e *Eraser) advance(ctx context.Context, er *Erasure) error {
+	er.Waits = ""
+	err := e.step(ctx, er)
+	if err != nil {
+		er.Waits = err.Error()
+	}
+	return err
+}
+
+func (e *Eraser) step(ctx context.Context, er *Erasure) error {
+	if !er.Seen {
+		// Of a disk that was lost, the remote may have more than is here. What is
+		// here goes all the same.
+		unseen := e.cfg.Store.FetchNew(ctx, "audit/"+e.cfg.Enforcer+"/", e.prefix())
+		if err := e.drop(ctx, er); err != nil {
+			return errors.Join(unseen, err)
+		}
+		if unseen != nil {
+			return fmt.Errorf("what is here is gone, but the remote cannot be asked what it has: %w", unseen)
+		}
+		er.Seen = true
+		if err := e.save(er); err != nil {
+			return err
+		}
+	}
+	waiting, err := e.cfg.Store.Rewritten(e.prefix())
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(er.Steps, func(s Erased) bool { return slices.Contains(waiting, s.Branch) }) {
+		er.Waits = "the branches are not on the remote yet as they are here"
+		return nil
+	}
+	status := StatusErased
+	if !er.Before.IsZero() {
+		status = StatusExpired
+	}
+	if len(er.Steps) > 0 || er.Before.IsZero() {
+		if err := e.record(ctx, er, status); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(e.path(er.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("audit: %w", err)
+	}
+	er.Done, er.Waits = true, ""
+	delete(e.open, er.ID)
+	e.closed[er.ID] = *er
+	return nil
+}
+
+func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
+	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps}
+	if er.Sub != "" {
+		d.Issuer, d.Sub = e.cfg.Subject(er.Issuer, er.Sub)
+	}
+	if status == StatusAsked {
+		d.Branches = nil
+	}
+	if len(d.Branches) > maxNamedBranches {
+		d.Branches = d.Branches[:maxNamedBranches] // the line has a bound; the count is of all
+	}
+	detail, err := Detail(d)
+	if err != nil {
+		return err
+	}
+	_, err = e.cfg.Journal.Append(context.WithoutCancel(ctx), Entry{Kind: KindErased, Call: er.ID, Status: status, Reason: er.Reason, Detail: detail})
+	return err
+}
+
+// maxNamedBranches bounds those that an entry names.
+const maxNamedBranches = 128
