@@ -360,6 +360,20 @@ func because(g glance) string {
 	return ""
 }
 
+// Tally is what a commit holds, in numbers.
+type Tally struct {
+	Entries, Calls, Denied, Blocked, Approved, Rejected int
+	ApprovedBy                                          []string // names, each once
+	First, Last                                         time.Time
+}
+
+func (s *story) tally(first, last time.Time) Tally {
+	return Tally{
+		Entries: s.entries, Calls: s.calls, Denied: s.denied, Blocked: s.blocked, Approved: s.approvals, Rejected: s.rejections,
+		ApprovedBy: slices.Clone(s.approved), First: first, Last: last,
+	}
+}
+
 // subject gives for instance "14 calls · 2 denied · 1 approved by dana · policy 3f9c2e1".
 func (s *story) subject() string {
 	var parts []string

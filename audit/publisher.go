@@ -62,6 +62,9 @@ type PublisherConfig struct {
 	// if there is an error too. nil: nobody.
 	Cosign func(ctx context.Context, c Cosigning) (string, error)
 
+	// Told is told what each commit holds; nil: nobody.
+	Told func(Tally)
+
 	Now  func() time.Time                               // nil: time.Now
 	Log  *slog.Logger                                   // nil: none
 	Done func(c Checkpoint, signed string, pushed bool) // told of each commit and push; nil: nobody
@@ -264,6 +267,7 @@ type batch struct {
 	lines  []byte
 	leaves []tlog.Hash
 	month  string
+	begun  time.Time // of its first entry
 	story  story
 }
 
@@ -287,7 +291,7 @@ func (p *Publisher) read(from position, until uint64) (b batch, err error) {
 		}
 		month := g.Time.UTC().Format("2006-01")
 		if b.month == "" {
-			b.month = month
+			b.month, b.begun = month, g.Time
 		} else if month != b.month {
 			break
 		}
@@ -353,6 +357,9 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		return fmt.Errorf("audit: commit to %s: %w", b.at.branch, err)
 	}
 	p.arrive(b.at, c)
+	if p.cfg.Told != nil {
+		p.cfg.Told(b.story.tally(b.begun, b.at.last))
+	}
 	return nil
 }
 

@@ -32,8 +32,8 @@ type ChecksConfig struct {
 }
 
 // Checks shows on the policy's commits, as GitHub check runs, what an enforcer
-// made of them, and on the one in force the newest checkpoint of the record.
-// They are pointers for people, and an anchor while the host keeps them; the
+// made of them, and on the one in force the newest checkpoint of the record,
+// with what happened in numbers. They are pointers for people, and an anchor while the host keeps them; the
 // record is the audit log. Nothing waits for them: what cannot be sent is sent
 // later, and only the newest state of a commit is.
 type Checks struct {
@@ -46,6 +46,8 @@ type Checks struct {
 	order      []string
 	inForce    string
 	checkpoint string
+	sum        Counts // under the policy in force, in this run
+	news       Counts // of them: since GitHub was told
 }
 
 type checkRun struct {
@@ -104,6 +106,9 @@ func (c *Checks) InForce(commit, signer string) {
 			old.title, old.version, old.patient = "was in force, replaced by "+short(commit), old.version+1, false
 		}
 	}
+	if c.inForce != commit {
+		c.sum, c.news = Counts{}, Counts{}
+	}
 	c.inForce = commit
 	c.set(commit, checkRun{conclusion: "success", title: "in force", detail: "signed by " + orElse(signer, "nobody that was checked")})
 }
@@ -134,6 +139,14 @@ func (c *Checks) Checkpoint(note string) {
 	}
 }
 
+// Count adds what was published under the policy in force. It is shown with the
+// next checkpoint.
+func (c *Checks) Count(n Counts) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.sum, c.news = c.sum.plus(n), c.news.plus(n)
+}
+
 func (c *Checks) set(commit string, r checkRun) {
 	if have := c.runs[commit]; have != nil {
 		r.id, r.version, r.sent, r.sentAt = have.id, have.version, have.sent, have.sentAt
@@ -160,7 +173,7 @@ func (c *Checks) wake() {
 func (c *Checks) Run(ctx context.Context) error {
 	pause := time.Second
 	for {
-		commit, r, checkpoint, later := c.next()
+		commit, r, shown, later := c.next()
 		if r == nil && later {
 			if err := c.Sleep(ctx, time.Second); err != nil {
 				return err
@@ -175,7 +188,7 @@ func (c *Checks) Run(ctx context.Context) error {
 				return ctx.Err()
 			}
 		}
-		err := c.send(ctx, commit, r, checkpoint)
+		err := c.send(ctx, commit, r, shown)
 		wait := time.Duration(0)
 		var limit *github.RateLimitError
 		var abuse *github.AbuseRateLimitError
@@ -184,6 +197,7 @@ func (c *Checks) Run(ctx context.Context) error {
 		case err == nil:
 			pause = time.Second
 			c.done(commit, r)
+			c.told(shown)
 			wait = time.Second // between writes, as GitHub asks
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -209,7 +223,7 @@ func (c *Checks) Run(ctx context.Context) error {
 
 // next returns a copy of a run that GitHub does not have yet, the newest first,
 // or tells that there will be one later.
-func (c *Checks) next() (commit string, r *checkRun, checkpoint string, later bool) {
+func (c *Checks) next() (commit string, r *checkRun, show published, later bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := len(c.order) - 1; i >= 0; i-- {
@@ -222,12 +236,12 @@ func (c *Checks) next() (commit string, r *checkRun, checkpoint string, later bo
 		if have.version != have.sent {
 			one := *have
 			if commit == c.inForce {
-				checkpoint = c.checkpoint
+				show = published{c.checkpoint, c.sum, c.news}
 			}
-			return commit, &one, checkpoint, false
+			return commit, &one, show, false
 		}
 	}
-	return "", nil, "", later
+	return "", nil, published{}, later
 }
 
 func (c *Checks) done(commit string, r *checkRun) {
@@ -247,7 +261,7 @@ func (c *Checks) lost(commit string) {
 	}
 }
 
-func (c *Checks) send(ctx context.Context, commit string, r *checkRun, checkpoint string) error {
+func (c *Checks) send(ctx context.Context, commit string, r *checkRun, show published) error {
 	token, err := c.Token(ctx)
 	if err != nil {
 		return fmt.Errorf("token: %w", err)
@@ -258,7 +272,7 @@ func (c *Checks) send(ctx context.Context, commit string, r *checkRun, checkpoin
 		name += " / " + c.Name
 	}
 	now := github.Timestamp{Time: c.Now().UTC()}
-	out := r.output(short(commit)+" "+r.title, checkpoint)
+	out := r.output(short(commit)+" "+r.title, show)
 	if r.id == 0 {
 		run, _, err := api.Checks.CreateCheckRun(ctx, c.Owner, c.Repo, github.CreateCheckRunOptions{Name: name, HeadSHA: commit,
 			Status: github.String("completed"), Conclusion: &r.conclusion, CompletedAt: &now, Output: out})
@@ -277,12 +291,10 @@ func (c *Checks) send(ctx context.Context, commit string, r *checkRun, checkpoin
 
 // output sets everything that others wrote as indented code, in which Markdown
 // finds no links, images or mentions.
-func (r *checkRun) output(title, checkpoint string) *github.CheckRunOutput {
+func (r *checkRun) output(title string, show published) *github.CheckRunOutput {
 	var s strings.Builder
 	fmt.Fprintf(&s, "The policy at this commit is %s.\n\n%s", r.title, code(r.detail, 20_000))
-	if checkpoint != "" {
-		fmt.Fprintf(&s, "\nNewest checkpoint of the record:\n\n%s", code(checkpoint, 10_000))
-	}
+	s.WriteString(show.markdown())
 	out := &github.CheckRunOutput{Title: github.String(title), Summary: github.String(s.String())}
 	for i, p := range r.problems {
 		if i == 50 { // GitHub's bound for one request; the summary has them all

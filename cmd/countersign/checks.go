@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"countersign/audit"
 	"countersign/bot"
 )
 
@@ -39,6 +40,13 @@ func (c *checks) told(commit, signer string, rejected error) {
 func (c *checks) checkpoint(note string) {
 	if c.runs != nil {
 		c.runs.Checkpoint(note)
+	}
+}
+
+// count is what the publisher of the record calls after a commit.
+func (c *checks) count(n audit.Tally) {
+	if c.runs != nil {
+		c.runs.Count(bot.Counts(n))
 	}
 }
 

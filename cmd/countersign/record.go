@@ -40,6 +40,7 @@ type record struct {
 	recovery enforcer.Recovery
 	outside  outside
 	anchor   func(checkpoint string) // told of each pushed checkpoint
+	told     func(audit.Tally)       // of each commit of this run
 }
 
 // openRecord takes up what earlier runs left: their entries are committed, so
@@ -162,6 +163,13 @@ func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
 	if r.outside.witnesses != nil {
 		pc.Cosign = r.outside.witnesses.Cosign
+	}
+	if pc.Journal != nil {
+		pc.Told = func(n audit.Tally) {
+			if r.told != nil {
+				r.told(n)
+			}
+		}
 	}
 	pc.Done = func(cp audit.Checkpoint, signed string, pushed bool) {
 		if pushed && pc.Journal != nil && r.anchor != nil {

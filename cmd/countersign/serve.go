@@ -128,7 +128,7 @@ func serve(ctx context.Context, c config) (err error) {
 	if err != nil {
 		return err
 	}
-	p.policy.told, p.record.anchor = checks.told, checks.checkpoint
+	p.policy.told, p.record.anchor, p.record.told = checks.told, checks.checkpoint, checks.count
 	p.policy.begin(ctx, gate)
 
 	p.begin(ctx)
