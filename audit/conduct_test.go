@@ -1,0 +1,281 @@
+package audit
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"testing/fstest"
+	"time"
+
+	"countersign/rules"
+)
+
+// conductPolicy asks people about one tool, and allows another.
+func conductPolicy(t *testing.T) *rules.Policy {
+	t.Helper()
+	files := fstest.MapFS{}
+	for name, text := range map[string]string{
+		"countersign.yaml": "version: 1\n",
+		"servers/db.yaml":  "server: db\nurl: https://db.example/mcp\n",
+		"approvers.yaml": `people:
+  dana: { issuer: https://id.example, sub: dana }
+  erin: { issuer: https://id.example, sub: erin }
+  finn: { issuer: https://id.example, sub: finn }
+sets:
+  dba: { members: [dana, erin], approve_via: oidc }
+  sre: { members: [finn], approve_via: oidc }
+`,
+		"rules/db.yaml": `- id: drops
+  server: db
+  tool: drop
+  effect: approve
+  reason: A DBA looks at it
+  approval: { approvers: dba, quorum: 2 }
+- id: reads
+  server: db
+  tool: query
+  effect: allow
+`,
+	} {
+		files[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	p, err := rules.Load(files, "c0ffee")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// scene is the entries of one log, as they are told to a conduct.
+type scene struct {
+	policy  *rules.Policy
+	entries []Entry
+}
+
+func (s *scene) add(e Entry) { s.entries = append(s.entries, e) }
+
+func (s *scene) drop(i int)         { s.entries = append(s.entries[:i:i], s.entries[i+1:]...) }
+func (s *scene) edit(i int) *Entry  { return &s.entries[i] }
+func (s *scene) doc(i int) approval { return readApproval(s.entries[i].Detail) }
+
+type approval map[string]any
+
+func readApproval(d json.RawMessage) (a approval) {
+	if json.Unmarshal(d, &a) != nil {
+		return nil
+	}
+	return a
+}
+
+// set changes the approval that an entry holds.
+func (s *scene) set(i int, change func(a approval)) {
+	a := s.doc(i)
+	change(a)
+	s.entries[i].Detail, _ = json.Marshal(a)
+}
+
+// goodScene is a call that is allowed (1, 2), one that two people approve
+// (asked 3, votes 4 and 5, spent 6, intent 7, outcome 8), and a refusal (9).
+func goodScene(t *testing.T) *scene {
+	s := &scene{policy: conductPolicy(t)}
+	facts := json.RawMessage(`{"facts":{}}`)
+	about := Entry{Policy: "c0ffee", Issuer: "https://id.example", Sub: "alice", Client: "ide", Server: "db", Method: "tools/call"}
+	call := func(kind Kind, id, tool string) Entry {
+		e := about
+		e.Kind, e.Call, e.Tool = kind, id, tool
+		if kind == KindIntent {
+			e.Detail = facts
+		}
+		return e
+	}
+	s.add(Entry{Kind: KindPolicy, Policy: "c0ffee", Status: "accepted"})
+	read := call(KindIntent, "c_1", "query")
+	read.Effect, read.Rules = "allow", []string{"reads"}
+	s.add(read)
+	s.add(call(KindOutcome, "c_1", "query"))
+
+	asks := []rules.Ask{{Rule: "drops", Approvers: "dba", Quorum: 2}}
+	a := approval{
+		"id": "ap_1", "subject": map[string]string{"Issuer": about.Issuer, "Sub": "alice"}, "client": "ide", "server": "db", "method": "tools/call", "tool": "drop",
+		"digest": "d1", "asks": asks, "policy": "c0ffee", "state": "pending", "created": noon, "expires": noon.Add(time.Hour),
+		"rules_digest": s.policy.AsksDigest("db", rules.Subject{Issuer: about.Issuer, Sub: "alice"}, "ide", asks),
+	}
+	entry := func(status, call string) {
+		e := about
+		e.Kind, e.Approval, e.Status, e.Call, e.Tool = KindApproval, "ap_1", status, call, "drop"
+		e.Detail, _ = json.Marshal(maps.Clone(a))
+		s.add(e)
+	}
+	by := func(name string, at time.Duration) map[string]any {
+		return map[string]any{"person": name, "issuer": about.Issuer, "sub": name, "sets": []string{"dba"}, "approve": true, "at": noon.Add(at)}
+	}
+	entry("asked", "c_2")
+	a["votes"] = []any{by("dana", time.Minute)}
+	entry("voted", "c_2")
+	a["votes"], a["state"] = []any{by("dana", time.Minute), by("erin", 2*time.Minute)}, "approved"
+	entry("approved", "c_2")
+	a["state"], a["spent_by"], a["ended"] = "spent", "c_2", noon.Add(3*time.Minute)
+	entry("spent", "c_2")
+	drop := call(KindIntent, "c_2", "drop")
+	drop.Effect, drop.Rules, drop.Approval, drop.Digest = "approve", []string{"drops"}, "ap_1", "d1"
+	s.add(drop)
+	s.add(call(KindOutcome, "c_2", "drop"))
+	refused := call(KindRefused, "c_3", "alter")
+	refused.Effect, refused.Detail = "deny", facts
+	s.add(refused)
+	return s
+}
+
+// told is what a conduct says of the scene, as one log.
+func (s *scene) told(withPolicy bool) (problems []Problem, notes []string, c Checked) {
+	pol := &policies{known: map[string]bool{}}
+	if withPolicy {
+		pol.load = func(commit string) (*rules.Policy, error) {
+			if commit != "c0ffee" {
+				return nil, fmt.Errorf("nobody has seen %s", commit)
+			}
+			return s.policy, nil
+		}
+	}
+	con := newConduct(func(p Problem) { problems = append(problems, p) }, pol)
+	pol.calls = con
+	l := newLog("demo/i1")
+	for i := range s.entries {
+		e := s.entries[i]
+		e.Seq, e.Time = uint64(i)+1, noon.Add(3*time.Minute+time.Duration(i)*time.Second)
+		con.take(&l.calls, Problem{Origin: "demo/i1"}, &e)
+		l.Last = e.Time
+	}
+	notes = con.settle([]*logState{l})
+	return problems, notes, con.Checked
+}
+
+func TestConduct(t *testing.T) {
+	s := goodScene(t)
+	ps, notes, c := s.told(true)
+	if len(ps) > 0 || len(notes) > 0 {
+		t.Fatalf("a good record: %v %v", ps, notes)
+	}
+	want := Checked{Calls: 2, Closed: 2, Refused: 1, Approved: 1, Approvals: 1, Votes: 2, Policies: 1, Decided: 3, Members: 2}
+	if fmt.Sprint(c) != fmt.Sprint(want) {
+		t.Errorf("counts\n%+v\n%+v", c, want)
+	}
+	vote := func(a approval, i int) map[string]any { return a["votes"].([]any)[i].(map[string]any) }
+	for _, bad := range []struct {
+		what   string
+		policy bool
+		class  Class
+		says   string
+		change func(s *scene)
+	}{
+		{"no intent", false, ClassCall, "no intent before it", func(s *scene) { s.drop(1) }},
+		{"two outcomes", false, ClassCall, "has an outcome already", func(s *scene) { s.add(s.entries[2]) }},
+		{"an id again", false, ClassCall, "that of an earlier call", func(s *scene) { s.add(s.entries[1]) }},
+		{"forwarded twice", false, ClassCall, "a second time", func(s *scene) { s.entries[2] = s.entries[1] }},
+		{"forwarded, then refused", false, ClassCall, "was forwarded before", func(s *scene) {
+			s.edit(9).Call = "c_4"
+			s.add(s.entries[9])
+			s.edit(9).Kind = KindIntent
+			s.edit(9).Effect = "allow"
+		}},
+		{"denied, and forwarded", false, ClassCall, "its decision was deny", func(s *scene) { s.edit(1).Effect = "deny" }},
+		{"no decision", false, ClassCall, "names no decision", func(s *scene) { s.edit(1).Effect = "" }},
+		{"closed as another run's", false, ClassCall, "it is one of this", func(s *scene) { s.edit(2).Kind = KindRecovered }},
+		{"closes nothing", false, ClassCall, "no earlier incarnation left open", func(s *scene) { s.add(Entry{Kind: KindRecovered, Call: "c_9"}) }},
+		{"a policy that was not in force", false, ClassPolicy, "no entry of this log before it puts in force", func(s *scene) { s.edit(1).Policy = "badc0de" }},
+		{"no approval named", false, ClassApproval, "names none", func(s *scene) { s.edit(7).Approval = "" }},
+		{"not spent", false, ClassApproval, "no entry before it says", func(s *scene) { s.drop(6) }},
+		{"spent after", false, ClassApproval, "no entry before it says", func(s *scene) { s.entries[6], s.entries[7] = s.entries[7], s.entries[6] }},
+		{"spent for another call", false, ClassApproval, "no entry before it says", func(s *scene) { s.edit(6).Call = "c_9"; s.set(6, func(a approval) { a["spent_by"] = "c_9" }) }},
+		{"spent twice", false, ClassApproval, "and before for call c_2", func(s *scene) {
+			s.add(s.entries[6])
+			s.edit(10).Call = "c_9"
+			s.set(10, func(a approval) { a["spent_by"] = "c_9" })
+		}},
+		{"one vote", false, ClassApproval, "was used with the votes of dana, and needs 2 of dba", func(s *scene) { s.set(6, func(a approval) { a["votes"] = a["votes"].([]any)[:1] }) }},
+		{"one person twice", false, ClassApproval, "needs 2 of dba", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["person"] = "dana" }) }},
+		{"votes of another set", false, ClassApproval, "needs 2 of dba", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["sets"] = []string{"sre"} }) }},
+		{"nobody asked", false, ClassApproval, "needs somebody to have been asked", func(s *scene) { s.set(6, func(a approval) { a["asks"] = nil }) }},
+		{"a denial", false, ClassApproval, "erin had denied it", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["approve"] = false }) }},
+		{"a vote after", false, ClassApproval, "before the vote of erin", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["at"] = noon.Add(time.Hour) }) }},
+		{"expired", false, ClassApproval, "and was good until", func(s *scene) { s.set(6, func(a approval) { a["expires"] = noon }) }},
+		{"their own", false, ClassApproval, "who had asked for it", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["sub"] = "alice" }) }},
+		{"for somebody else", false, ClassApproval, "asked for somebody else", func(s *scene) { s.edit(7).Sub = "bob" }},
+		{"for another tool", false, ClassApproval, "was asked for tools/call drop", func(s *scene) { s.edit(7).Tool = "drop-all" }},
+		{"for other arguments", true, ClassApproval, "given for other arguments", func(s *scene) { s.edit(7).Digest = "d2" }},
+		{"no window", false, ClassApproval, "and grants none", func(s *scene) { s.edit(6).Status = "used" }},
+		{"another decision", true, ClassDecision, "decides allow (reads), and the entry says allow (anything)", func(s *scene) { s.edit(1).Rules = []string{"anything"} }},
+		{"an unknown policy", true, ClassPolicy, "nobody has seen badc0de", func(s *scene) {
+			s.edit(0).Policy = "badc0de"
+			s.edit(1).Policy = "badc0de"
+			s.add(Entry{Kind: KindPolicy, Policy: "c0ffee", Status: "accepted"})
+		}},
+		{"a lower quorum than the policy's", true, ClassApproval, "under policy c0ffee that is 2 of dba by rule drops", func(s *scene) {
+			s.set(6, func(a approval) { a["asks"] = []rules.Ask{{Rule: "drops", Approvers: "dba", Quorum: 1}} })
+		}},
+		{"other rules", true, ClassApproval, "that are not those of policy c0ffee", func(s *scene) { s.set(6, func(a approval) { a["rules_digest"] = "sha256:x" }) }},
+		{"a voter who is not of the set", true, ClassApproval, "finn, who is not of dba", func(s *scene) {
+			for _, i := range []int{5, 6} {
+				s.set(i, func(a approval) { vote(a, 1)["person"], vote(a, 1)["sub"] = "finn", "finn" })
+			}
+		}},
+		{"a voter under a false name", true, ClassApproval, "does not know by that name", func(s *scene) { s.set(6, func(a approval) { vote(a, 1)["sub"] = "finn" }) }},
+	} {
+		s := goodScene(t)
+		bad.change(s)
+		ps, _, _ := s.told(bad.policy)
+		found := false
+		for _, p := range ps {
+			found = found || p.Class == bad.class && strings.Contains(p.Text, bad.says)
+		}
+		if !found {
+			t.Errorf("%s: %v", bad.what, ps)
+		}
+	}
+}
+
+// What is no fault is none.
+func TestConductLetsPass(t *testing.T) {
+	for what, change := range map[string]func(s *scene){
+		"an open call": func(s *scene) { s.drop(2) },
+		"what a server asks": func(s *scene) {
+			e := s.entries[1]
+			e.Method = "server:sampling/createMessage"
+			s.entries = append(s.entries, e)
+		},
+		"answered by the enforcer": func(s *scene) { s.add(Entry{Kind: KindOutcome, Call: "c_8", Server: "*"}) },
+		"told to the server": func(s *scene) {
+			e := s.entries[1]
+			e.Method, e.Digest, e.Tool = "notifications/cancelled", "", ""
+			s.entries = append(s.entries[:2:2], append([]Entry{e}, s.entries[2:]...)...)
+		},
+		"arguments that are masked": func(s *scene) { s.edit(1).Args, s.edit(1).Rules = `{"a":"[masked: key]"}`, []string{"x"} },
+		"a vote of another log":     func(s *scene) { s.drop(4) },
+	} {
+		s := goodScene(t)
+		change(s)
+		if ps, _, _ := s.told(true); len(ps) > 0 {
+			t.Errorf("%s: %v", what, ps)
+		}
+	}
+	s := goodScene(t)
+	s.drop(2)
+	if _, notes, c := s.told(true); c.Open != 1 || len(notes) != 1 || !strings.Contains(notes[0], "call c_1 (db query, entry 2) is open at the end of demo/i1: no outcome, 7s after its intent") {
+		t.Errorf("%q", notes)
+	}
+	s = goodScene(t)
+	s.edit(7).Digest = "d2"
+	if ps, _, c := s.told(false); len(ps) > 0 || c.Bound != 1 {
+		t.Errorf("without the policy nobody can tell: %v", ps)
+	}
+	// A fault that every call shows is told so often, and no more.
+	s = goodScene(t)
+	for i := range 3 * maxTold {
+		s.add(Entry{Kind: KindOutcome, Call: fmt.Sprint("c_x", i)})
+	}
+	if ps, _, _ := s.told(false); len(ps) != maxTold+1 {
+		t.Errorf("%d problems", len(ps))
+	}
+}
