@@ -542,7 +542,7 @@ func TestStockSQLite(t *testing.T) {
 	}
 }
 
-var made = flag.Int("entries", 50_000, "entries of the made year in BenchmarkYear")
+var made = flag.Int("entries", 200_000, "entries of the made year in BenchmarkYear")
 
 // BenchmarkYear measures the index over a made year: two enforcers, a hundred
 // subjects, ten servers with twenty tools.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"path"
 	"regexp"
 	"slices"
@@ -34,18 +35,25 @@ type Filter struct {
 	Masked           bool      // only where something was masked
 }
 
-// columns are the conditions on words, by the columns of table entry.
+// columns are the conditions on words, by the columns of table combo.
 func (f *Filter) columns() map[string][]string {
 	return map[string][]string{
-		"kind": f.Kinds, "issuer": f.Issuers, "sub": f.Subjects, "client": f.Clients, "holder": f.Holders, "session": f.Sessions,
-		"server": f.Servers, "method": f.Methods, "tool": f.Tools, "status": f.Statuses, "decision": f.Decisions, "lease": f.Leases,
+		"kind": f.Kinds, "issuer": f.Issuers, "sub": f.Subjects, "client": f.Clients,
+		"server": f.Servers, "method": f.Methods, "tool": f.Tools, "status": f.Statuses, "decision": f.Decisions,
 	}
+}
+
+// own are those by the columns of table entry.
+func (f *Filter) own() map[string][]string {
+	return map[string][]string{"holder": f.Holders, "session": f.Sessions, "lease": f.Leases}
 }
 
 // Unknown lists values of a filter that no entry of the record has, by column.
 func (x *Index) Unknown(ctx context.Context, f Filter) (map[string][]string, error) {
 	out := map[string][]string{}
-	for col, values := range f.columns() {
+	all := f.columns()
+	maps.Copy(all, f.own())
+	for col, values := range all {
 		for _, v := range values {
 			ids, err := x.words(ctx, col, matches(v))
 			if err != nil {
@@ -106,7 +114,11 @@ func (c *condition) add(text string, args ...any) {
 }
 
 func (c *condition) in(col string, values []any) {
-	if len(values) == 0 {
+	switch len(values) {
+	case 1:
+		c.add(col+" = ?", values[0])
+		return
+	case 0:
 		c.add("0") // nothing in the record is meant
 		return
 	}
@@ -120,84 +132,114 @@ func (c *condition) String() string {
 	return strings.Join(c.text, " AND ")
 }
 
-// where turns the conditions on words, which entry and tally have in common,
-// into SQL.
+// byWord adds that a column of a table has one of the texts that are meant.
+func (x *Index) byWord(ctx context.Context, c *condition, table, col string, meant func(string) bool) error {
+	ids, err := x.words(ctx, col, meant)
+	c.in(table+"."+col, list(ids))
+	return err
+}
+
+func oneOf(values []string) func(string) bool {
+	var tests []func(string) bool
+	for _, v := range values {
+		tests = append(tests, matches(v))
+	}
+	return func(s string) bool {
+		return slices.ContainsFunc(tests, func(t func(string) bool) bool { return t(s) })
+	}
+}
+
+// where turns the conditions on what entries have in common into SQL.
 func (x *Index) where(ctx context.Context, f Filter) (*condition, error) {
 	c := &condition{}
-	byWord := func(col string, meant func(string) bool) error {
-		ids, err := x.words(ctx, col, meant)
-		c.in(col, list(ids))
-		return err
-	}
-	oneOf := func(values []string) func(string) bool {
-		var tests []func(string) bool
-		for _, v := range values {
-			tests = append(tests, matches(v))
-		}
-		return func(s string) bool { return slices.ContainsFunc(tests, func(t func(string) bool) bool { return t(s) }) }
-	}
+	var errs []error
 	for col, values := range f.columns() {
 		if len(values) > 0 {
-			if err := byWord(col, oneOf(values)); err != nil {
-				return nil, err
-			}
+			errs = append(errs, x.byWord(ctx, c, "combo", col, oneOf(values)))
 		}
 	}
 	if len(f.Rules) > 0 {
 		meant := oneOf(f.Rules)
-		if err := byWord("rules", func(s string) bool {
+		errs = append(errs, x.byWord(ctx, c, "combo", "rules", func(s string) bool {
 			var ids []string
 			return json.Unmarshal([]byte(s), &ids) == nil && slices.ContainsFunc(ids, meant)
-		}); err != nil {
-			return nil, err
-		}
+		}))
 	}
 	if len(f.Policies) > 0 {
-		if err := byWord("policy", func(s string) bool {
+		errs = append(errs, x.byWord(ctx, c, "combo", "policy", func(s string) bool {
 			return slices.ContainsFunc(f.Policies, func(p string) bool { return strings.HasPrefix(s, strings.ToLower(p)) })
-		}); err != nil {
+		}))
+	}
+	return c, errors.Join(errs...)
+}
+
+// combos gives the combinations that are meant.
+func (x *Index) combos(ctx context.Context, c *condition) ([]numbered, error) {
+	return collect(ctx, x.db, scanCombo, "SELECT * FROM combo WHERE "+c.String(), c.args...)
+}
+
+// whereEntry turns all conditions into SQL on entry.
+func (x *Index) whereEntry(ctx context.Context, f Filter) (*condition, error) {
+	common, err := x.where(ctx, f)
+	if err != nil {
+		return nil, err
+	}
+	c := &condition{}
+	if len(common.text) > 0 {
+		meant, err := x.combos(ctx, common)
+		if err != nil {
 			return nil, err
+		}
+		var ids []any
+		for _, m := range meant {
+			ids = append(ids, m.id)
+		}
+		if len(ids) <= maxListed {
+			c.in("e.combo", ids)
+		} else {
+			c.add("e.combo IN (SELECT id FROM combo WHERE "+common.String()+")", common.args...)
+		}
+	}
+	for col, values := range f.own() {
+		if len(values) > 0 {
+			if err := x.byWord(ctx, c, "e", col, oneOf(values)); err != nil {
+				return nil, err
+			}
 		}
 	}
 	if f.Text != "" {
 		sought := strings.ToLower(f.Text)
-		if err := byWord("reason", func(s string) bool { return strings.Contains(strings.ToLower(s), sought) }); err != nil {
+		if err := x.byWord(ctx, c, "e", "reason", func(s string) bool { return strings.Contains(strings.ToLower(s), sought) }); err != nil {
 			return nil, err
 		}
 	}
-	return c, nil
-}
-
-// whereEntry is where, and the conditions that only entry has columns for.
-func (x *Index) whereEntry(ctx context.Context, f Filter) (*condition, error) {
-	c, err := x.where(ctx, f)
-	if err != nil {
-		return nil, err
-	}
 	if len(f.Calls) > 0 {
-		c.in("call", list(f.Calls))
+		c.in("e.call", list(f.Calls))
 	}
 	if len(f.Approvals) > 0 {
-		c.in("approval", list(f.Approvals))
+		c.in("e.approval", list(f.Approvals))
 	}
 	if !f.Since.IsZero() {
-		c.add("time >= ?", f.Since.UnixMicro())
+		c.add("e.time >= ?", f.Since.UnixMicro())
 	}
 	if !f.Until.IsZero() {
-		c.add("time < ?", f.Until.UnixMicro())
+		c.add("e.time < ?", f.Until.UnixMicro())
 	}
 	if f.Masked {
-		c.add("masked > 0")
+		c.add("e.masked > 0")
 	}
 	if f.Log != "" {
 		ids, err := x.logs(ctx, f.Log)
 		if err != nil {
 			return nil, err
 		}
-		c.in("branch", list(ids))
+		c.in("e.branch", list(ids))
 	}
 	return c, nil
 }
+
+// maxListed is how many values stand in a statement.
+const maxListed = 10_000
 
 // logs finds the branches that begin so.
 func (x *Index) logs(ctx context.Context, prefix string) ([]int64, error) {
@@ -294,7 +336,7 @@ func (x *Index) entries(ctx context.Context, f Filter, newestFirst bool, also st
 			than, order = "<", " DESC"
 		}
 		query := "SELECT " + keyColumns + " FROM entry e JOIN branch b ON b.id = e.branch JOIN batch t ON t.id = e.batch WHERE " + also + " AND " +
-			qualified(c.String()) + "%s ORDER BY e.time" + order + ", e.branch" + order + ", e.seq" + order + " LIMIT ?"
+			c.String() + "%s ORDER BY e.time" + order + ", e.branch" + order + ", e.seq" + order + " LIMIT ?"
 		args = append(args, c.args...)
 		from := []any{}
 		after := ""
@@ -319,11 +361,6 @@ func (x *Index) entries(ctx context.Context, f Filter, newestFirst bool, also st
 		}
 	}
 }
-
-var bare = regexp.MustCompile(`(^| AND )([a-z]+)( IN | [<>=]+ )`)
-
-// qualified says of each column that it is the entry's.
-func qualified(where string) string { return bare.ReplaceAllString(where, "${1}e.${2}${3}") }
 
 // lines are those of a file that was read.
 type lines struct {

@@ -12,15 +12,17 @@ const application = 0x43536978
 // words. Times are in microseconds since 1970, UTC.
 //
 // Text that comes again and again is in word, once for each column that it
-// stands in, so that a year of entries stays small. decision and rules of an
-// outcome are those of its intent, which has them in the record.
+// stands in, and what entries have in common is in combo, once for each
+// combination, so that a year of entries stays small, and a condition is held
+// against combinations first. decision and rules of an outcome are those of its
+// intent, which has them in the record.
 //
 // An entry's line is not here. batch says which file of the clone it stands in,
 // and at which line, from 0.
 //
-// tally adds up calls by day and everything else that is in its columns. A call
-// counts when it ends. took has how long each took, in microseconds, as unsigned
-// varints (encoding/binary); as many as there are calls.
+// tally has the calls that ended on a day. calls is a sequence of unsigned
+// varints (encoding/binary): a combination's id, how many values were masked, how
+// many calls there are, and how long each took, in microseconds; and so on.
 const schema = `
 PRAGMA application_id = 0x43536978;
 PRAGMA user_version = 1;
@@ -40,9 +42,14 @@ CREATE TABLE batch (
 );
 CREATE TABLE word (
   id INTEGER PRIMARY KEY,
-  col TEXT NOT NULL,            -- the column of entry
+  col TEXT NOT NULL,            -- the column of combo or entry
   text TEXT NOT NULL,           -- of rules: a JSON array
   UNIQUE (col, text)
+);
+CREATE TABLE combo (
+  id INTEGER PRIMARY KEY,
+  kind INTEGER, policy INTEGER, issuer INTEGER, sub INTEGER, client INTEGER, server INTEGER, method INTEGER, tool INTEGER,
+  decision INTEGER, rules INTEGER, status INTEGER
 );
 CREATE TABLE entry (
   time INTEGER NOT NULL,
@@ -50,12 +57,9 @@ CREATE TABLE entry (
   seq INTEGER NOT NULL,
   batch INTEGER NOT NULL,
   at INTEGER NOT NULL,
-  kind INTEGER NOT NULL,
-  call TEXT,
-  approval TEXT,
-  policy INTEGER, issuer INTEGER, sub INTEGER, client INTEGER, holder INTEGER, session INTEGER,
-  server INTEGER, method INTEGER, tool INTEGER, decision INTEGER, rules INTEGER, reason INTEGER,
-  lease INTEGER, status INTEGER,
+  combo INTEGER NOT NULL,
+  call TEXT, approval TEXT,
+  holder INTEGER, session INTEGER, reason INTEGER, lease INTEGER,
   took INTEGER,                 -- microseconds
   masked INTEGER,               -- values
   PRIMARY KEY (time, branch, seq)
@@ -66,12 +70,9 @@ CREATE INDEX entry_session ON entry (session) WHERE session IS NOT NULL;
 CREATE INDEX entry_holder ON entry (holder) WHERE holder IS NOT NULL;
 CREATE INDEX entry_lease ON entry (lease) WHERE lease IS NOT NULL;
 CREATE TABLE tally (
+  id INTEGER PRIMARY KEY,
   day INTEGER NOT NULL,         -- days since 1970
-  issuer INTEGER, sub INTEGER, client INTEGER, server INTEGER, method INTEGER, tool INTEGER,
-  decision INTEGER, rules INTEGER, status INTEGER,
-  calls INTEGER NOT NULL,
-  masked INTEGER NOT NULL,
-  took BLOB NOT NULL
+  calls BLOB NOT NULL
 );
 CREATE INDEX tally_day ON tally (day);
 CREATE TABLE approval (
@@ -85,21 +86,22 @@ CREATE TABLE approval (
 CREATE TABLE rewritten (at INTEGER NOT NULL, branch TEXT NOT NULL, was TEXT NOT NULL, became TEXT NOT NULL);
 CREATE VIEW entries AS
 SELECT strftime('%Y-%m-%dT%H:%M:%S', e.time / 1000000, 'unixepoch') || printf('.%06dZ', e.time % 1000000) AS time,
-  b.name AS branch, e.seq, k.text AS kind, e.call, e.approval,
-  (SELECT text FROM word WHERE id = e.policy) AS policy,
-  (SELECT text FROM word WHERE id = e.issuer) AS issuer,
-  (SELECT text FROM word WHERE id = e.sub) AS sub,
-  (SELECT text FROM word WHERE id = e.client) AS client,
+  b.name AS branch, e.seq, e.call, e.approval,
+  (SELECT text FROM word WHERE id = c.kind) AS kind,
+  (SELECT text FROM word WHERE id = c.policy) AS policy,
+  (SELECT text FROM word WHERE id = c.issuer) AS issuer,
+  (SELECT text FROM word WHERE id = c.sub) AS sub,
+  (SELECT text FROM word WHERE id = c.client) AS client,
   (SELECT text FROM word WHERE id = e.holder) AS holder,
   (SELECT text FROM word WHERE id = e.session) AS session,
-  (SELECT text FROM word WHERE id = e.server) AS server,
-  (SELECT text FROM word WHERE id = e.method) AS method,
-  (SELECT text FROM word WHERE id = e.tool) AS tool,
-  (SELECT text FROM word WHERE id = e.decision) AS decision,
-  (SELECT text FROM word WHERE id = e.rules) AS rules,
+  (SELECT text FROM word WHERE id = c.server) AS server,
+  (SELECT text FROM word WHERE id = c.method) AS method,
+  (SELECT text FROM word WHERE id = c.tool) AS tool,
+  (SELECT text FROM word WHERE id = c.decision) AS decision,
+  (SELECT text FROM word WHERE id = c.rules) AS rules,
   (SELECT text FROM word WHERE id = e.reason) AS reason,
   (SELECT text FROM word WHERE id = e.lease) AS lease,
-  (SELECT text FROM word WHERE id = e.status) AS status,
+  (SELECT text FROM word WHERE id = c.status) AS status,
   e.took / 1000.0 AS ms, e.masked
-FROM entry e JOIN branch b ON b.id = e.branch JOIN word k ON k.id = e.kind;
+FROM entry e JOIN branch b ON b.id = e.branch JOIN combo c ON c.id = e.combo;
 `

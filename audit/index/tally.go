@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"strings"
 	"time"
 )
 
@@ -20,8 +21,8 @@ type Tally struct {
 }
 
 // Tallies gives the calls that are meant and have ended. Of a filter that names
-// none of calls, approvals, sessions, holders, policies, leases, text, log, kinds
-// and masks, whole days come added up.
+// none of calls, approvals, sessions, holders, leases, text, log and masks, whole
+// days come added up.
 func (x *Index) Tallies(ctx context.Context, f Filter) iter.Seq2[Tally, error] {
 	return func(yield func(Tally, error) bool) {
 		words, err := x.texts(ctx)
@@ -30,7 +31,7 @@ func (x *Index) Tallies(ctx context.Context, f Filter) iter.Seq2[Tally, error] {
 			return
 		}
 		single := f.Text != "" || f.Log != "" || f.Masked ||
-			len(f.Calls)+len(f.Approvals)+len(f.Sessions)+len(f.Holders)+len(f.Policies)+len(f.Leases)+len(f.Kinds) > 0
+			len(f.Calls)+len(f.Approvals)+len(f.Sessions)+len(f.Holders)+len(f.Leases) > 0
 		if single {
 			x.singly(ctx, f, words, yield)
 			return
@@ -64,95 +65,127 @@ const day = 24 * time.Hour
 
 // daily gives the tallies of whole days.
 func (x *Index) daily(ctx context.Context, f Filter, first, end time.Time, words map[int64]string, yield func(Tally, error) bool) bool {
-	c, err := x.where(ctx, f)
+	common, err := x.where(ctx, f)
 	if err != nil {
 		return yield(Tally{}, err)
 	}
+	meant, err := x.combos(ctx, common)
+	if err != nil {
+		return yield(Tally{}, err)
+	}
+	like := map[uint64]Tally{}
+	for _, m := range meant {
+		like[uint64(m.id)] = m.words.tally(words)
+	}
+	c := &condition{}
 	if !first.IsZero() {
 		c.add("day >= ?", first.Unix()/86400)
 	}
 	if !end.IsZero() {
 		c.add("day < ?", end.Unix()/86400)
 	}
-	return rows(ctx, x, yield, func(s scanner) (t Tally, err error) {
-		var days int64
-		var w [9]*int64
-		var took []byte
-		if err := s.Scan(&days, &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6], &w[7], &w[8], &t.Calls, &t.Masked, &took); err != nil {
-			return t, err
+	scan := func(s scanner) (d dayOf, err error) { return d, s.Scan(&d.day, &d.calls) }
+	return rows(ctx, x, func(d dayOf, err error) bool {
+		if err != nil {
+			return yield(Tally{}, err)
 		}
-		t.fill(w, words, time.Unix(days*86400, 0).UTC())
-		for len(took) > 0 {
-			us, n := binary.Uvarint(took)
-			if n <= 0 {
-				return t, fmt.Errorf("%w: times of a tally do not read", ErrDamaged)
+		return d.each(like, yield)
+	}, scan, "SELECT day, calls FROM tally WHERE "+c.String()+" ORDER BY day", c.args...)
+}
+
+// dayOf is a row of table tally.
+type dayOf struct {
+	day   int64
+	calls []byte
+}
+
+// each yields the tallies of the combinations that are meant.
+func (d dayOf) each(meant map[uint64]Tally, yield func(Tally, error) bool) bool {
+	on := time.Unix(d.day*86400, 0).UTC()
+	left := d.calls
+	next := func() (v uint64, ok bool) {
+		v, n := binary.Uvarint(left)
+		if n > 0 {
+			left = left[n:]
+		}
+		return v, n > 0
+	}
+	for len(left) > 0 {
+		combo, ok1 := next()
+		masked, ok2 := next()
+		calls, ok3 := next()
+		if !ok1 || !ok2 || !ok3 || calls > uint64(len(left)) {
+			return yield(Tally{}, fmt.Errorf("%w: the calls of %s do not read", ErrDamaged, on.Format("2006-01-02"))) && false
+		}
+		t, ok := meant[combo]
+		t.Day, t.Calls, t.Masked = on, int64(calls), int64(masked)
+		if ok {
+			t.Took = make([]time.Duration, 0, calls)
+		}
+		for range calls {
+			took, _ := next() // one that is cut leaves what is left, and ends at the next
+			if ok {
+				t.Took = append(t.Took, time.Duration(took)*time.Microsecond)
 			}
-			t.Took, took = append(t.Took, time.Duration(us)*time.Microsecond), took[n:]
 		}
-		return t, nil
-	}, "SELECT day, issuer, sub, client, server, method, tool, decision, rules, status, calls, masked, took FROM tally WHERE "+c.String(), c.args...)
+		if ok && !yield(t, nil) {
+			return false
+		}
+	}
+	return true
 }
 
 // singly gives a tally for each call.
 func (x *Index) singly(ctx context.Context, f Filter, words map[int64]string, yield func(Tally, error) bool) bool {
+	kinds := f.Kinds
+	f.Kinds = nil
 	c, err := x.whereEntry(ctx, f)
 	if err != nil {
 		return yield(Tally{}, err)
 	}
-	ends, err := x.words(ctx, "kind", func(s string) bool { return s == "outcome" || s == "refused" || s == "recovered" })
+	combos, err := x.combos(ctx, &condition{})
 	if err != nil {
 		return yield(Tally{}, err)
 	}
-	c.in("kind", list(ends))
-	servers, err := x.words(ctx, "method", matches("server:*"))
-	if err != nil {
-		return yield(Tally{}, err)
+	ends := map[int64]Tally{}
+	meant := oneOf(kinds)
+	for _, m := range combos {
+		kind := words[m.words[0]]
+		t := m.words.tally(words)
+		if (kind == "outcome" || kind == "refused" || kind == "recovered") && (len(kinds) == 0 || meant(kind)) && !strings.HasPrefix(t.Method, "server:") {
+			ends[m.id] = t
+		}
 	}
-	c.add("call IS NOT NULL")
-	for _, id := range servers {
-		c.add("method IS NOT ?", id)
-	}
-	return rows(ctx, x, yield, func(s scanner) (t Tally, err error) {
-		var at int64
-		var w [9]*int64
-		var took, masked *int64
-		if err := s.Scan(&at, &w[0], &w[1], &w[2], &w[3], &w[4], &w[5], &w[6], &w[7], &w[8], &took, &masked); err != nil {
-			return t, err
+	type call struct{ time, combo, took, masked int64 }
+	scan := func(s scanner) (c call, err error) { return c, s.Scan(&c.time, &c.combo, &c.took, &c.masked) }
+	return rows(ctx, x, func(c call, err error) bool {
+		t, ok := ends[c.combo]
+		if err == nil && !ok {
+			return true
 		}
-		t.fill(w, words, time.UnixMicro(at).UTC().Truncate(day))
-		t.Calls, t.Took = 1, []time.Duration{0}
-		if took != nil {
-			t.Took[0] = time.Duration(*took) * time.Microsecond
-		}
-		if masked != nil {
-			t.Masked = *masked
-		}
-		return t, nil
-	}, "SELECT time, issuer, sub, client, server, method, tool, decision, rules, status, took, masked FROM entry WHERE "+c.String(), c.args...)
+		t.Day = time.UnixMicro(c.time).UTC().Truncate(day)
+		t.Calls, t.Masked, t.Took = 1, c.masked, []time.Duration{time.Duration(c.took) * time.Microsecond}
+		return yield(t, err)
+	}, scan, "SELECT e.time, e.combo, coalesce(e.took, 0), coalesce(e.masked, 0) FROM entry e WHERE e.call IS NOT NULL AND "+c.String(), c.args...)
 }
 
-func (t *Tally) fill(w [9]*int64, words map[int64]string, on time.Time) {
-	t.Day = on
-	for i, to := range []*string{&t.Issuer, &t.Sub, &t.Client, &t.Server, &t.Method, &t.Tool, &t.Decision, nil, &t.Status} {
-		switch {
-		case w[i] == nil:
-		case to != nil:
-			*to = words[*w[i]]
-		default:
-			// What is no list was not written by this package: it has no rules.
-			_ = json.Unmarshal([]byte(words[*w[i]]), &t.Rules)
-		}
-	}
+// tally is one of calls that have the combination in common.
+func (c combo) tally(words map[int64]string) Tally {
+	t := Tally{Issuer: words[c[2]], Sub: words[c[3]], Client: words[c[4]], Server: words[c[5]], Method: words[c[6]], Tool: words[c[7]],
+		Decision: words[c[comboDecision]], Status: words[c[10]]}
+	// What is no list was not written by this package: it has no rules.
+	_ = json.Unmarshal([]byte(words[c[comboRules]]), &t.Rules)
+	return t
 }
 
-// texts are the words of the columns that tally has.
+// texts are the words of the columns that combo has.
 func (x *Index) texts(ctx context.Context) (map[int64]string, error) {
 	type word struct {
 		id   int64
 		text string
 	}
 	all, err := collect(ctx, x.db, func(s scanner) (w word, err error) { return w, s.Scan(&w.id, &w.text) },
-		"SELECT id, text FROM word WHERE col IN ('issuer', 'sub', 'client', 'server', 'method', 'tool', 'decision', 'rules', 'status')")
+		"SELECT id, text FROM word WHERE col NOT IN ('holder', 'session', 'reason', 'lease')")
 	m := make(map[int64]string, len(all))
 	for _, w := range all {
 		m[w.id] = w.text
@@ -237,5 +270,5 @@ func (x *Index) Approvals(ctx context.Context, f Filter) ([]Approval, error) {
 			return a, fmt.Errorf("%w: %w", ErrDamaged, err)
 		}
 		return a, nil
-	}, "SELECT id, sub, client, server, tool, asked, decided, outcome, people FROM approval WHERE "+c.String()+" ORDER BY asked, id", c.args...)
+	}, "SELECT id, sub, client, server, tool, asked, decided, outcome, people FROM approval combo WHERE "+c.String()+" ORDER BY asked, id", c.args...)
 }

@@ -16,16 +16,17 @@ import (
 
 // writer puts entries into the index, within one transaction.
 type writer struct {
-	tx    *sql.Tx
-	words map[string]map[string]int64
-	open  map[string]decided // of calls whose intent was read, and whose end was not
-	sums  map[cell]*sum
-	late  []pending
-	stmts struct{ entry, word, findWord, intent, approval *sql.Stmt }
+	tx     *sql.Tx
+	words  map[string]map[string]int64
+	combos map[combo]int64
+	open   map[string]decided // of calls whose intent was read, and whose end was not
+	sums   map[cell]*sum
+	late   []pending
+	stmts  struct{ entry, word, findWord, combo, intent, approval *sql.Stmt }
 }
 
 // decided is what an intent says, and the entry of its end does not.
-type decided struct{ decision, rules any }
+type decided struct{ decision, rules int64 }
 
 // pending is an entry that closes a call of an earlier run: that run's branch may
 // not have been read yet.
@@ -35,14 +36,21 @@ type pending struct {
 	e             audit.Entry
 }
 
-// cell is a row of tally but for its sums: words, nil where there is none.
-type cell struct {
-	day                                                                int64
-	issuer, sub, client, server, method, tool, decision, rules, status any
-}
+// combo is what entries have in common: words, in the order of the columns of
+// table combo, 0 where there is none.
+type combo [11]int64
+
+// The columns of combo that are looked at here.
+const (
+	comboDecision = 8
+	comboRules    = 9
+)
+
+// cell is what the calls of a tally have in common.
+type cell struct{ day, combo int64 }
 
 type sum struct {
-	calls, masked int64
+	calls, masked uint64
 	took          []byte
 }
 
@@ -53,15 +61,16 @@ const (
 )
 
 func newWriter(ctx context.Context, tx *sql.Tx) (*writer, error) {
-	w := &writer{tx: tx, words: map[string]map[string]int64{}, open: map[string]decided{}, sums: map[cell]*sum{}}
+	w := &writer{tx: tx, words: map[string]map[string]int64{}, combos: map[combo]int64{}, open: map[string]decided{}, sums: map[cell]*sum{}}
 	for _, s := range []struct {
 		stmt **sql.Stmt
 		text string
 	}{
-		{&w.stmts.entry, "INSERT OR IGNORE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?)"},
+		{&w.stmts.entry, "INSERT OR IGNORE INTO entry VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?,?)"},
 		{&w.stmts.word, "INSERT INTO word (col, text) VALUES (?,?)"},
 		{&w.stmts.findWord, "SELECT id FROM word WHERE col = ? AND text = ?"},
-		{&w.stmts.intent, "SELECT e.decision, e.rules FROM entry e JOIN word k ON k.id = e.kind WHERE e.call = ? AND k.text = 'intent' ORDER BY e.time LIMIT 1"},
+		{&w.stmts.combo, "INSERT INTO combo VALUES (NULL,?,?,?,?,?,?,?,?,?,?,?)"},
+		{&w.stmts.intent, "SELECT coalesce(c.decision, 0), coalesce(c.rules, 0) FROM entry e JOIN combo c ON c.id = e.combo JOIN word k ON k.id = c.kind WHERE e.call = ? AND k.text = 'intent' ORDER BY e.time LIMIT 1"},
 		{&w.stmts.approval, `INSERT INTO approval VALUES (?,?,?,?,?,?,?,?,?) ON CONFLICT (id) DO UPDATE SET
 			asked = min(asked, excluded.asked),
 			outcome = CASE WHEN decided IS NULL OR excluded.decided < decided THEN excluded.outcome ELSE outcome END,
@@ -73,7 +82,11 @@ func newWriter(ctx context.Context, tx *sql.Tx) (*writer, error) {
 			return nil, err
 		}
 	}
-	return w, nil
+	known, err := collect(ctx, tx, scanCombo, "SELECT * FROM combo")
+	for _, k := range known {
+		w.combos[k.words] = k.id
+	}
+	return w, err
 }
 
 // branch notes up to where a branch is read.
@@ -136,15 +149,12 @@ func (w *writer) batch(ctx context.Context, n news, f file, data []byte) error {
 
 func (w *writer) entry(ctx context.Context, branch, batch int64, at int, e audit.Entry) (bool, error) {
 	var errs []error
-	word := func(col, text string) any {
+	word := func(col, text string) int64 {
 		id, err := w.word(ctx, col, text)
 		errs = append(errs, err)
-		if id == 0 {
-			return nil
-		}
 		return id
 	}
-	d := decided{word("decision", e.Effect), nil}
+	d := decided{decision: word("decision", e.Effect)}
 	if len(e.Rules) > 0 {
 		b, err := json.Marshal(e.Rules)
 		errs = append(errs, err)
@@ -162,25 +172,20 @@ func (w *writer) entry(ctx context.Context, branch, batch int64, at int, e audit
 			return false, err
 		}
 	}
-	took := int64(e.Millis * 1000)
+	took := max(int64(e.Millis*1000), 0)
 	masked := int64(0)
 	for _, m := range e.Masked {
-		masked += int64(m.Count)
+		masked += max(int64(m.Count), 0)
 	}
-	c := cell{
-		day:    e.Time.Unix() / 86400,
-		issuer: word("issuer", e.Issuer), sub: word("sub", e.Sub), client: word("client", e.Client), server: word("server", e.Server),
-		method: word("method", e.Method), tool: word("tool", e.Tool), decision: d.decision, rules: d.rules, status: word("status", e.Status),
-	}
-	args := []any{
-		e.Time.UnixMicro(), branch, int64(e.Seq), batch, at, word("kind", string(e.Kind)), text(e.Call), text(e.Approval),
-		word("policy", e.Policy), c.issuer, c.sub, c.client, word("holder", e.Holder), word("session", e.Session),
-		c.server, c.method, c.tool, c.decision, c.rules, word("reason", e.Reason), word("lease", leaseOf(e)), c.status, number(took), number(masked),
-	}
-	if err := errors.Join(errs...); err != nil {
+	c := combo{word("kind", string(e.Kind)), word("policy", e.Policy), word("issuer", e.Issuer), word("sub", e.Sub), word("client", e.Client),
+		word("server", e.Server), word("method", e.Method), word("tool", e.Tool), d.decision, d.rules, word("status", e.Status)}
+	holder, session, reason, lease := word("holder", e.Holder), word("session", e.Session), word("reason", e.Reason), word("lease", leaseOf(e))
+	id, err := w.combo(ctx, c)
+	if err := errors.Join(append(errs, err)...); err != nil {
 		return false, err
 	}
-	r, err := w.stmts.entry.ExecContext(ctx, args...)
+	r, err := w.stmts.entry.ExecContext(ctx, e.Time.UnixMicro(), branch, int64(e.Seq), batch, at, id, text(e.Call), text(e.Approval),
+		number(holder), number(session), number(reason), number(lease), number(took), number(masked))
 	if err != nil {
 		return false, err
 	}
@@ -195,16 +200,53 @@ func (w *writer) entry(ctx context.Context, branch, batch int64, at int, e audit
 	if !ends {
 		return true, nil
 	}
-	s := w.sums[c]
+	key := cell{e.Time.Unix() / 86400, id}
+	s := w.sums[key]
 	if s == nil {
 		s = &sum{}
-		w.sums[c] = s
+		w.sums[key] = s
 	}
-	s.calls, s.masked, s.took = s.calls+1, s.masked+masked, binary.AppendUvarint(s.took, uint64(max(took, 0)))
+	s.calls, s.masked, s.took = s.calls+1, s.masked+uint64(masked), binary.AppendUvarint(s.took, uint64(took))
 	if len(w.sums) >= maxCells {
 		return true, w.flush(ctx)
 	}
 	return true, nil
+}
+
+// combo is the number of a combination.
+func (w *writer) combo(ctx context.Context, c combo) (int64, error) {
+	if id, ok := w.combos[c]; ok {
+		return id, nil
+	}
+	args := make([]any, len(c))
+	for i, word := range c {
+		args[i] = number(word)
+	}
+	r, err := w.stmts.combo.ExecContext(ctx, args...)
+	if err != nil {
+		return 0, err
+	}
+	id, err := r.LastInsertId()
+	w.combos[c] = id
+	return id, err
+}
+
+type numbered struct {
+	id    int64
+	words combo
+}
+
+func scanCombo(s scanner) (n numbered, err error) {
+	var w [len(n.words)]sql.NullInt64
+	to := []any{&n.id}
+	for i := range w {
+		to = append(to, &w[i])
+	}
+	err = s.Scan(to...)
+	for i := range w {
+		n.words[i] = w[i].Int64
+	}
+	return n, err
 }
 
 // leaseOf is the lease that an entry names. Until version 2 of the entries it
@@ -221,26 +263,16 @@ func (w *writer) intent(ctx context.Context, call string, own decided) (decided,
 	if ok {
 		return d, nil
 	}
-	var decision, rules sql.NullInt64
-	err := w.stmts.intent.QueryRowContext(ctx, call).Scan(&decision, &rules)
+	err := w.stmts.intent.QueryRowContext(ctx, call).Scan(&d.decision, &d.rules)
 	if errors.Is(err, sql.ErrNoRows) {
 		return own, nil
 	}
-	if err != nil {
-		return d, err
-	}
-	if decision.Valid {
-		d.decision = decision.Int64
-	}
-	if rules.Valid {
-		d.rules = rules.Int64
-	}
-	return d, nil
+	return d, err
 }
 
 // approval notes when people were asked, and what they said. The detail of each
 // entry is the approval as it stood then.
-func (w *writer) approval(ctx context.Context, e audit.Entry, c cell) error {
+func (w *writer) approval(ctx context.Context, e audit.Entry, c combo) error {
 	if e.Approval == "" {
 		return nil
 	}
@@ -256,7 +288,7 @@ func (w *writer) approval(ctx context.Context, e audit.Entry, c cell) error {
 		}
 		people = string(b)
 	}
-	_, err := w.stmts.approval.ExecContext(ctx, e.Approval, c.sub, c.client, c.server, c.tool, e.Time.UnixMicro(), decidedAt, outcome, people)
+	_, err := w.stmts.approval.ExecContext(ctx, e.Approval, number(c[3]), number(c[4]), number(c[5]), number(c[7]), e.Time.UnixMicro(), decidedAt, outcome, people)
 	return err
 }
 
@@ -291,14 +323,32 @@ func (w *writer) finish(ctx context.Context) error {
 	return w.flush(ctx)
 }
 
+// fullDay is how long the calls of a row of tally grow before another row begins.
+const fullDay = 256 << 10
+
 func (w *writer) flush(ctx context.Context) error {
+	days := map[int64][]byte{}
 	for c, s := range w.sums {
-		if _, err := w.tx.ExecContext(ctx, "INSERT INTO tally VALUES (?,?,?,?,?,?,?,?,?,?,?,?,?)",
-			c.day, c.issuer, c.sub, c.client, c.server, c.method, c.tool, c.decision, c.rules, c.status, s.calls, s.masked, s.took); err != nil {
+		b := binary.AppendUvarint(days[c.day], uint64(c.combo))
+		b = binary.AppendUvarint(b, s.masked)
+		b = binary.AppendUvarint(b, s.calls)
+		days[c.day] = append(b, s.took...)
+	}
+	clear(w.sums)
+	for day, calls := range days {
+		var id int64
+		var before []byte
+		err := w.tx.QueryRowContext(ctx, "SELECT id, calls FROM tally WHERE day = ? AND length(calls) < ? LIMIT 1", day, fullDay).Scan(&id, &before)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			_, err = w.tx.ExecContext(ctx, "INSERT INTO tally (day, calls) VALUES (?, ?)", day, calls)
+		case err == nil:
+			_, err = w.tx.ExecContext(ctx, "UPDATE tally SET calls = ? WHERE id = ?", append(before, calls...), id)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	clear(w.sums)
 	return nil
 }
 

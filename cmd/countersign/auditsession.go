@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -88,8 +90,16 @@ func (s *story) printSession(cmd *cobra.Command, asJSON bool) error {
 		return nil
 	}
 	first, last := calls[0], calls[len(calls)-1]
-	fmt.Fprintf(out, "%s %s: %s by %s through %s\n%s to %s\n\n", s.What, safe(s.ID), count(len(calls), "call"),
-		safe(cmp.Or(first.Ask.Sub, "somebody")), safe(cmp.Or(first.Ask.Client, "no client")), clock(first.Asked), clock(last.Asked))
+	at := first.Ask.Server
+	if slices.ContainsFunc(calls, func(c *toldCall) bool { return c.Ask.Server != at }) {
+		at = ""
+	}
+	fmt.Fprintf(out, "%s %s: %s by %s through %s", s.What, safe(s.ID), count(len(calls), "call"),
+		safe(cmp.Or(first.Ask.Sub, "somebody")), safe(cmp.Or(first.Ask.Client, "no client")))
+	if at != "" {
+		fmt.Fprintf(out, ", at %s", safe(at))
+	}
+	fmt.Fprintf(out, "\n%s to %s\n\n", clock(first.Asked), clock(last.Asked))
 	t := &table{head: []string{"TIME", "AFTER", "WHAT", "DECIDED", "WAITED", "TOOK", "OUTCOME", "CALL"}, cut: []int{2, 6}, right: []int{1, 4, 5}, width: terminal(out)}
 	var before time.Time
 	for _, c := range calls {
@@ -111,7 +121,7 @@ func (s *story) printSession(cmd *cobra.Command, asJSON bool) error {
 		if c.Decision == "deny" {
 			outcome += ": " + c.Ask.Reason
 		}
-		t.row(c.Asked.UTC().Format("15:04:05"), gap, aimedAt(c.Ask), c.Decision, wait, all, outcome, shortID(c.Call))
+		t.row(c.Asked.UTC().Format("15:04:05"), gap, strings.TrimSpace(strings.TrimPrefix(aimedAt(c.Ask), at)), c.Decision, wait, all, outcome, shortID(c.Call))
 	}
 	return t.print(out)
 }
