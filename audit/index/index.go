@@ -123,7 +123,9 @@ func (x *Index) open(ctx context.Context) error {
 			return err
 		}
 		if why, err = x.foreign(ctx); err == nil && why == "" {
-			err = x.update(ctx)
+			if err = x.remind(ctx); err == nil {
+				err = x.update(ctx)
+			}
 		}
 		if err != nil && !errors.Is(err, ErrDamaged) {
 			return err

@@ -499,6 +499,49 @@ func TestRewritten(t *testing.T) {
 	}
 }
 
+// A record of one branch, rewritten while it is followed: it is no other
+// repository, and the one who follows is told.
+func TestRewrittenWhileOpen(t *testing.T) {
+	c := newClone()
+	c.add(t, branchA, audit.Entry{Kind: audit.KindStart, Time: after(0)})
+	x, told := opened(t, Config{Repo: c.repository(), Path: filepath.Join(t.TempDir(), "x.sqlite")})
+	delete(c.tips, branchA)
+	c.add(t, branchA, audit.Entry{Kind: audit.KindStop, Time: after(0)})
+	for range 2 {
+		if err := x.Update(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(*told) != 1 || !strings.Contains((*told)[0], "REWRITTEN") {
+		t.Errorf("it told %q", *told)
+	}
+	if got := ids(t, x.Entries(t.Context(), Filter{Kinds: []string{"stop"}}, false)); got != "demo/r_a@0" {
+		t.Error(got)
+	}
+}
+
+// A shallow clone is read, though nobody can tell how it grew.
+func TestShallow(t *testing.T) {
+	c := two(t)
+	path := filepath.Join(t.TempDir(), "x.sqlite")
+	x, _ := opened(t, Config{Repo: c.repository(), Path: path})
+	for i := range uint64(2) {
+		c.add(t, branchA, audit.Entry{Seq: 3 + i, Time: after(time.Minute), Kind: audit.KindStop})
+	}
+	delete(c.commits, c.commits[c.tips[branchA]].Parents[0])
+	y, told := opened(t, Config{Repo: c.repository(), Path: path})
+	if !strings.Contains(strings.Join(*told, "\n"), "is cut off (a shallow clone)") {
+		t.Errorf("it told %q", *told)
+	}
+	if got := len(strings.Fields(ids(t, y.Entries(t.Context(), Filter{}, false)))); got != 9 {
+		t.Errorf("%d entries", got)
+	}
+	// Who had the index open still reads what it had.
+	if got := len(strings.Fields(ids(t, x.Entries(t.Context(), Filter{}, false)))); got != 7 {
+		t.Errorf("%d entries", got)
+	}
+}
+
 // Lines that are no entries are left out, counted and named; the others are read.
 func TestUnreadLines(t *testing.T) {
 	c := two(t)

@@ -43,42 +43,53 @@ func (x *Index) update(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	fresh, gone, err := x.compare(ctx, known)
-	if err != nil || len(fresh) == 0 && len(gone) == 0 {
+	seen, err := x.compare(ctx, known)
+	if err != nil {
 		return err
 	}
-	if len(gone) == len(known) && len(known) > 0 {
-		x.cfg.Tell("the index is of another repository, or every branch was replaced: it is built anew")
+	before, err := x.rewrites(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case len(seen.gone) == len(known) && !slices.ContainsFunc(seen.gone, func(r rewrite) bool { return r.became != "" }) && len(known) > 0:
+		// Names of runs are random: a repository that has none of them is another.
+		x.cfg.Tell("the index is of another repository: it is built anew")
 		return x.build(ctx, nil)
-	}
-	if len(gone) > 0 {
-		before, err := x.rewrites(ctx)
-		if err != nil {
-			return err
+	case len(seen.gone) > 0:
+		for _, r := range seen.gone {
+			x.cfg.Tell(r.String())
 		}
-		return x.build(ctx, append(before, gone...))
+		return x.build(ctx, append(before, seen.gone...))
+	case len(seen.cut) > 0:
+		x.cfg.Tell("the history of " + strings.Join(seen.cut, ", ") + " is cut off (a shallow clone): whether it was rewritten cannot be told, and the index is built anew")
+		return x.build(ctx, before)
+	case len(seen.fresh) > 0:
+		return x.insert(ctx, seen.fresh, nil)
 	}
-	return x.insert(ctx, fresh, nil)
+	return nil
 }
 
 // take fills an empty index.
 func (x *Index) take(ctx context.Context, rewritten []rewrite) error {
-	fresh, _, err := x.compare(ctx, nil)
+	seen, err := x.compare(ctx, nil)
 	if err != nil {
 		return err
 	}
-	return x.insert(ctx, fresh, rewritten)
+	return x.insert(ctx, seen.fresh, rewritten)
 }
 
-// standing tells what is wrong with what was read, if anything is.
-func (x *Index) standing(ctx context.Context) error {
+// remind tells which branches were rewritten, as far as the index was told before.
+func (x *Index) remind(ctx context.Context) error {
 	all, err := x.rewrites(ctx)
 	for _, r := range all {
 		x.cfg.Tell(r.String())
 	}
-	if err != nil {
-		return err
-	}
+	return err
+}
+
+// standing tells what does not read, if anything does not.
+func (x *Index) standing(ctx context.Context) error {
 	known, err := x.branches(ctx)
 	for _, b := range known {
 		if b.unread > 0 {
@@ -107,28 +118,35 @@ func (x *Index) rewrites(ctx context.Context) ([]rewrite, error) {
 	}, "SELECT at, branch, was, became FROM rewritten ORDER BY at")
 }
 
+// compared is how the clone's branches differ from those that were read.
+type compared struct {
+	fresh []news
+	gone  []rewrite
+	cut   []string // whose history does not reach back to what was read
+}
+
 // compare holds the clone's branches against those that were read.
-func (x *Index) compare(ctx context.Context, known []branch) (fresh []news, gone []rewrite, err error) {
+func (x *Index) compare(ctx context.Context, known []branch) (c compared, err error) {
 	names, err := x.cfg.Repo.Branches("audit/")
 	if err != nil {
-		return nil, nil, err
+		return c, err
 	}
 	now := time.Now().UnixMicro()
 	for _, k := range known {
 		if !slices.Contains(names, k.name) {
-			gone = append(gone, rewrite{now, k.name, k.tip, ""})
+			c.gone = append(c.gone, rewrite{now, k.name, k.tip, ""})
 		}
 	}
 	for _, name := range names {
 		if err := ctx.Err(); err != nil {
-			return nil, nil, err
+			return c, err
 		}
 		if strings.Count(name, "/") != 3 {
 			continue // no log: verification says so
 		}
 		tip, ok, err := x.cfg.Repo.Tip(name)
 		if err != nil || !ok {
-			return nil, nil, errors.Join(err, fmt.Errorf("branch %s does not read", name))
+			return c, errors.Join(err, fmt.Errorf("branch %s does not read", name))
 		}
 		n := news{name: name, tip: tip}
 		if i := slices.IndexFunc(known, func(k branch) bool { return k.name == name }); i >= 0 {
@@ -137,47 +155,55 @@ func (x *Index) compare(ctx context.Context, known []branch) (fresh []news, gone
 		if n.was == tip {
 			continue
 		}
-		switch grown, err := x.grown(ctx, &n); {
+		switch how, err := x.grown(ctx, &n); {
 		case err != nil:
-			return nil, nil, fmt.Errorf("branch %s: %w", name, err)
-		case !grown:
-			gone = append(gone, rewrite{now, name, n.was, tip})
+			return c, fmt.Errorf("branch %s: %w", name, err)
+		case how == isCut:
+			c.cut = append(c.cut, name)
+		case how == isOther:
+			c.gone = append(c.gone, rewrite{now, name, n.was, tip})
 		default:
-			fresh = append(fresh, n)
+			c.fresh = append(c.fresh, n)
 		}
 	}
 	// By month, so that the logs of one time are read one after the other.
-	slices.SortStableFunc(fresh, func(a, b news) int { return strings.Compare(path.Base(a.name), path.Base(b.name)) })
-	return fresh, gone, nil
+	slices.SortStableFunc(c.fresh, func(a, b news) int { return strings.Compare(path.Base(a.name), path.Base(b.name)) })
+	return c, nil
 }
 
-// grown finds the trees of both ends, and tells whether the new end grew out of
-// the old one.
-func (x *Index) grown(ctx context.Context, n *news) (bool, error) {
+// growth is how a branch's new end came out of the old one.
+type growth int
+
+const (
+	isGrown growth = iota
+	isOther        // it did not
+	isCut          // the clone does not have all between them
+)
+
+// grown finds the trees of both ends, and how the one came out of the other.
+func (x *Index) grown(ctx context.Context, n *news) (growth, error) {
 	c, err := x.cfg.Repo.Commit(n.tip)
 	if err != nil {
-		return false, err
+		return isCut, err
 	}
 	n.newTree = c.Tree
-	if n.was == "" {
-		return true, nil
-	}
-	for {
+	for n.was != "" {
 		if err := ctx.Err(); err != nil {
-			return false, err
+			return isCut, err
 		}
 		if len(c.Parents) == 0 {
-			return false, nil
+			return isOther, nil
 		}
 		at := c.Parents[0]
 		if c, err = x.cfg.Repo.Commit(at); err != nil {
-			return false, err
+			return isCut, nil // of a damaged clone the next to read something says so
 		}
 		if at == n.was {
 			n.oldTree = c.Tree
-			return true, nil
+			break
 		}
 	}
+	return isGrown, nil
 }
 
 // insert puts what is new into the index, in one transaction.
