@@ -36,17 +36,18 @@ type Past struct {
 // the entries. It is replaced, durably, after each push, and may lag behind
 // what a crash interrupted.
 type mark struct {
-	Entries    uint64    `json:"entries"`        // pushed
-	Bytes      int64     `json:"bytes"`          // of their lines, line feeds included
-	Last       time.Time `json:"last"`           // time of the last of them
-	File       uint64    `json:"file"`           // file where the next entry begins …
-	Offset     int64     `json:"offset"`         // … and where in it
-	Hashes     [][]byte  `json:"hashes"`         // the tree so far (see edge)
-	Branch     string    `json:"branch"`         // of the last commit
-	Commit     string    `json:"commit"`         // the last commit
-	Checkpoint string    `json:"checkpoint"`     // the signed note in it
-	Repo       string    `json:"repo,omitempty"` // where the branch is, if repositories roll
-	Next       string    `json:"next,omitempty"` // where the log goes on: the last pushed entry is of kind rolled
+	Entries    uint64    `json:"entries"`         // pushed
+	Bytes      int64     `json:"bytes"`           // of their lines, line feeds included
+	Last       time.Time `json:"last"`            // time of the last of them
+	File       uint64    `json:"file"`            // file where the next entry begins …
+	Offset     int64     `json:"offset"`          // … and where in it
+	Hashes     [][]byte  `json:"hashes"`          // the tree so far (see edge)
+	Branch     string    `json:"branch"`          // of the last commit
+	Commit     string    `json:"commit"`          // the last commit
+	Checkpoint string    `json:"checkpoint"`      // the signed note in it
+	Repo       string    `json:"repo,omitempty"`  // where the branch is, if repositories roll
+	Began      string    `json:"began,omitempty"` // where the log began, and where the run's bodies are
+	Next       string    `json:"next,omitempty"`  // where the log goes on: the last pushed entry is of kind rolled
 }
 
 func (i *incarnation) readMark() (mark, error) {
@@ -192,6 +193,14 @@ func (p *Past) Repo() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return cmp.Or(p.mark.Next, p.mark.Repo)
+}
+
+// Began names the repository that the log began in, and that the run's bodies
+// go to; "" if that is not known.
+func (p *Past) Began() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mark.Began
 }
 
 // Published tells whether every entry has reached the remote.

@@ -103,6 +103,7 @@ type Publisher struct {
 	trail  []position // committed since, the newest last, at most maxTrail
 	dirty  []string   // branches to push
 	before string     // last checkpoint in the repository before this one
+	began  string     // repository of the log's beginning
 	proofs proofs
 	fatal  error
 
@@ -452,7 +453,7 @@ func (p *Publisher) Pushed(_ context.Context, tips map[string]string) error {
 	}
 	m := mark{
 		Entries: to.size, Bytes: to.bytes, Last: to.last, File: to.file, Offset: to.off,
-		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed, Repo: p.cfg.Repo, Next: to.next,
+		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed, Repo: p.cfg.Repo, Began: p.began, Next: to.next,
 	}
 	for _, h := range to.hashes {
 		m.Hashes = append(m.Hashes, h[:])
@@ -550,14 +551,14 @@ func (p *Publisher) recover() error {
 	case m.Repo == "":
 		// Which one it is in must be known before anything is: a later start
 		// may have another one in mind.
-		m.Repo = p.cfg.Repo
+		m.Repo, m.Began = p.cfg.Repo, p.cfg.Repo
 		if err := p.inc.writeMark(m); err != nil {
 			return err
 		}
 	case m.Repo != p.cfg.Repo:
 		return fmt.Errorf("audit: the log of %s is in %s, not in %s", p.inc.origin(), cmp.Or(m.Next, m.Repo), p.cfg.Repo)
 	}
-	p.marked, p.trail = p.at, nil
+	p.marked, p.trail, p.began = p.at, nil, m.Began
 	for {
 		before := p.at.size
 		if p.at.branch != "" {

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/mask"
 	"countersign/fixtures/githost"
 	"countersign/fixtures/peer"
@@ -79,7 +80,7 @@ func oneRun(t *testing.T, c config) (entries []audit.Entry, said string, err err
 		t.Fatal(err)
 	}
 	defer lock.Close()
-	r, err := openRecord(t.Context(), c, mask.New(mask.Options{}), slog.New(slog.NewTextHandler(&log, nil)))
+	r, err := openRecord(t.Context(), c, mask.New(mask.Options{}), enforcer.Names{}, slog.New(slog.NewTextHandler(&log, nil)))
 	if err != nil {
 		return nil, log.take(), err
 	}
@@ -176,13 +177,15 @@ func TestKeysMustDiffer(t *testing.T) {
 		change func(*config)
 		want   string
 	}{
-		"none":                {func(c *config) { c.AuditCommitKey = "" }, "COUNTERSIGN_AUDIT_COMMIT_KEY is missing"},
-		"one for both":        {func(c *config) { c.AuditCheckpointKey = a }, "COUNTERSIGN_AUDIT_CHECKPOINT_KEY: is the key of COUNTERSIGN_AUDIT_COMMIT_KEY"},
-		"the new is the old":  {func(c *config) { c.AuditCheckpointPrevious = b }, "COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS: is the key of COUNTERSIGN_AUDIT_CHECKPOINT_KEY"},
-		"two places":          {func(c *config) { c.AuditCommitVault, c.VaultAddr = "transit/a", "http://v" }, "COUNTERSIGN_AUDIT_COMMIT_KEY and COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT are both set"},
-		"no Vault":            {func(c *config) { c.AuditCommitKey, c.AuditCommitVault = "", "transit/a" }, "COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT: want VAULT_ADDR"},
-		"no name":             {func(c *config) { c.AuditCommitKey, c.AuditCommitVault, c.VaultAddr = "", "a", "http://v" }, "want <mount>/<name>"},
-		"one of Vault's both": {func(c *config) { c.AuditCommitKey, c.AuditCheckpointKey, c.AuditCommitVault, c.AuditCheckpointVault, c.VaultAddr = "", "", "t/a", "t/a", "http://v" }, "is the key of"},
+		"none":               {func(c *config) { c.AuditCommitKey = "" }, "COUNTERSIGN_AUDIT_COMMIT_KEY is missing"},
+		"one for both":       {func(c *config) { c.AuditCheckpointKey = a }, "COUNTERSIGN_AUDIT_CHECKPOINT_KEY: is the key of COUNTERSIGN_AUDIT_COMMIT_KEY"},
+		"the new is the old": {func(c *config) { c.AuditCheckpointPrevious = b }, "COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS: is the key of COUNTERSIGN_AUDIT_CHECKPOINT_KEY"},
+		"two places":         {func(c *config) { c.AuditCommitVault, c.VaultAddr = "transit/a", "http://v" }, "COUNTERSIGN_AUDIT_COMMIT_KEY and COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT are both set"},
+		"no Vault":           {func(c *config) { c.AuditCommitKey, c.AuditCommitVault = "", "transit/a" }, "COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT: want VAULT_ADDR"},
+		"no name":            {func(c *config) { c.AuditCommitKey, c.AuditCommitVault, c.VaultAddr = "", "a", "http://v" }, "want <mount>/<name>"},
+		"one of Vault's both": {func(c *config) {
+			c.AuditCommitKey, c.AuditCheckpointKey, c.AuditCommitVault, c.AuditCheckpointVault, c.VaultAddr = "", "", "t/a", "t/a", "http://v"
+		}, "is the key of"},
 	} {
 		c := config{AuditCommitKey: a, AuditCheckpointKey: b}
 		if p := c.checkAuditKeys(); len(p) > 0 {

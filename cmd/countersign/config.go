@@ -49,7 +49,7 @@ type config struct {
 	OIDCAudience    string   `env:"COUNTERSIGN_OIDC_AUDIENCE" help:"audience that tokens must name; by default the public URL, or the URL of the very endpoint that is called"`
 	OIDCGroupsClaim string   `env:"COUNTERSIGN_OIDC_GROUPS_CLAIM" envDefault:"groups" help:"claim that lists the subject's groups"`
 
-	AuditRepo                string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to"`
+	AuditRepo                string        `env:"COUNTERSIGN_AUDIT_REPO,required,notEmpty" help:"Git URL that the record is pushed to; with {yyyy}, {mm} or {n} in it, the record goes on in another repository with the year, the month or the size"`
 	AuditCommitKey           string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY" secret:"yes" help:"OpenSSH ed25519 private key that signs the record's commits; or the next variable"`
 	AuditCommitVault         string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY_VAULT" help:"<mount>/<name> of an ed25519 key of Vault's transit engine that does, or <mount>/<name>@<version>; the newest version at the start without"`
 	AuditCommitPrevious      string        `env:"COUNTERSIGN_AUDIT_COMMIT_KEY_PREVIOUS" secret:"yes" help:"while keys change: the key before, which says in the record what the new one is"`
@@ -59,6 +59,7 @@ type config struct {
 	AuditCheckpointPrevious  string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS" secret:"yes" help:"while keys change: the key before, which signs checkpoints beside the new one"`
 	AuditCheckpointPrevVault string        `env:"COUNTERSIGN_AUDIT_CHECKPOINT_KEY_PREVIOUS_VAULT" help:"the same, in Vault"`
 	AuditWindow              time.Duration `env:"COUNTERSIGN_AUDIT_WINDOW" envDefault:"10s" help:"how often the record is pushed at most"`
+	AuditRollBytes           int64         `env:"COUNTERSIGN_AUDIT_ROLL_BYTES" envDefault:"1073741824" help:"bytes pushed to a repository at which the record goes on in the next, where COUNTERSIGN_AUDIT_REPO holds {n}"`
 	AuditJournalMax          int64         `env:"COUNTERSIGN_AUDIT_JOURNAL_MAX" envDefault:"1073741824" help:"bytes of unpublished journal at which calls are refused"`
 	AuditWitnesses           string        `env:"COUNTERSIGN_AUDIT_WITNESSES" help:"file of witnesses, with their URLs, that are asked to cosign every checkpoint before it is pushed (c2sp.org/tlog-policy)"`
 	AuditPeerKeys            string        `env:"COUNTERSIGN_AUDIT_PEER_KEYS" help:"file of the other enforcers' checkpoint keys, a line each: <enforcer> ssh-ed25519 <key>; their newest checkpoints in the same repository are then recorded here"`
@@ -230,6 +231,7 @@ func (c config) check() (problems []string) {
 	if c.PseudonymKey != "" && len(c.PseudonymKey) < 32 {
 		bad("COUNTERSIGN_PSEUDONYM_KEY", "too short: want at least 32 characters")
 	}
+	c.checkRoll(bad)
 	c.checkVault(bad)
 	c.checkApprovals(bad)
 	switch {

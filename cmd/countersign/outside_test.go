@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/enforcer/mask"
 	"countersign/fixtures/port"
 )
@@ -121,7 +122,7 @@ func TestTheRecordIsHeldOutside(t *testing.T) {
 	run := func(c config, call string) string {
 		t.Helper()
 		var log words
-		r, err := openRecord(t.Context(), c, mask.New(mask.Options{}), slog.New(slog.NewTextHandler(&log, nil)))
+		r, err := openRecord(t.Context(), c, mask.New(mask.Options{}), enforcer.Names{}, slog.New(slog.NewTextHandler(&log, nil)))
 		if err != nil {
 			t.Fatal(err)
 		}

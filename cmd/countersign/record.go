@@ -6,9 +6,8 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
-	"math/rand/v2"
 	"path"
-	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,15 +31,21 @@ type record struct {
 	config   config
 	log      *slog.Logger
 	journal  *audit.Journal
-	repo     *gitsync.Repo
+	mask     *mask.Mask
 	keys     recordKeys
+	repo     *gitsync.Repo // where this run began
 	previous []*audit.Past // journals of earlier runs that are still on this disk
-	current  *audit.Publisher
-	outlet   *audit.Outlet // of this run's log, and of earlier ones that were not wholly published
+	sitesMu  sync.Mutex
+	sites    []*site       // all repositories that are published to
+	logs     []*rollingLog // of earlier runs that were not wholly published, and of this one, the last
+	target   string        // where this run's log is, or is to go on
 	recovery enforcer.Recovery
 	outside  outside
 	anchor   func(checkpoint string) // told of each pushed checkpoint
 	told     func(audit.Tally)       // of each commit of this run
+
+	sizeMu sync.Mutex
+	size   repoSize
 }
 
 // openRecord takes up what earlier runs left: their entries are committed, so
@@ -51,20 +56,9 @@ func openRecord(ctx context.Context, c config, m *mask.Mask, names enforcer.Name
 	if err != nil {
 		return nil, errors.Join(err, keys.close(ctx))
 	}
-	committer, err := keys.now[audit.UseCommit].SSH()
-	if err != nil {
-		return nil, err
-	}
-	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{
-		Dir: filepath.Join(c.StateDir, "audit.git"), URL: c.AuditRepo, Auth: c.auditAuth(m),
-		Signer: committer, Name: "countersign " + c.ID, Email: committerEmail(c.ID),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO: %w", err)
-	}
-	r := &record{config: c, log: log, repo: repo, keys: keys}
+	r := &record{config: c, log: log, mask: m, keys: keys}
 	if err := r.open(ctx, names); err != nil {
-		return nil, errors.Join(err, repo.Close(), keys.close(ctx))
+		return nil, errors.Join(err, r.closeSites(), keys.close(ctx))
 	}
 	return r, nil
 }
@@ -82,6 +76,17 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 		return err
 	}
 	r.previous = previous
+	if err := r.loadSize(); err != nil {
+		return err
+	}
+	if r.target, err = r.startsIn(previous); err != nil {
+		return err
+	}
+	here, err := r.at(r.target)
+	if err != nil {
+		return err
+	}
+	r.repo = here.repo
 	r.outside, err = openOutside(r.config, r.repo, func(ctx context.Context, e audit.Entry) error {
 		_, err := r.journal.Append(ctx, e)
 		return err
@@ -89,19 +94,28 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	if err != nil {
 		return err
 	}
-	var parts []audit.Part // earlier runs first: this one's first entry says that they are there
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, r.recalled(p.Read()))
-		pub, err := r.publisher(audit.PublisherConfig{Past: p})
+		there := here
+		if r.config.rolls() {
+			if p.Published() {
+				continue // wherever it was
+			}
+			if there, err = r.at(p.Repo()); err != nil {
+				return err
+			}
+		}
+		pub, err := r.publisher(audit.PublisherConfig{Past: p}, there)
 		if err != nil {
 			return err
 		}
 		if err := pub.Commit(ctx); err != nil {
 			return fmt.Errorf("the journal of run %s cannot be committed: %w", p.Incarnation, err)
 		}
-		if !p.Published() {
-			parts = append(parts, pub)
+		if !p.Published() { // earlier runs first: this one's first entry says that they are there
+			r.logs = append(r.logs, &rollingLog{p, pub, there})
+			there.outlet.Add(pub)
 		}
 	}
 	if r.recovery, err = enforcer.Recover(names, journals...); err != nil {
@@ -123,14 +137,13 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 		}
 		r.log.Warn("a call of an earlier run has no outcome: it may have run", "call", intent.Call, "server", intent.Server, "tool", intent.Tool)
 	}
-	if r.current, err = r.publisher(audit.PublisherConfig{Journal: r.journal}); err != nil {
-		return err
+	current, err := r.publisher(audit.PublisherConfig{Journal: r.journal}, here)
+	if err != nil {
+		return errors.Join(err, r.journal.Close())
 	}
-	r.outlet, err = audit.NewOutlet(audit.OutletConfig{
-		Parts: append(parts, r.current), Push: pushTo(r.repo), Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
-		Window: r.config.AuditWindow, Rand: rand.Float64, Now: time.Now, Log: r.log,
-	})
-	return err
+	r.logs = append(r.logs, &rollingLog{nil, current, here})
+	here.outlet.Add(current)
+	return nil
 }
 
 // recalled has the neighbours see the entries of an earlier run as they go by.
@@ -158,8 +171,8 @@ func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, err
 	}
 }
 
-func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
-	pc.Store, pc.Now, pc.Log = r.repo, time.Now, r.log
+func (r *record) publisher(pc audit.PublisherConfig, at *site) (*audit.Publisher, error) {
+	pc.Store, pc.Repo, pc.Now, pc.Log = at.repo, at.name, time.Now, r.log
 	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
 	if r.outside.witnesses != nil {
 		pc.Cosign = r.outside.witnesses.Cosign
@@ -183,12 +196,36 @@ func (r *record) publisher(pc audit.PublisherConfig) (*audit.Publisher, error) {
 // publishing, loudly, but not the calls: the journal keeps them, up to its
 // bound.
 func (r *record) publish(ctx context.Context) error {
-	var follow sync.WaitGroup
-	defer follow.Wait()
-	follow.Go(func() { r.current.Follow(ctx) })
-	follow.Go(func() { r.outside.run(ctx) })
-	r.outlet.Run(ctx)
-	return nil
+	var work sync.WaitGroup
+	defer work.Wait()
+	begun := func(pub *audit.Publisher, at *site) {
+		if pub != nil {
+			work.Go(func() { pub.Follow(ctx) })
+		}
+		if at != nil {
+			work.Go(func() { at.outlet.Run(ctx) })
+		}
+	}
+	for _, s := range r.openSites() {
+		begun(nil, s)
+	}
+	begun(r.logs[len(r.logs)-1].pub, nil)
+	work.Go(func() { r.outside.run(ctx) })
+	if !r.config.rolls() {
+		return nil // when they end
+	}
+	tick := time.NewTicker(r.config.AuditWindow)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			if err := errors.Join(r.roll(ctx, time.Now()), r.moveOn(begun)); err != nil && ctx.Err() == nil {
+				r.log.Error("the record's next repository", "err", err)
+			}
+		}
+	}
 }
 
 // prune removes, now and then, what is published and old enough: whatever an
@@ -220,34 +257,38 @@ func (r *record) prune(ctx context.Context) error {
 // the remote lose what it has just confirmed, it is brought back.
 const trimAge = time.Hour
 
-// trim drops what the remote has from the local repository.
+// trim drops what the remote has from the local repositories.
 func (r *record) trim(ctx context.Context, now time.Time) error {
-	s := r.journal.State()
-	branches, err := r.repo.Branches("audit/")
-	if err != nil {
-		return err
-	}
-	last := map[string]string{} // the newest branch of each log
-	for _, b := range branches {
-		last[path.Dir(b)] = b
-	}
+	state := r.journal.State()
 	logs := map[string]bool{} // of earlier runs that are on this disk: a publisher may still look at their branches
 	for _, p := range r.previous {
 		logs["audit/"+p.Enforcer+"/"+p.Incarnation] = true
 	}
 	current := "audit/" + r.config.ID + "/" + r.journal.Incarnation()
 	cutoff := now.Add(-pastAge).UTC().Format("2006-01")
-	n, err := r.repo.Trim(ctx, "audit/", now.Add(-trimAge), func(branch string) bool {
-		switch log := path.Dir(branch); {
-		case log == current:
-			return s.Pushed == s.Entries && branch != last[log] && path.Base(branch) < cutoff
-		case logs[log]:
-			return false
+	var errs []error
+	for _, s := range r.openSites() {
+		branches, err := s.repo.Branches("audit/")
+		if err != nil {
+			return err
 		}
-		return true
-	})
-	r.log.Debug("published objects were removed from the local repository", "objects", n)
-	return err
+		last := map[string]string{} // the newest branch of each log
+		for _, b := range branches {
+			last[path.Dir(b)] = b
+		}
+		n, err := s.repo.Trim(ctx, "audit/", now.Add(-trimAge), func(branch string) bool {
+			switch log := path.Dir(branch); {
+			case log == current:
+				return state.Pushed == state.Entries && branch != last[log] && path.Base(branch) < cutoff
+			case logs[log]:
+				return false
+			}
+			return true
+		})
+		r.log.Debug("published objects were removed from the local repository", "repository", s.name, "objects", n)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
 
 // ready fails when calls are, or soon will be, refused because they cannot be
@@ -283,10 +324,33 @@ func (r *record) close() error {
 		errs = append(errs, err)
 	}
 	errs = append(errs, r.journal.Close())
-	if r.outlet != nil { // it got so far
-		if err := r.outlet.Flush(ctx); err != nil {
+	// One roll at most may be under way; what is left, the next start does.
+	for range 2 {
+		for _, s := range r.openSites() {
+			if err := s.outlet.Flush(ctx); err != nil {
+				r.log.Warn("the record's end could not be published; the next start does it", "err", err)
+			}
+		}
+		moved := false
+		if err := r.moveOn(func(*audit.Publisher, *site) { moved = true }); err != nil {
 			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
 		}
+		if !moved {
+			break
+		}
 	}
-	return errors.Join(append(errs, r.repo.Close(), r.keys.close(ctx))...)
+	return errors.Join(append(errs, r.closeSites(), r.keys.close(ctx))...)
+}
+
+func (r *record) openSites() []*site {
+	r.sitesMu.Lock()
+	defer r.sitesMu.Unlock()
+	return slices.Clone(r.sites)
+}
+
+func (r *record) closeSites() (err error) {
+	for _, s := range r.openSites() {
+		err = errors.Join(err, s.repo.Close())
+	}
+	return err
 }

@@ -1,0 +1,209 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"countersign/audit"
+	"countersign/enforcer"
+	"countersign/enforcer/mask"
+	"countersign/fixtures/githost"
+)
+
+// rolling is a record whose repositories are folders of one folder.
+type rolling struct {
+	t    *testing.T
+	c    config
+	dir  string
+	keys string // folder of the public keys
+	said words
+}
+
+func newRolling(t *testing.T, template string, repos ...string) *rolling {
+	t.Helper()
+	r := &rolling{t: t, c: recordConfig(t)}
+	r.dir = filepath.Join(filepath.Dir(r.c.StateDir), "repos")
+	for _, name := range repos {
+		r.make(name)
+	}
+	r.c.AuditRepo, r.c.AuditRollBytes = "file://"+r.dir+"/"+template, 6<<10
+	commit, commitPub := recordKey(t)
+	log, logPub := recordKey(t)
+	r.c.AuditCommitKey, r.c.AuditCheckpointKey = commit, log
+	r.keys = t.TempDir()
+	for name, text := range map[string]string{"signers": "* namespaces=\"git\" " + commitPub + "\n", "checkpoint.pub": logPub + "\n"} {
+		if err := os.WriteFile(filepath.Join(r.keys, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return r
+}
+
+func (r *rolling) make(name string) {
+	r.t.Helper()
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := githost.Init(filepath.Join(r.dir, name)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+func (r *rolling) start() *record {
+	r.t.Helper()
+	rec, err := openRecord(r.t.Context(), r.c, mask.New(mask.Options{}), enforcer.Names{}, slog.New(slog.NewTextHandler(&r.said, nil)))
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return rec
+}
+
+// work records some, and does what a window does.
+func (r *rolling) work(rec *record, now time.Time) (pushed bool) {
+	r.t.Helper()
+	for range 20 {
+		if _, err := rec.journal.Append(r.t.Context(), audit.Entry{Kind: audit.KindRefused, Effect: "deny", Reason: strings.Repeat("words ", 20) + randomID("x")}); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if err := rec.roll(r.t.Context(), now); err != nil {
+		r.t.Fatal(err)
+	}
+	pushed = true
+	for range 3 {
+		moved := false
+		for _, s := range rec.openSites() {
+			pushed = s.outlet.Flush(r.t.Context()) == nil && pushed
+		}
+		if err := rec.moveOn(func(*audit.Publisher, *site) { moved = true }); err != nil {
+			r.t.Fatal(err)
+		}
+		if !moved {
+			break
+		}
+	}
+	return pushed
+}
+
+// verify runs the command on the repositories.
+func (r *rolling) verify(names ...string) (string, int) {
+	r.t.Helper()
+	args := []string{"audit", "verify", "--commit-signers", filepath.Join(r.keys, "signers"), "--checkpoint-key", filepath.Join(r.keys, "checkpoint.pub")}
+	for _, n := range names {
+		args = append(args, "--repo", filepath.Join(r.dir, n))
+	}
+	out, errs, code := command(r.t, nil, args...)
+	return out + errs, code
+}
+
+func TestRecordRollsBySize(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git")
+	rec := r.start()
+	for range 4 {
+		if !r.work(rec, time.Now()) {
+			t.Fatal(r.said.take())
+		}
+	}
+	if name, _ := rec.due(time.Now()); !strings.HasSuffix(name, "log-2.git") && !strings.HasSuffix(name, "log-3.git") {
+		t.Errorf("the log belongs in %s", name)
+	}
+	if rec.target == r.c.repoAt(time.Now(), 1) {
+		t.Fatalf("nothing rolled; %d bytes were pushed", rec.weight(rec.target))
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log-1.git", "log-2.git"); code != 0 {
+		t.Errorf("both: %s", out)
+	}
+	if out, code := r.verify("log-2.git"); code != 0 || !strings.Contains(out, "are in another repository") {
+		t.Errorf("the second alone: %s", out)
+	}
+
+	// The next start goes on where this one was. A third repository is not
+	// there: what belongs in it stays in the journal, and says so.
+	r.said.take()
+	rec = r.start()
+	if rec.target != r.c.repoAt(time.Now(), 2) {
+		t.Errorf("it starts in %s", rec.target)
+	}
+	for range 4 {
+		r.work(rec, time.Now())
+	}
+	if r.work(rec, time.Now()) || rec.journal.State().Bytes == 0 {
+		t.Errorf("all was pushed: %+v", rec.journal.State())
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if said := r.said.take(); !strings.Contains(said, "could not be published") || !strings.Contains(said, "log-3.git") {
+		t.Errorf("it says nothing of it: %s", said)
+	}
+	r.make("log-3.git")
+	rec = r.start() // the crashed run's log rolls on, this one begins behind it
+	if !r.work(rec, time.Now()) {
+		t.Error(r.said.take())
+	}
+	if rec.target != r.c.repoAt(time.Now(), 3) {
+		t.Errorf("it starts in %s", rec.target)
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log-1.git", "log-2.git", "log-3.git"); code != 0 {
+		t.Errorf("all three: %s", out)
+	}
+}
+
+func TestRecordRollsByDate(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC()
+	next := time.Date(now.Year(), now.Month()+1, 1, 0, 0, 1, 0, time.UTC)
+	r := newRolling(t, "log-{yyyy}-{mm}.git", "log-"+now.Format("2006-01")+".git", "log-"+next.Format("2006-01")+".git")
+	rec := r.start()
+	if !r.work(rec, now) || rec.target != r.c.repoAt(now, 1) {
+		t.Errorf("it is in %s", rec.target)
+	}
+	if !r.work(rec, next) || rec.target != r.c.repoAt(next, 1) {
+		t.Errorf("it is in %s", rec.target)
+	}
+	if !r.work(rec, next) {
+		t.Error(r.said.take())
+	}
+	rec.target = r.c.repoAt(next, 1)
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log-"+now.Format("2006-01")+".git", "log-"+next.Format("2006-01")+".git"); code != 0 {
+		t.Errorf("both: %s", out)
+	}
+}
+
+func TestRollNames(t *testing.T) {
+	t.Parallel()
+	c := config{AuditRepo: "https://bot:s3cret@git.example.com/{yyyy}/log-{n}.git", AuditRollBytes: 1 << 30}
+	name := c.repoAt(time.Date(2026, 11, 3, 0, 0, 0, 0, time.UTC), 7)
+	if name != "https://git.example.com/2026/log-7.git" {
+		t.Errorf("named %s", name)
+	}
+	if n, ok := c.repoNumber(name); n != 7 || !ok {
+		t.Errorf("%d %v", n, ok)
+	}
+	for _, other := range []string{"", "https://git.example.com/2026/log-x.git", "https://git.example.com/2026/log-7.gitx", "https://evil.example.com/2026/log-7.git"} {
+		if _, ok := c.repoNumber(other); ok {
+			t.Errorf("%q is one of its repositories", other)
+		}
+	}
+	for template, want := range map[string]string{"https://h/{n}": "", "git@h:x/{yyyy}-{mm}.git": "", "https://h/{mm}": "want {yyyy} beside {mm}", "https://h/{dd}": "other braces"} {
+		var said []string
+		config{AuditRepo: template, AuditRollBytes: 1 << 30}.checkRoll(func(_, format string, args ...any) { said = append(said, format) })
+		if want == "" && len(said) > 0 || want != "" && len(said) != 1 {
+			t.Errorf("%s: %q, want %q", template, said, want)
+		}
+	}
+}
