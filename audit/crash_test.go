@@ -44,6 +44,22 @@ func (calmFile) Sync() error                  { return nil }
 func (calmFile) Reserve(int64) (int64, error) { return 1 << 62, nil }
 func (calmFile) Trim() error                  { return nil }
 
+// memoryDir is a directory without a disk that syncs have to wait for, if this
+// machine has one.
+func memoryDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "audit")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
 // acked is an entry that its caller was told is durable.
 type acked struct {
 	seq  uint64
@@ -61,16 +77,7 @@ type crashScene struct {
 
 func newCrashScene(t testing.TB, rnd *rand.Rand, fault func(int, step) (bool, error)) *crashScene {
 	t.Helper()
-	root := t.TempDir()
-	if dir, err := os.MkdirTemp("/dev/shm", "crash"); err == nil { // which has no syncs to wait for
-		root = dir
-		t.Cleanup(func() {
-			if err := os.RemoveAll(dir); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	d := newCrashDisk(root)
+	d := newCrashDisk(memoryDir(t))
 	d.fault = fault
 	s := &crashScene{disk: d}
 	m := newStore()

@@ -324,7 +324,7 @@ func (j *Journal) add(e *Entry, d draft) (*pool, error) {
 		p.buf = append(appendKeptHead(p.buf, e.Seq), tail...)
 	}
 	all := int64(len(p.buf) - before)
-	err := j.refusal(e.Kind, all)
+	err := j.refusal(e.Kind, all, len(d.kept) > 0)
 	if n > MaxLine+1 {
 		err = tooLong(n - 1)
 	}
@@ -347,9 +347,9 @@ func (j *Journal) add(e *Entry, d draft) (*pool, error) {
 	return p, nil
 }
 
-// refusal tells why there is no room for an entry that takes so many bytes.
-// j.mu is held.
-func (j *Journal) refusal(kind Kind, n int64) error {
+// refusal tells why there is no room for an entry that takes so many bytes,
+// those of bodies included. j.mu is held.
+func (j *Journal) refusal(kind Kind, n int64, bodies bool) error {
 	bound, begins := j.cfg.MaxBytes, kind == KindIntent || kind == KindRefused || kind == KindAuthFailed
 	if begins {
 		bound -= bound / 16
@@ -357,7 +357,7 @@ func (j *Journal) refusal(kind Kind, n int64) error {
 	if held := j.held(); held+n > bound {
 		return fmt.Errorf("%w: %d of %d bytes wait to be published to Git; see why the push fails", ErrFull, held, j.cfg.MaxBytes)
 	}
-	if j.short != nil && (begins || j.writing+j.pool.size()+n > j.room) {
+	if j.short != nil && (begins || bodies || j.writing+j.pool.size()+n > j.room) {
 		return j.short
 	}
 	return nil
@@ -427,7 +427,7 @@ func (j *Journal) State() State {
 		Failures: j.failed, Err: j.err, Refuses: j.err,
 	}
 	if s.Refuses == nil {
-		s.Refuses = j.refusal(KindIntent, min(4096, j.cfg.MaxBytes/64)) // an intent is a few thousand bytes at most
+		s.Refuses = j.refusal(KindIntent, min(4096, j.cfg.MaxBytes/64), false) // an intent is a few thousand bytes at most
 	}
 	if len(j.ages) > 0 {
 		s.Oldest = j.ages[0].at

@@ -137,6 +137,12 @@ func (j *Journal) flush(p *pool, first uint64) error {
 // an error undone tells whether all is, durably, as if it had not been tried.
 func (j *Journal) begin(first uint64) (undone bool, err error) {
 	w := &j.w
+	was, any := w.tried, w.any
+	defer func() {
+		if undone { // the name is free again
+			w.tried, w.any = was, any
+		}
+	}()
 	s := segment{first: first}
 	h := segmentHead{Format: 2, Origin: j.inc.origin(), First: first}
 	if w.any {
@@ -235,6 +241,7 @@ func (j *Journal) drop(p *pool) error {
 	q := j.rollBack(p)
 	j.mu.Unlock()
 	q.release(err)
+	j.rouse() // the outcomes alone may fit
 	return err
 }
 
