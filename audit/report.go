@@ -66,6 +66,7 @@ type Checked struct {
 
 	Messages int `json:"messages"` // commit messages made again, and equal
 	Bodies   int `json:"bodies"`   // bodies that match their entry
+	Sealed   int `json:"sealed"`   // bodies that are there, and sealed to somebody's key
 	Erased   int `json:"erased"`   // bodies that are not there (erased, expired, or their branch was not cloned)
 }
 

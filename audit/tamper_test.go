@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"filippo.io/age"
 	"golang.org/x/crypto/ssh"
 
 	"countersign/audit"
@@ -86,7 +87,7 @@ func (w *recordWorld) open(state, enforcer, incarnation, commitKey, checkpointKe
 		w.must(pub.Commit(context.Background()))
 	}
 	r := &run{w: w, store: store}
-	r.journal, err = audit.Open(audit.Config{Dir: state, Enforcer: enforcer, Incarnation: incarnation, Previous: previous, Now: now})
+	r.journal, err = audit.Open(audit.Config{Dir: state, Enforcer: enforcer, Incarnation: incarnation, Previous: previous, Now: now, Rand: zeros{}})
 	w.must(err)
 	r.log, err = audit.NewPublisher(audit.PublisherConfig{Journal: r.journal, Store: store, Signer: audit.KeySigner(key), Now: now})
 	w.must(err)
@@ -99,6 +100,11 @@ func (r *run) add(e audit.Entry) {
 	r.w.must(err)
 }
 
+// zeros are salts that are the same in every run, so that the table is.
+type zeros struct{}
+
+func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
+
 // call records a call, and commits.
 func (r *run) call(id, reason string) {
 	r.w.t.Helper()
@@ -108,8 +114,18 @@ func (r *run) call(id, reason string) {
 	intent.Kind, intent.Effect, intent.Reason = audit.KindIntent, "allow", reason
 	outcome.Kind, outcome.Status = audit.KindOutcome, "ok"
 	r.add(intent)
-	r.add(outcome)
+	_, err := r.journal.Append(context.Background(), outcome, audit.Body{Of: "response", Text: []byte("the answer to " + id)})
+	r.w.must(err)
 	r.commit()
+}
+
+// commitBodies commits the bodies that the journal holds.
+func (r *run) commitBodies() {
+	r.w.t.Helper()
+	b, err := audit.NewBodies(audit.BodiesConfig{Journal: r.journal, Store: r.store, Now: func() time.Time { return r.w.now },
+		Recipients: func() ([]age.Recipient, bool) { return nil, true }})
+	r.w.must(err)
+	r.w.must(b.Commit(context.Background()))
 }
 
 func (r *run) commit() {
@@ -142,6 +158,7 @@ func sampleRecord(t testing.TB) (w *recordWorld, newest string) {
 	w.now = time.Date(2026, 11, 2, 9, 0, 0, 0, time.UTC)
 	r1.call("c_4", "some words") // 7 and 8
 	r1.call("c_5", "some words") // 9 and 10
+	r1.commitBodies()
 	r1.close()
 	r2 := w.open("state-1", "prod-1", "r2", "commit-1", "checkpoint-1")
 	r2.call("c_6", "some words") // 0, 1 and 2
@@ -154,6 +171,7 @@ func sampleRecord(t testing.TB) (w *recordWorld, newest string) {
 	p2.close()
 	r2.call("c_7", "some words") // 3 and 4
 	_, newest, _ = r2.log.Last()
+	r2.commitBodies()
 	r2.close()
 	return w, newest
 }
@@ -334,6 +352,19 @@ func tamperings() []tampering {
 			})
 			gone(october)(w)
 		}, nil, "the hand-over's signature"},
+		{"a body is changed", "the Git host", func(w *recordWorld) {
+			for b := range strings.FieldsSeq(gitIn(w.t, w.repo, "for-each-ref", "--format=%(refname:short)", "refs/heads/bodies")) {
+				w.remake(b, "mallory", func(_ int, files map[string][]byte, _ *string) bool {
+					for name, f := range files {
+						files[name] = append(bytes.Clone(f[:len(f)-1]), f[len(f)-1]^1)
+					}
+					return true
+				})
+			}
+		}, nil, "the digest in the entry"},
+		{"bodies are deleted", "whoever may erase them", func(w *recordWorld) {
+			gone(strings.Fields(gitIn(w.t, w.repo, "for-each-ref", "--format=%(refname:short)", "refs/heads/bodies"))...)(w)
+		}, nil, ""},
 		{"an outcome is left out when it should be recorded", "a faulty enforcer", func(w *recordWorld) {
 			r := w.open("state-1", "prod-1", "r3", "commit-1", "checkpoint-1")
 			r.add(audit.Entry{Kind: audit.KindIntent, Call: "c_8", Effect: "allow", Server: "postgres", Tool: "query"})
@@ -372,7 +403,7 @@ func TestTamperTable(t *testing.T) {
 	}
 	verify := func(w *recordWorld, cfg audit.VerifyConfig) *audit.Report {
 		t.Helper()
-		cfg.Keys, cfg.Signer, cfg.Committer = keys, trust.Commit, trust.Key
+		cfg.Keys, cfg.Signer, cfg.Committer, cfg.Bodies = keys, trust.Commit, trust.Key, true
 		rep, err := audit.Verify(t.Context(), objects(t, w.repo, 2), cfg)
 		if err != nil {
 			t.Fatal(err)
@@ -380,7 +411,7 @@ func TestTamperTable(t *testing.T) {
 		return rep
 	}
 	before := audit.NewVerified("test")
-	if rep := verify(w, audit.VerifyConfig{State: before}); !rep.OK() || rep.Checked.Messages != rep.Commits {
+	if rep := verify(w, audit.VerifyConfig{State: before, Bodies: true}); !rep.OK() || rep.Checked.Messages != rep.Commits || rep.Checked.Bodies != 7 {
 		t.Fatal(rep)
 	}
 	saved, err := before.Encode()
@@ -422,7 +453,12 @@ func TestTamperTable(t *testing.T) {
 			}
 		}
 		found := c.foundBy
-		if found == "" && c.who != "" {
+		if c.what == "bodies are deleted" {
+			found = "no fault: counted as not there"
+			if rep.Checked.Erased != 7 || rep.Checked.Bodies != 0 {
+				t.Errorf("%+v", rep.Checked)
+			}
+		} else if found == "" && c.who != "" {
 			found = "nothing: no anchor has seen it"
 		}
 		fmt.Fprintf(&table, "| %s | %s | %s | %s | %s |\n", c.what, c.who, against, says, found)

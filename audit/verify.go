@@ -70,6 +70,9 @@ type VerifyConfig struct {
 	// accepted history has it; else an error for people. nil: decisions and
 	// approvals are checked by the record alone.
 	Policy func(commit string) (*rules.Policy, error)
+	// Bodies has every kept body of the entries that are walked looked for, and
+	// held against the entry's digest.
+	Bodies bool
 	// State is what an earlier run left: what it has verified is not read again,
 	// and the record must still hold it. Verify brings it up to date, also when
 	// its context ends, unless there is a problem. nil: from the beginning.
@@ -106,6 +109,11 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 	stretches, err := v.stretches()
 	if err != nil {
 		return nil, err
+	}
+	if cfg.Bodies {
+		for _, r := range slices.Backward(v.repos) {
+			v.shelves = append(v.shelves, NewShelf(r))
+		}
 	}
 	if err := v.resume(stretches); err != nil {
 		return nil, err
@@ -165,6 +173,7 @@ type verification struct {
 	repo    Repository   // all repos, by what is in them
 	repos   []Repository // the newest last
 	keys    map[string]*ownKeys
+	shelves []*Shelf // of bodies, the newest repository's first; none: they are not looked for
 	cfg     VerifyConfig
 	rep     *Report
 	logs    []*logState

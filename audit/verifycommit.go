@@ -175,6 +175,7 @@ func (v *verification) collect(l *logState, at Problem, entries []Entry) {
 	for i := range entries {
 		e := &entries[i]
 		v.calls.take(&l.calls, at, e)
+		v.bodies(l, at, e)
 		switch {
 		case e.Seq == 0:
 			var s Start
@@ -191,6 +192,38 @@ func (v *verification) collect(l *logState, at Problem, entries []Entry) {
 			if json.Unmarshal(e.Detail, &a) == nil && a.Checkpoint != "" {
 				v.anchor(a.Checkpoint, fmt.Sprintf("entry %d of %s", e.Seq, l.origin()), l.origin())
 			}
+		}
+	}
+}
+
+// bodies looks for the bodies of an entry. One that is not there was erased,
+// has expired, or its branch was not cloned: that is no fault, and counted. One
+// that is sealed is not opened; that what is sealed is what the entry says, who
+// has the key can see.
+func (v *verification) bodies(l *logState, at Problem, e *Entry) {
+	for _, ref := range e.Bodies {
+		if len(v.shelves) == 0 || ref.Kept != KeptFull {
+			continue
+		}
+		state, why, err := BodyGone, error(nil), error(nil)
+		for _, s := range v.shelves {
+			if state, why, err = CheckBody(s, l.origin(), e.Time, ref); state != BodyGone {
+				break
+			}
+		}
+		switch {
+		case err != nil:
+			at.Class, at.Entry, at.Text = ClassUnread, int64(e.Seq), fmt.Sprintf("entry %d: its %s does not read: %v", e.Seq, ref.Of, err)
+			v.problem(at)
+		case state == BodyWhole:
+			v.calls.Bodies++
+		case state == BodySealed:
+			v.calls.Sealed++
+		case state == BodyGone:
+			v.calls.Erased++
+		default:
+			at.Class, at.Entry, at.Text = ClassBody, int64(e.Seq), fmt.Sprintf("entry %d: its %s is not what was recorded: %v", e.Seq, ref.Of, why)
+			v.problem(at)
 		}
 	}
 }

@@ -32,7 +32,7 @@ type verifyFlags struct {
 	policy, policyBranch  string
 	policySigners, state  string
 	quorum                quorumFlags
-	asJSON                bool
+	asJSON, bodies        bool
 	allowedFile, keysFile []byte // as read
 }
 
@@ -83,6 +83,7 @@ be checked.`,
 	fl.StringVar(&f.policy, "policy", "", "clone of the policy repository: decisions and approvals are held against the policy of their commit")
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
 	fl.StringVar(&f.policySigners, "policy-signers", "", "allowed_signers file: each policy commit that decided must be signed by one of them")
+	fl.BoolVar(&f.bodies, "bodies", false, "look for every kept body, too, and hold it against its entry")
 	fl.StringVar(&f.state, "state", "", "file that notes what holds, for the next run; made if it is not there")
 	fl.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")
 	for _, name := range []string{"commit-signers", "checkpoint-key"} {
@@ -183,6 +184,7 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		return cfg, err
 	}
 	cfg.Grace, cfg.Now = f.quorum.grace, time.Now()
+	cfg.Bodies = f.bodies
 	cfg.Signer, cfg.Committer, cfg.SignedBy, cfg.Prefix = trust.Commit, trust.Key, signedBy, f.from.prefix
 	return cfg, nil
 }
@@ -224,7 +226,7 @@ func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.policy != "" {
 		against = "policy " + f.policyBranch
 	}
-	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), against, string(policySigners))
+	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), against, string(policySigners))
 	file, err := os.ReadFile(f.state)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -328,6 +330,9 @@ func printReport(w io.Writer, r *audit.Report, policy bool) {
 	}
 	if c.Bound > 0 {
 		line("%s whose approval may cover the caller's credential as well, so that its digest cannot be compared", count(c.Bound, "call"))
+	}
+	if n := c.Bodies + c.Sealed + c.Erased; n > 0 {
+		line("%d bodies as their entries say, %d sealed, %d not there: erased, expired, or not in this clone", c.Bodies, c.Sealed, c.Erased)
 	}
 	line("%s against what the entries say; %d checkpoints held elsewhere", count(c.Messages, "commit message"), r.Anchors)
 	switch {
