@@ -41,16 +41,19 @@ test: deps ## Run all tests, against real peers
 conformance: deps ## Run the official MCP conformance suite directly and through countersign
 	@$(GO) test -count=1 -v -run '^TestConformance$$' ./cmd/countersign | grep -v -e '^=== ' -e '^ *--- PASS'
 
-# The tests of the same names run with a few hundred calls, sixty approvals and forty kills; SOAK_SEED
-# says which calls, who presses what, and when who is killed.
+# The tests of the same names run with a few hundred calls, sixty approvals, forty kills and four
+# outages; SOAK_SEED says which calls, who presses what, and when who is killed.
 SOAK_CALLS ?= 100000
 SOAK_APPROVALS ?= 1000
 SOAK_KILLS ?= 500
+SOAK_OUTAGES ?= 40
 SOAK_SEED ?= 20260728
 .PHONY: soak
-soak: deps ## Kill the record SOAK_KILLS times, then run SOAK_APPROVALS approvals and SOAK_CALLS calls while all is killed
+soak: deps ## Kill the record SOAK_KILLS times, take Git away, then run SOAK_APPROVALS approvals and SOAK_CALLS calls while all is killed
 	@COUNTERSIGN_SOAK_KILLS=$(SOAK_KILLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestKilledAtRandom$$' ./audit | grep -v '^=== '
+	@COUNTERSIGN_SOAK_OUTAGES=$(SOAK_OUTAGES) \
+	  $(GO) test -count=1 -timeout 24h -v -run '^TestAwaySoak$$' ./cmd/countersign | grep -v '^=== '
 	@COUNTERSIGN_SOAK_APPROVALS=$(SOAK_APPROVALS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestApprovalsSoak$$' ./cmd/countersign | grep -v '^=== '
 	@COUNTERSIGN_SOAK_CALLS=$(SOAK_CALLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -34,7 +35,8 @@ type shared struct {
 	mu     sync.Mutex
 	now    time.Time
 	pushes []arrival
-	parked chan *member // one that waits for its window
+	fault  http.HandlerFunc // what the host does instead; nil: what it should
+	parked chan *member     // one that waits for its window
 }
 
 // arrival is a push at the host.
@@ -48,7 +50,7 @@ type member struct {
 	store   *gitsync.Repo
 	journal *audit.Journal
 	outlet  *audit.Outlet
-	keys    audit.VerifyConfig
+	keys    []ed25519.PublicKey
 	signers string
 	due     time.Time
 	fire    chan time.Time
@@ -57,6 +59,7 @@ type member struct {
 	every   time.Duration // it appends so often; 0: never
 	next    time.Time
 	entries int
+	refused int
 }
 
 func newShared(t *testing.T) *shared {
@@ -81,6 +84,13 @@ func newShared(t *testing.T) *shared {
 			s.pushes = append(s.pushes, arrival{s.now, name})
 			s.mu.Unlock()
 		}
+		s.mu.Lock()
+		fault := s.fault
+		s.mu.Unlock()
+		if fault != nil {
+			fault(w, r)
+			return
+		}
 		pass.ServeHTTP(w, r)
 	}))
 	t.Cleanup(front.Close)
@@ -94,15 +104,24 @@ func (s *shared) clock() time.Time {
 	return s.now
 }
 
+func (s *shared) fails(how http.HandlerFunc) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fault = how
+}
+
 // join starts an enforcer that appends an entry every so often.
-func (s *shared) join(name string, every time.Duration) *member {
+func (s *shared) join(name string, every time.Duration) *member { return s.joinBound(name, every, 0) }
+
+// joinBound is join, of one whose journal takes so many bytes.
+func (s *shared) joinBound(name string, every time.Duration, most int64) *member {
 	s.Helper()
 	m := &member{name: name, every: every, next: s.clock(), stopped: make(chan struct{})}
 	commitKey, commitPub := keyPair(s.T)
 	logKey, logPub := keyPair(s.T)
 	m.signers = name + "@countersign.example namespaces=\"git\" " + string(commitPub)
 	var err error
-	if m.keys.Keys, err = audit.ParsePublicKeys(logPub); err != nil {
+	if m.keys, err = audit.ParsePublicKeys(logPub); err != nil {
 		s.Fatal(err)
 	}
 	key, err := audit.ParsePrivateKey(logKey)
@@ -114,7 +133,7 @@ func (s *shared) join(name string, every time.Duration) *member {
 		Auth: gitsync.Auth{Username: name, Token: func(context.Context) (string, error) { return "any", nil }}}); err != nil {
 		s.Fatal(err)
 	}
-	if m.journal, err = audit.Open(audit.Config{Dir: dir, Enforcer: name, Incarnation: "r1", Now: s.clock}); err != nil {
+	if m.journal, err = audit.Open(audit.Config{Dir: dir, Enforcer: name, Incarnation: "r1", Now: s.clock, MaxBytes: most}); err != nil {
 		s.Fatal(err)
 	}
 	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: m.journal, Store: m.store, Signer: audit.KeySigner(key), Now: s.clock})
@@ -181,10 +200,15 @@ func (s *shared) pass(d time.Duration) {
 					s.now = m.next
 				}
 				s.mu.Unlock()
-				if _, err := m.journal.Append(s.Context(), audit.Entry{Kind: audit.KindCredential, Reason: fmt.Sprint("number ", m.entries)}); err != nil {
+				_, err := m.journal.Append(s.Context(), audit.Entry{Kind: audit.KindIntent, Call: fmt.Sprintf("c_%s_%d", m.name, m.entries), Reason: strings.Repeat("words ", 100)})
+				switch {
+				case errors.Is(err, audit.ErrFull):
+					m.refused++
+				case err != nil:
 					s.Fatal(err)
+				default:
+					m.entries++
 				}
-				m.entries++
 			}
 		}
 		s.mu.Lock()
@@ -210,6 +234,32 @@ func (s *shared) within(from, to time.Time) (all int, by map[string]int) {
 		}
 	}
 	return all, by
+}
+
+// verified verifies the repository, and counts the entries of each enforcer.
+func (s *shared) verified(members ...*member) map[string]int {
+	s.Helper()
+	var signers string
+	cfg := audit.VerifyConfig{}
+	for _, m := range members {
+		signers += m.signers
+		cfg.Keys = append(cfg.Keys, m.keys...)
+	}
+	trust, err := gitsync.Signers{AllowedSigners: []byte(signers)}.Parse()
+	if err != nil {
+		s.Fatal(err)
+	}
+	cfg.Signer = trust.Commit
+	rep, err := audit.Verify(s.Context(), reader(s.T, filepath.Join(s.dir, "remote.git")), cfg)
+	if err != nil || !rep.OK() || len(rep.Logs) != len(members) {
+		s.Fatalf("%v, %d logs: %v", err, len(rep.Logs), rep)
+	}
+	s.Log(rep)
+	entries := map[string]int{}
+	for _, l := range rep.Logs {
+		entries[l.Enforcer] = int(l.Entries)
+	}
+	return entries
 }
 
 // first tells when each pushed for the first time.
@@ -296,25 +346,7 @@ func TestSharedRemote(t *testing.T) {
 	}
 
 	// All that was pushed verifies, together.
-	var signers string
-	cfg := audit.VerifyConfig{}
-	for _, m := range append(slices.Clone(s.members), one, three) {
-		signers += m.signers
-		cfg.Keys = append(cfg.Keys, m.keys.Keys...)
-	}
-	trust, err := gitsync.Signers{AllowedSigners: []byte(signers)}.Parse()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cfg.Signer = trust.Commit
-	rep, err := audit.Verify(t.Context(), reader(t, filepath.Join(s.dir, "remote.git")), cfg)
-	if err != nil || !rep.OK() || len(rep.Logs) != 6 {
-		t.Fatalf("%v, %d logs: %v", err, len(rep.Logs), rep)
-	}
-	entries := map[string]int{}
-	for _, l := range rep.Logs {
-		entries[l.Enforcer] = int(l.Entries)
-	}
+	entries := s.verified(append(slices.Clone(s.members), one, three)...)
 	for _, m := range append(slices.Clone(s.members), one) {
 		if entries[m.name] != m.entries+1 { // and its start
 			t.Errorf("%s: %d entries are published, of %d", m.name, entries[m.name], m.entries+1)
@@ -323,8 +355,79 @@ func TestSharedRemote(t *testing.T) {
 	if n := entries[three.name]; n == 0 || n > three.entries+1 {
 		t.Errorf("three, which died: %d entries are published, of %d", n, three.entries+1)
 	}
-	t.Log(rep)
 	for _, m := range slices.Clone(s.members) {
 		s.leave(m, false)
+	}
+}
+
+// TestRemoteAwayForLong has the Git host fail for hours, in the ways at hand,
+// while two enforcers record: one has room for all of it, the other one's
+// journal comes to its bound. Both say so in time; and when the host is back,
+// all that was recorded is there within minutes.
+func TestRemoteAwayForLong(t *testing.T) {
+	t.Parallel()
+	s := newShared(t)
+	wide := s.join("wide", 20*time.Second)
+	narrow := s.joinBound("narrow", 20*time.Second, 128<<10)
+	s.pass(2 * time.Minute)
+	ended := 0
+	for what, fault := range map[string]http.HandlerFunc{
+		"it says that it is down": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "down", http.StatusServiceUnavailable) },
+		"it cuts connections":     func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"it speaks of other things": func(w http.ResponseWriter, _ *http.Request) {
+			if _, err := w.Write([]byte("<html>sign in</html>")); err != nil {
+				panic(http.ErrAbortHandler)
+			}
+		},
+	} {
+		for _, m := range s.members {
+			if st := m.journal.State(); st.Alert != "" {
+				t.Errorf("%s: %s begins with the alert %q", what, m.name, st.Alert)
+			}
+		}
+		refused := narrow.refused
+		s.fails(fault)
+		s.pass(34 * time.Minute) // about 100 entries of 700 bytes
+		if a := wide.journal.State().Alert; a != "" {
+			t.Errorf("%s: an alert before the hour: %q", what, a)
+		}
+		if a := narrow.journal.State().Alert; !strings.Contains(a, " % full") {
+			t.Errorf("%s: no alert at half: %q", what, a)
+		}
+		if narrow.refused > refused {
+			t.Errorf("%s: refused before the bound", what)
+		}
+		s.pass(27 * time.Minute)
+		if a := wide.journal.State().Alert; !strings.Contains(a, "are not published yet") {
+			t.Errorf("%s: no alert after an hour: %q", what, a)
+		}
+		if narrow.refused == refused {
+			t.Errorf("%s: nothing was refused at the bound: %+v", what, narrow.journal.State())
+		}
+		// What is under way can end, at the bound.
+		if _, err := narrow.journal.Append(t.Context(), audit.Entry{Kind: audit.KindOutcome, Call: fmt.Sprintf("c_narrow_%d", ended)}); err != nil {
+			t.Errorf("%s: an outcome: %v", what, err)
+		}
+		narrow.entries++
+		ended++
+		s.fails(nil)
+		back := s.clock()
+		for wide.journal.State().Bytes > 2000 || narrow.journal.State().Bytes > 2000 {
+			if s.clock().Sub(back) > 10*time.Minute {
+				t.Fatalf("%s: not published after %s: %+v, %+v", what, s.clock().Sub(back), wide.journal.State(), narrow.journal.State())
+			}
+			s.pass(10 * time.Second)
+		}
+		t.Logf("%s: all is published %s after it is back; %d refused", what, s.clock().Sub(back), narrow.refused-refused)
+	}
+	members := slices.Clone(s.members)
+	for _, m := range members {
+		s.leave(m, false)
+	}
+	entries := s.verified(members...)
+	for _, m := range members {
+		if entries[m.name] != m.entries+1 {
+			t.Errorf("%s: %d entries are published, of %d", m.name, entries[m.name], m.entries+1)
+		}
 	}
 }
