@@ -19,8 +19,7 @@ import (
 type ErasingStore interface {
 	BodyStore
 	Branches(prefix string) ([]string, error)
-	// Files lists a folder of a commit, folders with a slash at the end; an
-	// error that wraps fs.ErrNotExist if there is no such folder.
+	// Files lists a folder of a commit, folders with a slash at the end.
 	Files(commit, dir string) ([]string, error)
 	// Rewrite replaces a branch that stands at old by one commit with the files
 	// that keep lets stay, or removes it if none does (""), durably, and takes
@@ -33,14 +32,26 @@ type ErasingStore interface {
 	FetchNew(ctx context.Context, prefixes ...string) error
 }
 
+// PublishedLog is the log as the remote has it.
+type PublishedLog interface {
+	Branches(prefix string) ([]string, error)
+	Tip(branch string) (hash string, ok bool, err error)
+	Files(commit, dir string) ([]string, error)
+	File(commit, path string) ([]byte, error)
+	Close() error
+}
+
 // EraserConfig says whose bodies are dropped, and when.
 type EraserConfig struct {
 	Dir      string // the state directory
 	Enforcer string
 	Store    ErasingStore
-	Journal  *Journal  // this run's: erasures are recorded in it
-	Past     []*Past   // earlier runs' that are still on this disk
-	Bodies   []*Bodies // those that commit now; more by Add
+	// Published brings the log's branches under prefix from the remote: what it
+	// has is soon no longer on this disk.
+	Published func(ctx context.Context, prefix string) (PublishedLog, error)
+	Journal   *Journal  // this run's: erasures are recorded in it
+	Past      []*Past   // earlier runs' that are still on this disk
+	Bodies    []*Bodies // those that commit now; more by Add
 	// Subject gives a subject as the record has it now; Pseudonym as it has
 	// been recorded where a policy wanted pseudonyms. Both nil: as it is.
 	Subject, Pseudonym func(issuer, sub string) (string, string)
@@ -116,11 +127,12 @@ var ErrErasure = errors.New("audit: erasure")
 type Eraser struct {
 	cfg EraserConfig
 
-	mu     sync.Mutex // one thing at a time
-	open   map[string]*Erasure
-	closed map[string]Erasure // done in this run
-	looked time.Time          // when what is too old was last looked for
-	erased struct {
+	mu      sync.Mutex // one thing at a time
+	open    map[string]*Erasure
+	looked  time.Time // when what is too old was last looked for
+	viewing sync.Mutex
+	view    map[string]Erasure // what Get and List tell, also while something is done
+	erased  struct {
 		sync.RWMutex
 		digests map[string]bool
 	}
@@ -131,7 +143,7 @@ const lookEvery = time.Hour
 
 // NewEraser takes up what earlier runs did not finish.
 func NewEraser(cfg EraserConfig) (*Eraser, error) {
-	if cfg.Store == nil || cfg.Journal == nil || cfg.ID == nil || cfg.Enforcer == "" {
+	if cfg.Store == nil || cfg.Published == nil || cfg.Journal == nil || cfg.ID == nil || cfg.Enforcer == "" {
 		return nil, errors.New("audit: an eraser needs a store, a journal, an enforcer's name and ids")
 	}
 	same := func(issuer, sub string) (string, string) { return issuer, sub }
@@ -150,7 +162,7 @@ func NewEraser(cfg EraserConfig) (*Eraser, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Eraser{cfg: cfg, open: map[string]*Erasure{}, closed: map[string]Erasure{}}
+	e := &Eraser{cfg: cfg, open: map[string]*Erasure{}, view: map[string]Erasure{}}
 	if err := errors.Join(e.loadErased(), e.loadOpen()); err != nil {
 		return nil, err
 	}
@@ -198,35 +210,40 @@ func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
 		return Erasure{}, err
 	}
 	e.open[er.ID] = er
+	e.show(er)
 	_ = e.advance(ctx, er) // Waits says it
 	return *er, nil
 }
 
-func (e *Eraser) get(id string) Erasure {
-	if er, ok := e.open[id]; ok {
-		return *er
-	}
-	return e.closed[id]
-}
-
 // Get gives an erasure that is not done, or was done in this run.
 func (e *Eraser) Get(id string) (Erasure, bool) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	er := e.get(id)
-	return er, er.ID != ""
+	e.viewing.Lock()
+	defer e.viewing.Unlock()
+	er, ok := e.view[id]
+	return er, ok
 }
 
 // List gives the erasures that are not done, oldest first.
 func (e *Eraser) List() []Erasure {
-	e.mu.Lock()
-	defer e.mu.Unlock()
+	e.viewing.Lock()
+	defer e.viewing.Unlock()
 	all := []Erasure{}
-	for _, er := range e.open {
-		all = append(all, *er)
+	for _, er := range e.view {
+		if !er.Done {
+			all = append(all, er)
+		}
 	}
 	slices.SortFunc(all, func(a, b Erasure) int { return cmp.Or(a.Asked.Compare(b.Asked), strings.Compare(a.ID, b.ID)) })
 	return all
+}
+
+// show has Get and List see an erasure as it is now.
+func (e *Eraser) show(er *Erasure) {
+	e.viewing.Lock()
+	defer e.viewing.Unlock()
+	now := *er
+	now.Steps = slices.Clone(er.Steps)
+	e.view[er.ID] = now
 }
 
 // Commit goes on with what is not done, and drops what has become too old.
@@ -270,19 +287,14 @@ func (e *Eraser) advance(ctx context.Context, er *Erasure) error {
 	if err != nil {
 		er.Waits = err.Error()
 	}
+	e.show(er)
 	return err
 }
 
 func (e *Eraser) step(ctx context.Context, er *Erasure) error {
 	if !er.Seen {
-		// Of a disk that was lost, the remote may have more than is here. What is
-		// here goes all the same.
-		unseen := e.cfg.Store.FetchNew(ctx, "audit/"+e.cfg.Enforcer+"/", e.prefix())
-		if err := e.drop(ctx, er); err != nil {
-			return errors.Join(unseen, err)
-		}
-		if unseen != nil {
-			return fmt.Errorf("what is here is gone, but the remote cannot be asked what it has: %w", unseen)
+		if err := e.dropAll(ctx, er); err != nil {
+			return err
 		}
 		er.Seen = true
 		if err := e.save(er); err != nil {
@@ -311,7 +323,26 @@ func (e *Eraser) step(ctx context.Context, er *Erasure) error {
 	}
 	er.Done, er.Waits = true, ""
 	delete(e.open, er.ID)
-	e.closed[er.ID] = *er
+	return nil
+}
+
+// dropAll drops what is here and what only the remote has: of a disk that was
+// lost, and of runs whose log is no longer on this disk. While the remote cannot
+// be asked, what can be found without it goes all the same.
+func (e *Eraser) dropAll(ctx context.Context, er *Erasure) (err error) {
+	unseen := e.cfg.Store.FetchNew(ctx, e.prefix())
+	var log PublishedLog
+	if unseen == nil && er.Before.IsZero() {
+		if log, unseen = e.cfg.Published(ctx, "audit/"+e.cfg.Enforcer+"/"); unseen == nil {
+			defer func() { err = errors.Join(err, log.Close()) }()
+		}
+	}
+	if err := e.drop(ctx, er, log); err != nil {
+		return errors.Join(unseen, err)
+	}
+	if unseen != nil {
+		return fmt.Errorf("what could be found here is gone, but the remote cannot be asked what it has: %w", unseen)
+	}
 	return nil
 }
 

@@ -75,6 +75,7 @@ func (e *Eraser) loadOpen() error {
 			continue
 		}
 		e.open[er.ID] = er
+		e.show(er)
 	}
 	return nil
 }
@@ -168,7 +169,7 @@ func (e *Eraser) journals() map[string]iter.Seq2[Entry, error] {
 
 // find gives the paths of the bodies that an erasure is of, by branch, and the
 // digests of those in journals on this disk, by incarnation.
-func (e *Eraser) find(er *Erasure) (paths map[string]map[string]bool, here map[string][]string, err error) {
+func (e *Eraser) find(er *Erasure, log PublishedLog) (paths map[string]map[string]bool, here map[string][]string, err error) {
 	paths, here = map[string]map[string]bool{}, map[string][]string{}
 	issuer, sub := e.cfg.Pseudonym(er.Issuer, er.Sub)
 	calls := map[string]bool{}
@@ -201,13 +202,15 @@ func (e *Eraser) find(er *Erasure) (paths map[string]map[string]bool, here map[s
 		}
 		return nil
 	}
-	logs, err := e.cfg.Store.Branches("audit/" + e.cfg.Enforcer + "/")
-	if err != nil {
-		return nil, nil, err
+	var logs []string
+	if log != nil {
+		if logs, err = log.Branches("audit/" + e.cfg.Enforcer + "/"); err != nil {
+			return nil, nil, err
+		}
 	}
 	for _, b := range logs {
 		id := path.Base(path.Dir(b))
-		for en, err := range e.published(b) {
+		for en, err := range published(log, b) {
 			if err == nil {
 				err = add(id, en, false)
 			}
@@ -230,9 +233,9 @@ func (e *Eraser) find(er *Erasure) (paths map[string]map[string]bool, here map[s
 }
 
 // published gives the entries of a branch of the log.
-func (e *Eraser) published(branch string) iter.Seq2[Entry, error] {
+func published(log PublishedLog, branch string) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
-		tip, ok, err := e.cfg.Store.Tip(branch)
+		tip, ok, err := log.Tip(branch)
 		if err != nil || !ok {
 			if err != nil {
 				yield(Entry{}, err)
@@ -241,7 +244,7 @@ func (e *Eraser) published(branch string) iter.Seq2[Entry, error] {
 		}
 		var walk func(dir string) bool
 		walk = func(dir string) bool {
-			names, err := e.cfg.Store.Files(tip, dir)
+			names, err := log.Files(tip, dir)
 			if err != nil {
 				return yield(Entry{}, err) && false
 			}
@@ -256,7 +259,7 @@ func (e *Eraser) published(branch string) iter.Seq2[Entry, error] {
 				if path.Ext(n) != ".jsonl" {
 					continue
 				}
-				b, err := e.cfg.Store.File(tip, full)
+				b, err := log.File(tip, full)
 				if err != nil {
 					return yield(Entry{}, err) && false
 				}
@@ -280,12 +283,13 @@ type doomed struct {
 	file, folder func(path string) bool
 }
 
-// drop writes the branches anew that hold what an erasure is of.
-func (e *Eraser) drop(ctx context.Context, er *Erasure) error {
+// drop writes the branches anew that hold what an erasure is of; log is nil if
+// the remote cannot be asked.
+func (e *Eraser) drop(ctx context.Context, er *Erasure, log PublishedLog) error {
 	var branches []string
 	of := func(branch string) doomed { return tooOld(branch, er.Before) }
 	if er.Before.IsZero() {
-		paths, here, err := e.find(er)
+		paths, here, err := e.find(er, log)
 		if err != nil {
 			return fmt.Errorf("the bodies cannot be found: %w", err)
 		}

@@ -59,6 +59,7 @@ type Config struct {
 	Operators   *identity.Verifier // of tokens that may freeze: another audience than Identity's, and never both
 	Freezes     *freeze.Board
 	Journal     *audit.Journal
+	Eraser      *audit.Eraser // of bodies in the record, for Control; nil: none
 	Mask        *mask.Mask
 	Credentials *credential.Minter // nil where no Vault is configured: rules that need it refuse
 	Approvals   *approval.Book

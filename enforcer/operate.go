@@ -34,7 +34,13 @@ const maxOperation = 16 << 10 // bytes of a request
 // for: who reached a socket that only the operator can open.
 func (e *Enforcer) Control(who func(*http.Request) freeze.Operator) http.Handler {
 	mux := http.NewServeMux()
-	e.mountOperate(mux, func(_ http.ResponseWriter, r *http.Request) (freeze.Operator, bool) { return who(r), true })
+	trusted := func(_ http.ResponseWriter, r *http.Request) (freeze.Operator, bool) { return who(r), true }
+	e.mountOperate(mux, trusted)
+	if e.Eraser != nil {
+		mount(mux, trusted, map[string]operation{
+			"POST /erasures": e.serveErase, "GET /erasures": e.serveErasures, "GET /erasures/{id}": e.serveErasure,
+		})
+	}
 	e.mountApprovals(mux, who)
 	return mux
 }
@@ -42,11 +48,17 @@ func (e *Enforcer) Control(who func(*http.Request) freeze.Operator) http.Handler
 // mountOperate adds these endpoints, and those of credentials. who answers a
 // caller that it refuses.
 func (e *Enforcer) mountOperate(mux *http.ServeMux, who func(http.ResponseWriter, *http.Request) (freeze.Operator, bool)) {
-	for pattern, serve := range map[string]func(http.ResponseWriter, *http.Request, freeze.Operator){
+	mount(mux, who, map[string]operation{
 		"POST /freezes": e.serveFreeze, "GET /freezes": e.serveFreezes,
 		"DELETE /freezes/{id}": e.serveUnfreeze, "DELETE /freezes": e.serveUnfreezeAll,
 		"GET /credentials": e.serveLeases, "POST /credentials/revoke": e.serveRevoke,
-	} {
+	})
+}
+
+type operation func(http.ResponseWriter, *http.Request, freeze.Operator)
+
+func mount(mux *http.ServeMux, who func(http.ResponseWriter, *http.Request) (freeze.Operator, bool), all map[string]operation) {
+	for pattern, serve := range all {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			// A connection without deadlines (a test's) never blocks.
 			conn := http.NewResponseController(w)

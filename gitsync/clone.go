@@ -37,6 +37,19 @@ func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) 
 	if err != nil {
 		return nil, err
 	}
+	return cloneFrom(ctx, rem, "")
+}
+
+// Borrow clones the branches under prefix, as the remote has them, into a
+// temporary folder that Close removes.
+func (r *Repo) Borrow(ctx context.Context, prefix string) (*Repo, error) {
+	if r.remote == nil {
+		return nil, errors.New("no remote is configured to clone from")
+	}
+	return cloneFrom(ctx, r.remote, prefix)
+}
+
+func cloneFrom(ctx context.Context, rem *remote, prefix string) (*Repo, error) {
 	dir, err := os.MkdirTemp("", "countersign-clone-")
 	if err != nil {
 		return nil, err
@@ -46,7 +59,7 @@ func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) 
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
 	r.remote, r.temp = rem, true
-	if err := r.cloneAll(ctx); err != nil {
+	if err := r.cloneAll(ctx, prefix); err != nil {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
@@ -69,10 +82,10 @@ func (r *Repo) Refresh(ctx context.Context) error {
 		r.st = storageAt(r.dir) // what a fetch brought is in packs that this storage does not know
 		return err
 	}
-	return r.cloneAll(ctx)
+	return r.cloneAll(ctx, "")
 }
 
-func (r *Repo) cloneAll(ctx context.Context) error {
+func (r *Repo) cloneAll(ctx context.Context, prefix string) error {
 	had := map[plumbing.ReferenceName]plumbing.Hash{}
 	var haves []plumbing.Hash
 	it, err := r.st.IterReferences()
@@ -91,7 +104,7 @@ func (r *Repo) cloneAll(ctx context.Context) error {
 	picks, err := r.remote.fetch(ctx, r.st, maxClone, haves, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		var picks []fetched
 		for name, h := range refs {
-			if !strings.HasPrefix(name.String(), "refs/heads/") {
+			if !strings.HasPrefix(name.String(), "refs/heads/"+prefix) {
 				continue
 			}
 			if err := name.Validate(); err != nil {

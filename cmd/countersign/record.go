@@ -17,6 +17,7 @@ import (
 	"countersign/enforcer"
 	"countersign/enforcer/mask"
 	"countersign/gitsync"
+	"countersign/rules"
 )
 
 // keepPast is how many fully published journals of earlier runs stay on disk,
@@ -36,9 +37,12 @@ type record struct {
 	repo     *gitsync.Repo // where this run began
 	previous []*audit.Past // journals of earlier runs that are still on this disk
 	sitesMu  sync.Mutex
-	sites    []*site       // all repositories that are published to
-	logs     []*rollingLog // of earlier runs that were not wholly published, and of this one, the last
-	target   string        // where this run's log is, or is to go on
+	sites    []*site               // all repositories that are published to
+	logs     []*rollingLog         // of earlier runs that were not wholly published, and of this one, the last
+	target   string                // where this run's log is, or is to go on
+	eraser   *audit.Eraser         // of bodies
+	policy   func() *rules.Policy  // in force, nil while none is; set before publishing begins
+	names    func() enforcer.Names // of subjects; set before publishing begins
 	recovery enforcer.Recovery
 	outside  outside
 	anchor   func(checkpoint string) // told of each pushed checkpoint
@@ -94,6 +98,7 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	if err != nil {
 		return err
 	}
+	var bodies []*audit.Bodies
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, r.recalled(p.Read()))
@@ -113,10 +118,16 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 		if err := pub.Commit(ctx); err != nil {
 			return fmt.Errorf("the journal of run %s cannot be committed: %w", p.Incarnation, err)
 		}
-		if !p.Published() { // earlier runs first: this one's first entry says that they are there
-			r.logs = append(r.logs, &rollingLog{p, pub, there})
-			there.outlet.Add(pub)
+		if p.Published() {
+			continue
 		}
+		b, err := r.bodies(audit.BodiesConfig{Past: p}, there)
+		if err != nil {
+			return err
+		}
+		r.logs, bodies = append(r.logs, &rollingLog{p, pub, there}), append(bodies, b)
+		there.outlet.Add(pub) // earlier runs first: this one's first entry says that they are there
+		there.outlet.Add(b)
 	}
 	if r.recovery, err = enforcer.Recover(names, journals...); err != nil {
 		return err
@@ -143,6 +154,15 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	}
 	r.logs = append(r.logs, &rollingLog{nil, current, here})
 	here.outlet.Add(current)
+	b, err := r.bodies(audit.BodiesConfig{Journal: r.journal}, here)
+	if err == nil {
+		here.outlet.Add(b)
+		r.eraser, err = r.newEraser(append(bodies, b))
+	}
+	if err != nil {
+		return errors.Join(err, r.journal.Close())
+	}
+	here.outlet.Add(r.eraser)
 	return nil
 }
 

@@ -108,7 +108,7 @@ func serve(ctx context.Context, c config) (err error) {
 	}
 	gate, err := enforcer.New(enforcer.Config{
 		PublicURL: c.PublicURL, Issuers: c.OIDCIssuers, Audience: c.OIDCAudience, TrustedProxies: c.TrustedProxies,
-		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: p.record.journal, Mask: p.mask, Credentials: vault,
+		PolicyMaxAge: c.PolicyMaxAge, Identity: verifier, Operators: operators, Freezes: freezes, Journal: p.record.journal, Eraser: p.record.eraser, Mask: p.mask, Credentials: vault,
 		Approvals: p.approvals.book, Ballots: ballots, CardError: chat.cardError, Quotas: counts.table, Certificates: c.UpstreamCerts, Private: filepath.Join(c.StateDir, "private"),
 		Ready: map[string]func(context.Context) error{"identity": verifier.Ready, "record": p.record.ready},
 		Kept:  p.approvals.kept, Alone: c.NATSURL == "",

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"countersign/audit"
+)
+
+func auditEraseCommand() *cobra.Command {
+	var gate gateFlags // of this machine: there is no other way
+	var subject string
+	var wait time.Duration
+	var ask struct {
+		Issuer string `json:"issuer,omitempty"`
+		Sub    string `json:"sub,omitempty"`
+		Call   string `json:"call,omitempty"`
+		Reason string `json:"reason"`
+	}
+	cmd := &cobra.Command{
+		Use:   "erase (--subject … | --call …) --reason …",
+		Short: "Erase the bodies of a subject's calls, or of one call, from the record",
+		Long: `Has the running enforcer drop the kept bodies of requests and answers: from its
+journals' way to Git, from its own repository, and from the remote, whose branches
+under bodies/ it writes anew. The log is not touched, and still verifies: it has
+the bodies' digests, which say nothing without the salt that went with the bodies.
+That it was done, by whom and why, is an entry.
+
+Every enforcer erases its own: run it for each. Clones and forks keep what they
+have, and so does the Git host until it collects garbage: see docs/record.md.
+
+Exit status 1: it is not done yet (the remote cannot be reached, say). It goes on
+by itself, also after a restart.
+
+It reaches the enforcer of this machine through control.sock in
+COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
+		Example: `  countersign audit erase --subject https://id.example.com#alice --reason "request 118: right to erasure"
+  countersign audit erase --call c_4kq2m7… --reason "a customer's file was pasted into it"`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if subject != "" {
+				var ok bool
+				if ask.Issuer, ask.Sub, ok = strings.Cut(subject, "#"); !ok || ask.Issuer == "" || ask.Sub == "" {
+					return fmt.Errorf("--subject %q: want ISSUER#SUB, in full, also where the record has a pseudonym", subject)
+				}
+			}
+			body, err := json.Marshal(ask)
+			if err != nil {
+				return err
+			}
+			var er audit.Erasure
+			if err := gate.ask(cmd.Context(), http.MethodPost, "/erasures", body, &er); err != nil {
+				return fmt.Errorf("not known to be erased: %w", err)
+			}
+			until := time.After(wait)
+			for !er.Done {
+				select {
+				case <-cmd.Context().Done():
+					return cmd.Context().Err()
+				case <-time.After(time.Second):
+				case <-until:
+					fmt.Fprintf(cmd.OutOrStdout(), "%s  not done yet, it goes on: %s\n", er.ID, safe(er.Waits))
+					return errFound
+				}
+				if err := gate.ask(cmd.Context(), http.MethodGet, "/erasures/"+url.PathEscape(er.ID), nil, &er); err != nil {
+					return fmt.Errorf("%s was begun, and goes on; what has become of it is not known: %w", er.ID, err)
+				}
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  erased: %d bodies on %d branches\n", er.ID, er.Count(), len(er.Steps))
+			for _, s := range er.Steps {
+				if s.New == "" {
+					s.New = "gone"
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %d bodies, %s → %s\n", s.Branch, s.Bodies, s.Old, s.New)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&subject, "subject", "", "bodies of calls on behalf of this subject: ISSUER#SUB")
+	cmd.Flags().StringVar(&ask.Call, "call", "", "bodies of this call")
+	cmd.Flags().StringVar(&ask.Reason, "reason", "", "why; it is recorded (required)")
+	cmd.Flags().DurationVar(&wait, "wait", 2*time.Minute, "how long to wait for the push")
+	cmd.MarkFlagsMutuallyExclusive("subject", "call")
+	cmd.MarkFlagsOneRequired("subject", "call")
+	if err := cmd.MarkFlagRequired("reason"); err != nil {
+		panic(err) // the flag is defined a few lines up
+	}
+	return cmd
+}
