@@ -44,8 +44,8 @@ type recordResults struct {
 
 // repositorySize is what a mix of entries takes.
 type repositorySize struct {
-	mix           string
-	batch         int // entries of a commit
+	mix     string
+	batch   int // entries of a commit
 	in, out float64
 }
 

@@ -33,7 +33,9 @@ func (r *record) bodies(bc audit.BodiesConfig, at *site) (*audit.Bodies, error) 
 func (r *record) newEraser(bodies []*audit.Bodies) (*audit.Eraser, error) {
 	return audit.NewEraser(audit.EraserConfig{
 		Dir: r.config.StateDir, Enforcer: r.config.ID, Store: r.repo, Journal: r.journal, Past: r.previous, Bodies: bodies,
-		Published: func(ctx context.Context, prefix string) (audit.PublishedLog, error) { return r.repo.Borrow(ctx, prefix) },
+		Published: func(ctx context.Context, prefix string) (audit.PublishedLog, error) {
+			return r.repo.Borrow(ctx, prefix)
+		},
 		Subject: func(issuer, sub string) (string, string) {
 			s := r.names().Subject(r.inForce(), rules.Subject{Issuer: issuer, Sub: sub})
 			return s.Issuer, s.Sub
