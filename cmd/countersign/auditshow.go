@@ -18,6 +18,7 @@ import (
 func auditShowCommand() *cobra.Command {
 	var from readFlags
 	var asJSON, full bool
+	var bodies bodyFlags
 	cmd := &cobra.Command{
 		Use:   "show <id>",
 		Short: "Tell the whole story of a call, an approval, a session, or one entry",
@@ -43,11 +44,15 @@ holder's or a lease's, or the beginning of one; or an entry's,
 				if asJSON {
 					return s.printJSON(cmd)
 				}
-				return s.print(cmd.OutOrStdout(), full)
+				if err := s.print(cmd.OutOrStdout(), full); err != nil || !bodies.wanted() {
+					return err
+				}
+				return bodies.print(cmd.OutOrStdout(), r, s)
 			})
 		},
 	}
 	from.add(cmd)
+	bodies.add(cmd)
 	cmd.Flags().BoolVar(&full, "full", false, "every entry in full, with all its members")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "as JSON")
 	return cmd
