@@ -4,8 +4,8 @@
 // It promises:
 //
 //   - Append returns only when the entry is durable in the local journal, or
-//     with an error; after an error of the disk the journal never accepts
-//     another entry. What cannot be recorded must not happen.
+//     with an error; after an error of the disk nothing is accepted until a
+//     new file is durable. What cannot be recorded must not happen.
 //   - What is in the journal reaches Git, once and in order: a batch becomes a
 //     commit that carries a signed checkpoint (c2sp.org/tlog-checkpoint) of the
 //     RFC 6962 tree over all lines of this incarnation. A crash at any moment

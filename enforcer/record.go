@@ -88,8 +88,11 @@ func (x *exchange) recordServer(kind audit.Kind, m *wire.Message, effect rules.E
 }
 
 func (x *exchange) append(en audit.Entry, bodies ...audit.Body) error {
-	_, err := x.e.Journal.Append(context.WithoutCancel(x.r.Context()), en, bodies...)
-	return err
+	if _, err := x.e.Journal.Append(context.WithoutCancel(x.r.Context()), en, bodies...); err != nil {
+		x.e.Log.Error("the record cannot be written", "call", x.id, "kind", en.Kind, "err", err)
+		return unrecorded{err}
+	}
+	return nil
 }
 
 // keptCanonical bounds the canonical forms that are kept: memory that nobody
@@ -142,8 +145,11 @@ func (e *Enforcer) event(ctx context.Context, en audit.Entry, detail any) error 
 		en.Detail = b
 	}
 	en.Reason = e.words(en.Reason, 4096)
-	_, err := e.Journal.Append(context.WithoutCancel(ctx), en)
-	return err
+	if _, err := e.Journal.Append(context.WithoutCancel(ctx), en); err != nil {
+		e.Log.Error("the record cannot be written", "kind", en.Kind, "err", err)
+		return unrecorded{err}
+	}
+	return nil
 }
 
 // words is text of any origin as the record and the client may have it: masked,

@@ -270,6 +270,13 @@ func (x *exchange) upstreamFailed(err error) *refusal {
 	}
 }
 
+// unrecorded is that an entry is not in the journal. What it says, clients may
+// be told: it names no path, and what they can do. The log has the cause.
+type unrecorded struct{ cause error }
+
+func (u unrecorded) Error() string { return publicCause(u.cause) }
+func (u unrecorded) Unwrap() error { return u.cause }
+
 // publicCause keeps the journal's own words, which name no path.
 func publicCause(err error) string {
 	switch {

@@ -324,6 +324,9 @@ func (r *record) metrics(reg prometheus.Registerer) {
 	}
 	gauge("countersign_journal_unpublished_bytes", "Bytes of the journal that are not in Git yet.", func(s audit.State) float64 { return float64(s.Bytes) })
 	gauge("countersign_journal_entries", "Entries of this run that are durable.", func(s audit.State) float64 { return float64(s.Entries) })
+	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "countersign_journal_failures_total", Help: "Files of the journal given up after an error of the disk.",
+	}, func() float64 { return float64(r.journal.State().Failures) }))
 	gauge("countersign_journal_alert", "1 when a person should look at the journal.", func(s audit.State) float64 {
 		if s.Alert != "" {
 			return 1
