@@ -75,6 +75,7 @@ find it by an index beside the clone, and read it there.`,
 		auditStatsCommand(),
 		auditExportCommand(),
 		auditIndexCommand(),
+		auditSchemaCommand(),
 	)
 	return cmd
 }

@@ -69,7 +69,7 @@ type config struct {
 
 	NATSURL string `env:"COUNTERSIGN_NATS_URL" secret:"yes" help:"external NATS for approvals and freezes: three replicas in a cluster, one where the server stands alone; embedded without"`
 
-	PseudonymKey string `env:"COUNTERSIGN_PSEUDONYM_KEY" secret:"yes" help:"at least 32 characters: keys the pseudonyms of field rules, which stay the same as long as it does; without it, a key that stays in the state directory (shared over NATS) does"`
+	PseudonymKey string `env:"COUNTERSIGN_PSEUDONYM_KEY" secret:"yes" help:"at least 32 characters: keys the pseudonyms of field rules, and of subjects in the record, which stay the same as long as it does; without it, a key that stays in the state directory (shared over NATS) does"`
 
 	TokenExchange string `env:"COUNTERSIGN_TOKEN_EXCHANGE" secret:"yes" help:"clients of ours at issuers that exchange callers' tokens (RFC 8693): a JSON list of {\"issuer\", \"client_id\", and \"client_secret\" or \"private_key\" (PEM) with \"key_id\"}"`
 
