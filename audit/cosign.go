@@ -2,8 +2,11 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"iter"
+	"strings"
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
@@ -18,28 +21,47 @@ type Cosigning struct {
 	Proof func(ctx context.Context, old uint64) (tlog.TreeProof, error)
 }
 
-// proofs makes consistency proofs of a log that is being written. It remembers
-// the edges of its last commits, since what a witness cosigned is nearly always
-// one of these; from there on it needs leaf hashes only, which lie beside the
-// entries in the branches. For any other size it reads them from the first on,
-// or from the month in which that size was reached.
+// proofs makes consistency proofs of a log that is being written. What a witness
+// cosigned last is held as a span, which needs nothing else, however long ago
+// that was. If it was something else (an answer that was lost, an earlier run's
+// end), the edges of the last commits that were asked for help, with the leaf
+// hashes since: from the branches, which are here as long as they are new, or
+// else from the lines in the journal.
 type proofs struct {
-	store  Store
-	origin string
-	since  time.Time // of the first entry's month
-	edges  []edge    // the smallest first
+	store   Store
+	origin  string
+	since   time.Time                                  // of the first entry's month
+	journal func(from, to uint64) ([]tlog.Hash, error) // leaf hashes, while it has the lines
+	spans   map[string]*span                           // by the name in a cosignature's line
+	edges   []edge                                     // the smallest first
 }
 
 // keptEdges is more than a witness can be behind that answers at all.
 const keptEdges = 32
 
-func (p *proofs) remember(e edge) {
-	if n := len(p.edges); n > 0 && p.edges[n-1].size >= e.size {
-		return
+// asked remembers a tree that witnesses were asked to cosign, and the lines
+// that they added.
+func (p *proofs) asked(e edge, lines string) {
+	if n := len(p.edges); n == 0 || p.edges[n-1].size < e.size {
+		if p.edges = append(p.edges, e.clone()); len(p.edges) > keptEdges {
+			p.edges = p.edges[1:]
+		}
 	}
-	p.edges = append(p.edges, e.clone())
-	if len(p.edges) > keptEdges {
-		p.edges = p.edges[1:]
+	for l := range strings.Lines(lines) {
+		name, _, _ := strings.Cut(strings.TrimPrefix(l, "— "), " ")
+		if p.spans == nil {
+			p.spans = map[string]*span{}
+		}
+		p.spans[name] = newSpan(e)
+	}
+}
+
+// committed takes in the leaves of a commit.
+func (p *proofs) committed(first uint64, leaves []tlog.Hash) {
+	for name, s := range p.spans {
+		if !s.grow(first, leaves) {
+			delete(p.spans, name)
+		}
 	}
 }
 
@@ -49,6 +71,11 @@ func (p *proofs) from(ctx context.Context, old, committed uint64, pending []tlog
 	size := committed + uint64(len(pending))
 	if old == 0 || old == size {
 		return nil, nil
+	}
+	for _, s := range p.spans {
+		if s.base.size == old {
+			return s.prove(committed, pending)
+		}
 	}
 	var base edge
 	for _, e := range p.edges {
@@ -68,7 +95,21 @@ func (p *proofs) from(ctx context.Context, old, committed uint64, pending []tlog
 			}
 		}
 	}
-	return proveConsistency(old, size, base, p.leaves(ctx, months, base.size, committed, pending))
+	proof, err := proveConsistency(old, size, base, p.leaves(ctx, months, base.size, committed, pending))
+	if err == nil || p.journal == nil || old > size {
+		return proof, err
+	}
+	lines, jerr := p.journal(base.size, committed)
+	if jerr != nil {
+		return nil, errors.Join(err, jerr)
+	}
+	return proveConsistency(old, size, base, func(yield func(tlog.Hash, error) bool) {
+		for _, h := range append(lines, pending...) {
+			if !yield(h, nil) {
+				return
+			}
+		}
+	})
 }
 
 // months lists the tips of the log's branches, the oldest first.
@@ -111,4 +152,34 @@ func (p *proofs) leaves(ctx context.Context, months []string, at, committed uint
 			}
 		}
 	}
+}
+
+// journalLeaves reads leaf hashes from the journal, as far as it still has the
+// lines.
+func (p *Publisher) journalLeaves(from, to uint64) (leaves []tlog.Hash, err error) {
+	c := &cursor{inc: p.inc}
+	found := false
+	for _, f := range p.inc.files() {
+		if f.first <= from {
+			c.seq, c.first, found = f.first, f.first, true
+		}
+	}
+	if !found {
+		return nil, fmt.Errorf("audit: entries from %d on are no longer in the journal", from)
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	for c.seq < to {
+		seq := c.seq
+		line, err := c.next()
+		if err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%w: %s, entry %d: %w", ErrDamaged, p.inc.dir, seq, err)
+		}
+		if seq >= from {
+			leaves = append(leaves, tlog.RecordHash(line))
+		}
+	}
+	return leaves, nil
 }

@@ -87,6 +87,71 @@ func TestProofsForWitnesses(t *testing.T) {
 	}
 }
 
+// The local repository lets go of what is old. A witness that was away for long
+// is still shown that the log goes on from what it cosigned; and one whose
+// answer was lost, as long as the journal has the lines.
+func TestProofsWithoutTheBranches(t *testing.T) {
+	c := &clockAt{t: noon}
+	j := openJournal(t, Config{Now: c.Now})
+	m := newStore()
+	forget := false
+	roots := map[uint64]tlog.Hash{}
+	var last Cosigning
+	p, err := NewPublisher(PublisherConfig{Journal: j, Store: forgetful{m, &forget}, Signer: KeySigner(testKey("log")), Now: c.Now, Cosign: func(ctx context.Context, a Cosigning) (string, error) {
+		last, roots[a.Checkpoint.Size] = a, a.Checkpoint.Root
+		proof, err := a.Proof(ctx, 4)
+		if err == nil && a.Checkpoint.Size > 4 {
+			err = tlog.CheckTree(proof, int64(a.Checkpoint.Size), a.Checkpoint.Root, 4, roots[4])
+		}
+		if err != nil {
+			t.Errorf("size %d: %v", a.Checkpoint.Size, err)
+		}
+		if a.Checkpoint.Size == 4 {
+			return cosignedBy(t, a.Signed, "w1", "w2"), nil
+		}
+		if forget {
+			for old, root := range roots { // lost answers
+				proof, err := a.Proof(ctx, old)
+				if err == nil && old < a.Checkpoint.Size {
+					err = tlog.CheckTree(proof, int64(a.Checkpoint.Size), a.Checkpoint.Root, int64(old), root)
+				}
+				if err != nil {
+					t.Errorf("from %d to %d: %v", old, a.Checkpoint.Size, err)
+				}
+			}
+		}
+		return cosignedBy(t, a.Signed, "w1"), nil // w2 is away
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range 100 {
+		forget = n > 50
+		for range 3 {
+			add(t, j, Entry{Kind: KindIntent})
+		}
+		if err := p.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if last.Checkpoint.Size != 301 {
+		t.Errorf("%d entries", last.Checkpoint.Size)
+	}
+}
+
+// forgetful is a store that may have let go of its files.
+type forgetful struct {
+	*memStore
+	forgot *bool
+}
+
+func (f forgetful) File(commit, path string) ([]byte, error) {
+	if *f.forgot && strings.HasSuffix(path, ".hashes") {
+		return nil, errors.New("no such object")
+	}
+	return f.memStore.File(commit, path)
+}
+
 // Nothing but lines goes into a checkpoint, whatever comes back.
 func TestWhatIsNoCosignature(t *testing.T) {
 	for what, change := range map[string]func(string) string{

@@ -148,7 +148,7 @@ func NewPublisher(cfg PublisherConfig) (*Publisher, error) {
 		p.inc, p.end = past.inc, func() uint64 { return past.Entries }
 		p.pushed = past.published
 	}
-	p.proofs = proofs{store: cfg.Store, origin: p.inc.origin(), since: p.inc.Start}
+	p.proofs = proofs{store: cfg.Store, origin: p.inc.origin(), since: p.inc.Start, journal: p.journalLeaves}
 	return p, nil
 }
 
@@ -358,6 +358,7 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		return fmt.Errorf("audit: commit to %s: %w", b.at.branch, err)
 	}
 	p.arrive(b.at, c)
+	p.proofs.committed(b.first, b.leaves)
 	if p.cfg.Told != nil {
 		p.cfg.Told(b.story.tally(b.begun, b.at.last))
 	}
@@ -399,9 +400,7 @@ func (p *Publisher) cosigned(ctx context.Context, c Checkpoint, b batch) string 
 	if err != nil {
 		p.cfg.Log.Warn("a checkpoint has not all the cosignatures that it should have", "origin", c.Origin, "size", c.Size, "err", err)
 	}
-	if got != signed {
-		p.proofs.remember(b.at.edge)
-	}
+	p.proofs.asked(b.at.edge, strings.TrimPrefix(got, signed))
 	return got
 }
 
