@@ -1,0 +1,136 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"encoding/pem"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"countersign/audit"
+	"countersign/gitsync"
+)
+
+// What a program reads of audit verify: exit codes, the JSON, the state.
+func TestVerifyForPrograms(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	write := func(name string, b []byte) {
+		t.Helper()
+		if err := os.WriteFile(at(name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key := func() (ed25519.PrivateKey, []byte, []byte) {
+		t.Helper()
+		pub, private, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		block, err := ssh.MarshalPrivateKey(private, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := ssh.NewPublicKey(pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return private, pem.EncodeToMemory(block), ssh.MarshalAuthorizedKey(public)
+	}
+	_, commitKey, commitPub := key()
+	checkpointKey, _, checkpointPub := key()
+	write("audit_signers", append([]byte("demo@countersign.invalid "), commitPub...))
+	write("checkpoint.pub", checkpointPub)
+	store, err := gitsync.OpenAudit(gitsync.AuditConfig{Dir: at("audit.git"), KeyPEM: commitKey, Name: "demo", Email: "demo@countersign.invalid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := audit.Open(audit.Config{Dir: at("state"), Enforcer: "demo", Incarnation: "i1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Signer: audit.KeySigner(checkpointKey)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	verify := func(more ...string) (out, errs string, code int) {
+		t.Helper()
+		return command(t, nil, append([]string{"audit", "verify", "--repo", at("audit.git"), "--commit-signers", at("audit_signers"), "--checkpoint-key", at("checkpoint.pub")}, more...)...)
+	}
+	type verdict struct {
+		Verdict  string
+		Entries  int
+		Problems []struct{ Class, Text string }
+		Logs     []struct{ Resumed int }
+		Notes    []string
+	}
+	read := func(out string) (v verdict) {
+		t.Helper()
+		if err := json.Unmarshal([]byte(out), &v); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return v
+	}
+	if out, _, code := verify("--json"); code != 1 || read(out).Verdict != "empty" {
+		t.Errorf("an empty repository: %d %s", code, out)
+	}
+	for i := range 2 {
+		if _, err := j.Append(t.Context(), audit.Entry{Kind: audit.KindIntent, Call: []string{"c_1", "c_2"}[i], Effect: "allow"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := log.Commit(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		out, errs, code := verify("--json", "--state", at("verified"))
+		v := read(out)
+		if code != 0 || v.Verdict != "holds" || v.Entries != 2+i || v.Problems == nil || v.Logs[0].Resumed != 2*i || len(v.Notes) != 1+i {
+			t.Errorf("run %d: exit %d, %s%s", i, code, out, errs)
+		}
+	}
+	for _, c := range []func() error{j.Close, store.Close} {
+		if err := c(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out, _, code := verify(); code != 0 || !strings.Contains(out, "checked: 2 forwarded calls, each with its intent: 0 with an outcome, 0 closed by a later run, 2 open") || !strings.HasSuffix(out, "all links hold\n") {
+		t.Errorf("%d %s", code, out)
+	}
+	// Rolled back: the state knows.
+	ref := at("audit.git/refs/heads/audit/demo/i1/" + time.Now().UTC().Format("2006-01"))
+	tip, err := os.ReadFile(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := gitsync.OpenClone(t.Context(), at("audit.git"), gitsync.Auth{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := r.Commits(strings.TrimSpace(string(tip)))
+	if err != nil || r.Close() != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(ref, []byte(c.Parents[0]+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, _, code := verify("--json", "--state", at("verified")); code != 1 || read(out).Verdict != "fails" || read(out).Problems[0].Class != "state" {
+		t.Errorf("rolled back: %d %s", code, out)
+	}
+	if out, _, code := verify(); code != 0 {
+		t.Errorf("without the state nobody knows: %d %s", code, out)
+	}
+	for what, more := range map[string][]string{
+		"remove it to verify from the beginning": {"--state", at("checkpoint.pub")},
+		"made with other keys":                   {"--state", at("verified"), "--log", "audit/demo/"},
+		"is not a Git repository":                {"--policy", dir},
+	} {
+		if out, errs, code := verify(more...); code != 2 || !strings.Contains(errs, what) {
+			t.Errorf("%s: %d %s%s", what, code, out, errs)
+		}
+	}
+}
