@@ -135,10 +135,26 @@ func openPast(dir string) (*Past, error) {
 		}
 	}
 	m, err := inc.readBodiesMark()
-	if p.bodies = m.Pushed.Next; inc.Format == 1 { // kept none
-		p.bodies = p.Entries
+	if p.bodies = m.Pushed.Next; err == nil && m.Pushed.Next < p.Entries && len(files) > 0 {
+		p.bodies, err = p.unpublishedBody(m.Pushed)
 	}
 	return p, err
+}
+
+// unpublishedBody gives the number of the first entry after a point that keeps
+// a body, or of all if none does: then nothing waits, though nobody noted that
+// (most runs keep none, and one that died noted little).
+func (p *Past) unpublishedBody(after bodyPoint) (uint64, error) {
+	if after == (bodyPoint{}) {
+		after.File = p.inc.files()[0].first
+		after.Next = after.File
+	}
+	c := p.inc.bodiesFrom(after.Next, after.File, after.Offset)
+	k, err := c.next(p.Entries)
+	if err == io.EOF {
+		return p.Entries, c.close()
+	}
+	return k.Seq, errors.Join(err, c.close())
 }
 
 // scan counts the entries after the mark; those before it are in Git. The
