@@ -17,6 +17,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"filippo.io/age"
+
 	"countersign/audit"
 	"countersign/gitsync"
 )
@@ -85,8 +87,8 @@ func (c *child) say(format string, args ...any) {
 func (c *child) now() time.Time { return time.UnixMicro(c.clock.Add(c.Step.Microseconds())).UTC() }
 
 // append records an entry, and says so.
-func (c *child) append(ctx context.Context, e audit.Entry) error {
-	e, err := c.journal.Append(ctx, e)
+func (c *child) append(ctx context.Context, e audit.Entry, bodies ...audit.Body) error {
+	e, err := c.journal.Append(ctx, e, bodies...)
 	if err != nil {
 		return err
 	}
@@ -186,6 +188,13 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 	open := map[string]audit.Entry{}
 	var order []string
 	var parts []audit.Part
+	bodies := func(bc audit.BodiesConfig) error {
+		bc.Store, bc.Now = store, c.now
+		bc.Recipients = func() ([]age.Recipient, bool) { return nil, true }
+		part, err := audit.NewBodies(bc)
+		parts = append(parts, part)
+		return err
+	}
 	for _, p := range c.past {
 		for e, err := range p.Read() {
 			if err != nil {
@@ -207,6 +216,9 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 			return err
 		}
 		if !p.Published() {
+			if err := bodies(audit.BodiesConfig{Past: p}); err != nil {
+				return err
+			}
 			parts = append(parts, pub)
 		}
 	}
@@ -224,6 +236,9 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 		}
 	}
 	if c.current, err = publisher(audit.PublisherConfig{Journal: c.journal}); err != nil {
+		return err
+	}
+	if err := bodies(audit.BodiesConfig{Journal: c.journal}); err != nil {
 		return err
 	}
 	c.outlet, err = audit.NewOutlet(audit.OutletConfig{
@@ -260,7 +275,11 @@ func (c *child) work(stop <-chan struct{}, n int) error {
 		intent := audit.Entry{Kind: audit.KindIntent, Call: fmt.Sprintf("c_%d_%d_%d", c.Run, n, i), Server: "postgres", Method: "tools/call", Tool: "query",
 			Effect: "allow", Args: strings.Repeat("some words ", r.IntN(40))}
 		outcome := audit.Entry{Kind: audit.KindOutcome, Call: intent.Call, Status: audit.StatusOK, Bytes: r.Int64N(10_000)}
-		if err := c.append(context.Background(), intent); err != nil {
+		var bodies []audit.Body
+		if r.IntN(40) == 0 {
+			bodies = append(bodies, audit.Body{Of: "request", Text: []byte(strings.Repeat(intent.Call+" ", 1+r.IntN(100)))})
+		}
+		if err := c.append(context.Background(), intent, bodies...); err != nil {
 			return err
 		}
 		if first == nil {

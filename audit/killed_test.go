@@ -101,7 +101,7 @@ func (k *killing) plan(run int) plan {
 		p.fault, p.after = "", 1500
 	}
 	if p.fault == pushHeld || p.fault == answerLost {
-		p.after = 20_000 // the push comes first, or the machine is very slow
+		p.after = 4000 // the push comes first, or the machine is very slow
 	}
 	return p
 }
@@ -397,13 +397,19 @@ func (k *killing) remote() {
 			}
 		}
 	}
-	entries := 0
+	entries, bodies, shelf := 0, 0, audit.NewShelf(repo)
 	for inc, log := range logs {
 		for seq, line := range log {
 			entries++
 			e, err := audit.Decode(line)
 			if err != nil || e.Seq != uint64(seq) {
 				k.Fatalf("%s, line %d: %v", inc, seq, err)
+			}
+			for _, ref := range e.Bodies {
+				if state, why, err := audit.CheckBody(shelf, "demo/"+inc, e.Time, ref); err != nil || state != audit.BodyWhole {
+					k.Errorf("the body of entry %d of %s: %v: %v, %v", seq, inc, state, why, err)
+				}
+				bodies++
 			}
 			switch e.Kind {
 			case audit.KindIntent:
@@ -423,7 +429,7 @@ func (k *killing) remote() {
 			k.Errorf("call %s ended and was not begun", call)
 		}
 	}
-	k.Logf("%s; of the entries %d were acknowledged", rep, told)
+	k.Logf("%s; of the entries %d were acknowledged; %d bodies are there", rep, told, bodies)
 	k.seen["entry published, and not acknowledged"] = entries - told
 }
 
