@@ -125,8 +125,8 @@ func TestProofsWithoutTheBranches(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for n := range 100 {
-		forget = n > 50
+	for n := range 40 {
+		forget = n > 35
 		for range 3 {
 			add(t, j, Entry{Kind: KindIntent})
 		}
@@ -134,7 +134,7 @@ func TestProofsWithoutTheBranches(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if last.Checkpoint.Size != 301 {
+	if last.Checkpoint.Size != 121 {
 		t.Errorf("%d entries", last.Checkpoint.Size)
 	}
 }
