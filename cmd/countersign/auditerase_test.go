@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -26,5 +28,28 @@ func TestAuditErase(t *testing.T) {
 		if out, errs, code := p.cli(append([]string{"audit", "erase"}, args...)...); code == 0 {
 			t.Errorf("%q: exit 0\n%s%s", args, out, errs)
 		}
+	}
+}
+
+// What a call asked and was answered is kept, and erased.
+func TestBodiesFromCallToErasure(t *testing.T) {
+	t.Parallel()
+	s := probeStage(t, newProbe(t), "45s")
+	amend(t, s, s.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\nrecord: { bodies: full }\n"})
+	p := serving(t, s, map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "200ms"})
+	alice := p.token("alice", "support")
+	p.ask("probe", alice, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`)
+	found := p.entries(func(e audit.Entry) bool { return e.Kind == audit.KindOutcome && e.Method == "initialize" })
+	if len(found) != 1 || len(found[0].Bodies) != 1 || found[0].Bodies[0].Kept != audit.KeptFull {
+		t.Fatalf("%+v", found)
+	}
+	session := found[0].Call
+	out, errs, code := p.cli("audit", "erase", "--call", session, "--reason", "test")
+	if code != 0 {
+		t.Fatalf("exit %d\n%s%s", code, out, errs)
+	}
+	// Published or not, it will not be published any more.
+	if held, err := os.ReadFile(filepath.Join(s.Path("state"), "erased")); err != nil || !strings.Contains(string(held), found[0].Bodies[0].Digest) {
+		t.Errorf("%s, %v", held, err)
 	}
 }
