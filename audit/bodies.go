@@ -124,6 +124,13 @@ func (b *Bodies) Commit(ctx context.Context) error {
 	return b.note()
 }
 
+// settle returns when a commit that was under way has ended: the next one asks
+// anew what was erased.
+func (b *Bodies) settle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+}
+
 // Dirty names the branches with commits that the remote lacks.
 func (b *Bodies) Dirty() []string {
 	b.mu.Lock()

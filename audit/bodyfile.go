@@ -136,7 +136,7 @@ func partPath(path string, i int) string { return path + "." + strconv.Itoa(i) }
 // parseBodyHeader reads a header strictly: it takes nothing that encodeBody
 // would not have written.
 func parseBodyHeader(file []byte) (h bodyHeader, rest []byte, err error) {
-	line, rest, ok := bytes.Cut(file[:min(len(file), maxHeader)], []byte("\n"))
+	line, _, ok := bytes.Cut(file[:min(len(file), maxHeader)], []byte("\n"))
 	if !ok {
 		return h, nil, fmt.Errorf("%w: it has no header", ErrBody)
 	}

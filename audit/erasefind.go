@@ -137,8 +137,7 @@ func (e *Eraser) forbid(of map[string][]string) error {
 		}
 	}
 	for _, b := range e.cfg.Bodies {
-		b.mu.Lock()   // one that is under way ends first
-		b.mu.Unlock() //nolint:staticcheck // nothing else is to be done
+		b.settle()
 	}
 	return nil
 }
