@@ -222,17 +222,7 @@ func (j *Journal) Append(ctx context.Context, e Entry, bodies ...Body) (Entry, e
 	if err := ctx.Err(); err != nil {
 		return Entry{}, err
 	}
-	d, err := j.draft(&e, bodies, true)
-	if err != nil {
-		return Entry{}, err
-	}
-	p, err := j.append(&e, d)
-	if err != nil && len(d.kept) > 0 && (errors.Is(err, ErrFull) || errors.Is(err, ErrDiskFull)) {
-		var again error
-		if d, again = j.draft(&e, bodies, false); again == nil {
-			p, err = j.append(&e, d)
-		}
-	}
+	p, err := j.enter(&e, bodies)
 	if err != nil {
 		return Entry{}, err
 	}
@@ -247,14 +237,37 @@ func (j *Journal) Append(ctx context.Context, e Entry, bodies ...Body) (Entry, e
 	}
 }
 
+// enter encodes an entry and puts it into the pool, without its bodies if there
+// is no room for them.
+func (j *Journal) enter(e *Entry, bodies []Body) (*pool, error) {
+	room := rooms.Get().(*[]byte)
+	defer rooms.Put(room) // add has copied what was encoded in it
+	d, err := j.draft(e, *room, bodies, true)
+	if err != nil {
+		return nil, err
+	}
+	p, err := j.append(e, d)
+	if err == nil || len(d.kept) == 0 || !errors.Is(err, ErrFull) && !errors.Is(err, ErrDiskFull) {
+		return p, err
+	}
+	if d, err = j.draft(e, *room, bodies, false); err != nil {
+		return nil, err
+	}
+	return j.append(e, d)
+}
+
+// rooms are for entries while they are encoded. A long one gets its own.
+var rooms = sync.Pool{New: func() any { b := make([]byte, 0, 2048); return &b }}
+
 // draft is what of an entry can be encoded before its number is known.
 type draft struct {
 	line []byte   // after the head
 	kept [][]byte // lines of the bodies, after their heads, in order
 }
 
-// draft fills in e.Bodies. If there is no room to keep bodies, keep is false.
-func (j *Journal) draft(e *Entry, bodies []Body, keep bool) (d draft, err error) {
+// draft fills in e.Bodies, and encodes into room if that is enough. If there is
+// none in the journal to keep bodies, keep is false.
+func (j *Journal) draft(e *Entry, room []byte, bodies []Body, keep bool) (d draft, err error) {
 	e.Bodies = nil
 	for i, b := range bodies {
 		ref := BodyRef{Of: b.Of, Size: int64(len(b.Text)), Kept: KeptFull}
@@ -282,7 +295,7 @@ func (j *Journal) draft(e *Entry, bodies []Body, keep bool) (d draft, err error)
 		}
 		e.Bodies = append(e.Bodies, ref)
 	}
-	d.line, err = e.appendBody(make([]byte, 0, 512))
+	d.line, err = e.appendBody(room)
 	return d, err
 }
 
