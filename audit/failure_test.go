@@ -101,7 +101,7 @@ func TestAfterADiskErrorANewFileGoesOn(t *testing.T) {
 				if got := <-due.asked; got != want*time.Millisecond {
 					t.Errorf("tried again after %v, want %d ms", got, want)
 				}
-				if _, err := j.Append(t.Context(), Entry{Kind: KindOutcome, Call: "c_1", Status: StatusOK}); !errors.Is(err, ErrDisk) {
+				if _, err := j.Append(t.Context(), Entry{Kind: KindOutcome, Call: "c_1", Status: StatusOK}, Body{Of: "response", Text: []byte("it ran")}); !errors.Is(err, ErrDisk) {
 					t.Errorf("while it is broken: %v", err)
 				}
 				due.fire <- time.Time{}
@@ -126,6 +126,10 @@ func TestAfterADiskErrorANewFileGoesOn(t *testing.T) {
 			}
 			if n := len(j.open.intents); n != 0 {
 				t.Errorf("%d calls are open", n)
+			}
+			// Its caller tries again, and is told what stands there.
+			if e := add(t, j, Entry{Kind: KindOutcome, Call: "c_1", Status: StatusError}); e.Seq != 3 || e.Status != StatusBlocked {
+				t.Errorf("%+v", e)
 			}
 			m := newStore()
 			flush(t, newPublisher(t, PublisherConfig{Journal: j, Store: m}))

@@ -89,18 +89,19 @@ type Journal struct {
 
 	mu      sync.Mutex
 	pool    *pool
-	last    time.Time // of the last entry
-	head    books     // what was appended, pool included
-	durable books     // of that, on stable storage
-	pushed  books     // of that, published
-	ages    []age     // when what is unpublished was written, one a second
-	open    calls     // with an intent and, so far, no durable outcome
-	owed    []Entry   // outcomes that could not be written when their calls ended
-	err     error     // why nothing is accepted
-	short   error     // why intents are not: the disk is full
-	room    int64     // then: for so many bytes there is room, the writing pool's included
-	writing int64     // bytes of the pool that is being written
-	failed  uint64    // files that were given up
+	last    time.Time       // of the last entry
+	head    books           // what was appended, pool included
+	durable books           // of that, on stable storage
+	pushed  books           // of that, published
+	ages    []age           // when what is unpublished was written, one a second
+	open    calls           // with an intent and, so far, no durable outcome
+	owed    []Entry         // outcomes that could not be written when their calls ended
+	paid    map[string]paid // by call: those that were, later
+	err     error           // why nothing is accepted
+	short   error           // why intents are not: the disk is full
+	room    int64           // then: for so many bytes there is room, the writing pool's included
+	writing int64           // bytes of the pool that is being written
+	failed  uint64          // files that were given up
 	closed  bool
 
 	w writer
@@ -182,7 +183,7 @@ func Open(cfg Config) (*Journal, error) {
 	j := &Journal{
 		inc: inc, cfg: cfg, last: last,
 		wake: make(chan struct{}, 1), ready: make(chan struct{}, 1), stopped: make(chan struct{}),
-		pool: newPool(nil), open: calls{intents: map[string]uint64{}},
+		pool: newPool(nil), open: calls{intents: map[string]uint64{}}, paid: map[string]paid{},
 	}
 	if _, err := j.begin(0); err != nil {
 		return nil, err
@@ -217,7 +218,8 @@ func (p *pool) size() int64 { return int64(len(p.buf)) }
 // ended. A body is then left out before an outcome is, and is KeptOver. An
 // outcome that cannot be written even so is refused, too; it is written as
 // soon as that is possible, with a reason that says that the answer was
-// withheld, unless the caller has succeeded until then.
+// withheld, unless the caller has succeeded until then. Should the caller try
+// again after that, it gets the entry that was written: a call ends once.
 func (j *Journal) Append(ctx context.Context, e Entry, bodies ...Body) (Entry, error) {
 	if err := ctx.Err(); err != nil {
 		return Entry{}, err
@@ -247,13 +249,19 @@ func (j *Journal) enter(e *Entry, bodies []Body) (*pool, error) {
 		return nil, err
 	}
 	p, err := j.append(e, d)
-	if err == nil || len(d.kept) == 0 || !errors.Is(err, ErrFull) && !errors.Is(err, ErrDiskFull) {
-		return p, err
+	if len(d.kept) > 0 && (errors.Is(err, ErrFull) || errors.Is(err, ErrDiskFull)) {
+		if d, err = j.draft(e, *room, bodies, false); err != nil {
+			return nil, err
+		}
+		p, err = j.append(e, d)
 	}
-	if d, err = j.draft(e, *room, bodies, false); err != nil {
-		return nil, err
+	if err != nil && !errors.Is(err, ErrEntry) && !errors.Is(err, ErrClosed) {
+		j.mu.Lock()
+		j.owe(*e)
+		j.mu.Unlock()
+		j.rouse() // it may be well by now
 	}
-	return j.append(e, d)
+	return p, err
 }
 
 // rooms are for entries while they are encoded. A long one gets its own.
@@ -313,11 +321,13 @@ func (j *Journal) append(e *Entry, d draft) (*pool, error) {
 	if j.closed {
 		return nil, ErrClosed
 	}
-	p, err := j.add(e, d)
-	if err != nil && !errors.Is(err, ErrEntry) {
-		j.owe(*e)
+	if e.Kind == KindOutcome {
+		if done, ok := j.paid[e.Call]; ok {
+			*e = done.entry
+			return done.pool, nil
+		}
 	}
-	return p, err
+	return j.add(e, d)
 }
 
 // add puts the entry into the pool. j.mu is held.

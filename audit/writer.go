@@ -349,12 +349,19 @@ func (j *Journal) intact() error {
 	return nil
 }
 
+// paid is an outcome that was owed, and the group that it is in.
+type paid struct {
+	entry Entry
+	pool  *pool
+}
+
 // withheld is the reason of an outcome that could not be written in time.
 const withheld = "the answer was withheld: the journal could not record how the call ended when it did"
 
 // owe remembers an outcome that is not written: its call may have run, and
 // would stay open. j.mu is held.
 func (j *Journal) owe(e Entry) {
+	delete(j.paid, e.Call)
 	if _, ok := j.open.intents[e.Call]; !ok || e.Kind != KindOutcome ||
 		slices.ContainsFunc(j.owed, func(o Entry) bool { return o.Call == e.Call }) {
 		return
@@ -386,10 +393,13 @@ func (j *Journal) pay() {
 	for len(j.owed) > 0 && j.err == nil {
 		e := j.owed[0]
 		line, err := e.appendBody(nil)
+		var p *pool
 		if err == nil {
-			_, err = j.add(&e, draft{line: line}) // settles it
+			p, err = j.add(&e, draft{line: line}) // settles it
 		}
 		switch {
+		case err == nil:
+			j.paid[e.Call] = paid{entry: e, pool: p}
 		case errors.Is(err, ErrEntry):
 			j.owed = j.owed[1:] // with the reason, it has become too long: the next start closes the call
 		case err != nil:
