@@ -28,6 +28,9 @@ func (repo Repository) diffTree(d *changes, prefix, from, to string, depth int) 
 		}
 		nodes, err := repo.Tree(hash)
 		for _, n := range nodes {
+			if _, twice := m[n.Name]; twice { // a file and a folder, say: Git sorts them apart, and one would hide the other
+				return nil, fmt.Errorf("%s is there twice", prefix+n.Name)
+			}
 			m[n.Name] = n
 		}
 		return m, err
