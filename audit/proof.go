@@ -126,7 +126,9 @@ func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) 
 type ProveConfig struct {
 	Keys   []ed25519.PublicKey // of checkpoints
 	Quorum *Quorum             // nil: the newest checkpoint will do, whoever cosigned it
-	Prefix string              // limits the logs, as in VerifyConfig
+	// Earlier are the repositories before, the oldest first, as in VerifyConfig.
+	Earlier []Repository
+	Prefix  string // limits the logs, as in VerifyConfig
 	// The entry: the last one that names the call, of that kind if one is given;
 	// or, without a call, number Seq of the only log that there is.
 	Call string
@@ -138,7 +140,7 @@ type ProveConfig struct {
 // are ErrNoEntry; ErrQuorum, if it was never met for that entry; ErrProof, if
 // the record itself does not hold; and what reading gives.
 func Prove(ctx context.Context, repo Repository, cfg ProveConfig) (Proof, error) {
-	logs, err := openShelves(repo, cfg.Prefix)
+	logs, err := openShelves(append(slices.Clone(cfg.Earlier), repo), cfg.Prefix)
 	if err != nil {
 		return Proof{}, err
 	}
@@ -182,7 +184,7 @@ func Prove(ctx context.Context, repo Repository, cfg ProveConfig) (Proof, error)
 	return OpenProof(p.Encode(), cfg.Keys, cfg.Quorum)
 }
 
-// shelf is one log as it lies in a repository: its months' newest trees.
+// shelf is one log as it lies in its repositories: its months' newest trees.
 type shelf struct {
 	repo   Repository
 	origin string
@@ -201,29 +203,40 @@ type batchFiles struct {
 	lines, hashes string
 }
 
-// openShelves finds the logs of a repository; nothing is verified.
-func openShelves(repo Repository, prefix string) ([]*shelf, error) {
+// openShelves finds the logs of repositories, of which each goes on with the one
+// before; nothing is verified.
+func openShelves(repos []Repository, prefix string) ([]*shelf, error) {
 	if prefix == "" {
 		prefix = "audit/"
 	}
-	branches, err := repo.Branches(prefix)
-	if err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
+	type found struct {
+		branch string
+		in     Repository
 	}
-	slices.Sort(branches) // months in order
+	var all []found
+	for _, r := range repos {
+		branches, err := r.Branches(prefix)
+		if err != nil {
+			return nil, fmt.Errorf("audit: %w", err)
+		}
+		for _, b := range branches {
+			all = append(all, found{b, r})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b found) int { return strings.Compare(a.branch, b.branch) }) // months in order, and in each the repositories
 	var logs []*shelf
-	for _, b := range branches {
-		parts := strings.Split(b, "/")
+	for _, f := range all {
+		parts := strings.Split(f.branch, "/")
 		if len(parts) != 4 || parts[0] != "audit" || !isMonth(parts[3]) {
 			continue
 		}
 		origin := parts[1] + "/" + parts[2]
 		if n := len(logs); n == 0 || logs[n-1].origin != origin {
-			logs = append(logs, &shelf{repo: repo, origin: origin})
+			logs = append(logs, &shelf{repo: together(repos), origin: origin})
 		}
-		m, err := openMonth(repo, b)
+		m, err := openMonth(f.in, f.branch)
 		if err != nil {
-			return nil, fmt.Errorf("audit: %s: %w", b, err)
+			return nil, fmt.Errorf("audit: %s: %w", f.branch, err)
 		}
 		l := logs[len(logs)-1]
 		l.months = append(l.months, m)

@@ -172,7 +172,7 @@ func FuzzProof(f *testing.F) {
 	}
 	good := map[string]bool{}
 	repo := m.repository()
-	logs, err := openShelves(repo, "")
+	logs, err := openShelves([]Repository{repo}, "")
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 func auditProofCommand() *cobra.Command {
 	var from recordFlags
 	var need quorumFlags
+	var repos []string
 	var keys, kind, to, check string
 	cmd := &cobra.Command{
 		Use:   "proof [<call> | <number>]",
@@ -69,12 +70,22 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 			if cfg.Seq, err = strconv.ParseUint(args[0], 10, 63); err != nil {
 				cfg.Call = args[0]
 			}
-			repo, err := from.open(cmd.Context())
-			if err != nil {
-				return err
+			if len(repos) == 0 {
+				repos = []string{"."}
 			}
-			defer repo.Close()
-			p, err := audit.Prove(cmd.Context(), objects(repo), cfg)
+			for _, at := range repos {
+				from.repo = at
+				repo, err := from.open(cmd.Context())
+				if err != nil {
+					return err
+				}
+				defer repo.Close() // read only
+				cfg.Earlier = append(cfg.Earlier, objects(repo))
+			}
+			last := len(cfg.Earlier) - 1
+			newest := cfg.Earlier[last]
+			cfg.Earlier = cfg.Earlier[:last]
+			p, err := audit.Prove(cmd.Context(), newest, cfg)
 			if errors.Is(err, audit.ErrNoEntry) || errors.Is(err, audit.ErrProof) || errors.Is(err, audit.ErrQuorum) {
 				fmt.Fprintln(out, err)
 				return errFound
@@ -103,6 +114,8 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 	from.add(cmd)
 	need.add(cmd)
 	fl := cmd.Flags()
+	repo := fl.Lookup("repo")
+	repo.Value, repo.Usage = &listFlag{&repos}, rolledRepos
 	fl.StringVar(&keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
 	fl.StringVar(&kind, "kind", "", "of a call's entries, the last of this kind: intent, outcome, …")
 	fl.StringVarP(&to, "output", "o", "", "file to write, - for standard output; by default <call>.tlog-proof")

@@ -76,7 +76,7 @@ be checked.`,
 	f.quorum.addGrace(cmd)
 	fl := cmd.Flags()
 	repo := fl.Lookup("repo") // here, of several: a log may go on in another repository
-	repo.Value, repo.Usage = &listFlag{&f.repos}, "the record: a clone's folder, or a Git URL; where it was rolled over several, each, the oldest first"
+	repo.Value, repo.Usage = &listFlag{&f.repos}, rolledRepos
 	fl.StringVar(&f.signers, "commit-signers", "", "allowed_signers file: who may sign commits (required)")
 	fl.StringVar(&f.keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
 	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere, or a folder of such files (a witness's logs); may be repeated")
@@ -197,6 +197,9 @@ func signedBy(raw []byte, when time.Time, key string) error {
 	}
 	return err
 }
+
+// rolledRepos says of --repo, where it may be given several times, what it is.
+const rolledRepos = "the record: a clone's folder, or a Git URL; where it was rolled over several, each, the oldest first"
 
 // listFlag takes each value of a flag that is given several times.
 type listFlag struct{ to *[]string }
