@@ -2,9 +2,10 @@ package audit
 
 import (
 	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
-	"hash/maphash"
 	"maps"
 	"slices"
 	"strings"
@@ -19,8 +20,7 @@ import (
 type conduct struct {
 	Checked
 	problem func(Problem)
-	seed    maphash.Seed
-	seen    map[uint64]struct{} // hashes of the ids of calls
+	seen    map[uint64]struct{} // of each call that was forwarded, or answered here: see idHash
 	votes   ballots
 	policy  *policies
 	told    map[string]int // problems of what the entries say, by log
@@ -31,7 +31,7 @@ type conduct struct {
 const maxTold = 50
 
 func newConduct(problem func(Problem), policy *policies) *conduct {
-	c := &conduct{seed: maphash.MakeSeed(), seen: map[uint64]struct{}{}, policy: policy, told: map[string]int{}}
+	c := &conduct{seen: map[uint64]struct{}{}, policy: policy, told: map[string]int{}}
 	c.problem = func(p Problem) {
 		switch n := c.told[p.Origin]; {
 		case n < maxTold:
@@ -58,6 +58,8 @@ type logCalls struct {
 	Continued bool            `json:"continued,omitempty"`
 	Policies  map[string]bool `json:"policies,omitempty"` // commits that were put in force
 	Spent     map[string]use  `json:"spent,omitempty"`    // by call: the use of an approval whose intent has not come yet
+	// Streams are those that are open, by call: the entry that opened it.
+	Streams map[string]uint64 `json:"streams,omitempty"`
 }
 
 type openCall struct {
@@ -67,7 +69,7 @@ type openCall struct {
 }
 
 func newLogCalls() logCalls {
-	return logCalls{Open: map[string]openCall{}, Recovered: map[string]uint64{}, Policies: map[string]bool{}, Spent: map[string]use{}}
+	return logCalls{Open: map[string]openCall{}, Recovered: map[string]uint64{}, Policies: map[string]bool{}, Spent: map[string]use{}, Streams: map[string]uint64{}}
 }
 
 // take looks at one entry of a log, at is where it stands.
@@ -95,6 +97,7 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 			c.Closed++
 		case answeredHere(e):
 			c.Answered++
+			c.seen[idHash(answeredMark+e.Call)] = struct{}{}
 		case c.was(e.Call):
 			bad("call %s has an outcome already", e.Call)
 		case l.Continued:
@@ -102,6 +105,8 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 		default:
 			bad("call %s has an outcome, and no intent before it: it was forwarded before that was recorded, or the intent is gone", e.Call)
 		}
+	case KindOpen, KindSegment, KindClose:
+		c.stream(l, e, bad)
 	case KindRecovered:
 		if _, here := l.Open[e.Call]; here {
 			bad("call %s is closed as one of an earlier incarnation, and it is one of this", e.Call)
@@ -148,7 +153,7 @@ func (c *conduct) intent(l *logCalls, at Problem, e *Entry, bad func(string, ...
 	if c.was(e.Call) {
 		bad("the id %s is that of an earlier call", e.Call)
 	}
-	c.seen[maphash.String(c.seed, e.Call)] = struct{}{}
+	c.seen[idHash(e.Call)] = struct{}{}
 	c.Calls++
 	l.Open[e.Call] = openCall{e.Seq, e.Time, strings.TrimSpace(e.Server + " " + cmp.Or(e.Tool, e.Method))}
 	switch e.Effect {
@@ -171,9 +176,59 @@ func (c *conduct) intent(l *logCalls, at Problem, e *Entry, bad func(string, ...
 	c.policy.decide(at, e)
 }
 
+// stream looks at a part of a stream: it belongs to a request that is in the
+// record already, and is open once at a time. That it ends without close is no
+// fault, since a crash may end it; nor is a close of one that had no open, which
+// what lasts a moment does without; nor one after the outcome, since a response
+// may come before the end of its stream.
+func (c *conduct) stream(l *logCalls, e *Entry, bad func(string, ...any)) {
+	_, answered := c.seen[idHash(answeredMark+e.Call)]
+	switch {
+	case e.Call == "":
+		bad("it is part of a stream (%s), and of no call", e.Kind)
+		return
+	case !answered && !c.was(e.Call) && !l.Continued:
+		bad("call %s has part of a stream (%s), and no intent before it", e.Call, e.Kind)
+	}
+	switch opened, open := l.Streams[e.Call]; {
+	case e.Kind == KindOpen && open:
+		bad("the stream of call %s is opened again; entry %d has it open", e.Call, opened)
+	case e.Kind == KindOpen:
+		l.Streams[e.Call] = e.Seq
+	case e.Kind == KindClose:
+		delete(l.Streams, e.Call)
+	}
+}
+
+// answeredMark tells the ids of what was answered here from those of calls.
+const answeredMark = "answered "
+
+// idHash stands for an id in memory and in the state of a run: a year has
+// millions. Two of them are equal by chance once in many thousand such years.
+func idHash(id string) uint64 {
+	sum := sha256.Sum256([]byte(id))
+	return binary.BigEndian.Uint64(sum[:])
+}
+
 func (c *conduct) was(call string) bool {
-	_, ok := c.seen[maphash.String(c.seed, call)]
+	_, ok := c.seen[idHash(call)]
 	return ok
+}
+
+// ids are the hashes of all ids so far, eight bytes each, for the next run.
+func (c *conduct) ids() []byte {
+	b := make([]byte, 0, 8*len(c.seen))
+	for _, h := range slices.Sorted(maps.Keys(c.seen)) {
+		b = binary.BigEndian.AppendUint64(b, h)
+	}
+	return b
+}
+
+// know takes up what ids gave.
+func (c *conduct) know(ids []byte) {
+	for ; len(ids) >= 8; ids = ids[8:] {
+		c.seen[binary.BigEndian.Uint64(ids)] = struct{}{}
+	}
 }
 
 // serverAsks marks the entry of something that a server asked of a client: it

@@ -52,6 +52,7 @@ sets:
 type scene struct {
 	policy  *rules.Policy
 	entries []Entry
+	knows   []byte // ids of an earlier run
 }
 
 func (s *scene) add(e Entry) { s.entries = append(s.entries, e) }
@@ -141,6 +142,7 @@ func (s *scene) told(withPolicy bool) (problems []Problem, notes []string, c Che
 	}
 	con := newConduct(func(p Problem) { problems = append(problems, p) }, pol)
 	pol.calls = con
+	con.know(s.knows)
 	l := newLog("demo/i1")
 	for i := range s.entries {
 		e := s.entries[i]
@@ -185,6 +187,16 @@ func TestConduct(t *testing.T) {
 		{"closed as another run's", false, ClassCall, "it is one of this", func(s *scene) { s.edit(2).Kind = KindRecovered }},
 		{"closes nothing", false, ClassCall, "no earlier incarnation left open", func(s *scene) { s.add(Entry{Kind: KindRecovered, Call: "c_9"}) }},
 		{"a policy that was not in force", false, ClassPolicy, "no entry of this log before it puts in force", func(s *scene) { s.edit(1).Policy = "badc0de" }},
+		{"a segment of no call", false, ClassCall, "and of no call", func(s *scene) { s.add(Entry{Kind: KindSegment}) }},
+		{"a segment without intent", false, ClassCall, "part of a stream (segment), and no intent before it", func(s *scene) { s.add(Entry{Kind: KindSegment, Call: "c_9"}) }},
+		{"a stream before its intent", false, ClassCall, "part of a stream (open), and no intent before it", func(s *scene) {
+			s.entries = append([]Entry{s.entries[0], {Kind: KindOpen, Call: "c_1"}}, s.entries[1:]...)
+		}},
+		{"a close without intent", false, ClassCall, "part of a stream (close), and no intent before it", func(s *scene) { s.add(Entry{Kind: KindClose, Call: "c_9"}) }},
+		{"a stream opened twice", false, ClassCall, "is opened again; entry 11 has it open", func(s *scene) {
+			s.add(Entry{Kind: KindOpen, Call: "c_1"})
+			s.add(Entry{Kind: KindOpen, Call: "c_1"})
+		}},
 		{"no approval named", false, ClassApproval, "names none", func(s *scene) { s.edit(7).Approval = "" }},
 		{"not spent", false, ClassApproval, "no entry before it says", func(s *scene) { s.drop(6) }},
 		{"spent after", false, ClassApproval, "no entry before it says", func(s *scene) { s.entries[6], s.entries[7] = s.entries[7], s.entries[6] }},
@@ -246,6 +258,15 @@ func TestConductLetsPass(t *testing.T) {
 			s.entries = append(s.entries, e)
 		},
 		"answered by the enforcer": func(s *scene) { s.add(Entry{Kind: KindOutcome, Call: "c_8", Server: "*"}) },
+		"a stream of what the enforcer answers": func(s *scene) {
+			s.add(Entry{Kind: KindOutcome, Call: "c_8", Server: "*"})
+			s.add(Entry{Kind: KindClose, Call: "c_8", Server: "*"})
+		},
+		"a stream that goes on after its response": func(s *scene) {
+			for _, k := range []Kind{KindOpen, KindSegment, KindClose, KindClose, KindOpen} {
+				s.add(Entry{Kind: k, Call: "c_1"})
+			}
+		},
 		"told to the server": func(s *scene) {
 			e := s.entries[1]
 			e.Method, e.Digest, e.Tool = "notifications/cancelled", "", ""

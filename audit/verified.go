@@ -64,6 +64,7 @@ type stateCalls struct {
 	Spent   map[string]string            `json:"spent,omitempty"`
 	Used    map[string]usedApproval      `json:"used,omitempty"`
 	Groups  map[string][]string          `json:"groups,omitempty"`
+	IDs     []byte                       `json:"ids,omitempty"` // hashes of the ids of calls, eight bytes each
 }
 
 // NewVerified is the state before any run. trust is what the record is held
@@ -143,6 +144,7 @@ func (v *verification) resume(stretches map[string][]stretch) error {
 	if c := s.Calls; c != nil {
 		v.calls.Checked = c.Checked
 		v.calls.Undecided = maps.Clone(c.Checked.Undecided)
+		v.calls.know(c.IDs)
 		b := &v.calls.votes
 		for _, m := range []func(){
 			func() { take(b.cast, c.Cast) }, func() { take(b.spent, c.Spent) }, func() { take(b.used, c.Used) }, func() { take(b.groups, c.Groups) },
@@ -199,6 +201,7 @@ func (c logCalls) clone() logCalls {
 	maps.Copy(n.Recovered, c.Recovered)
 	maps.Copy(n.Policies, c.Policies)
 	maps.Copy(n.Spent, c.Spent)
+	maps.Copy(n.Streams, c.Streams)
 	n.Served, n.Continued = c.Served, c.Continued
 	return n
 }
@@ -212,6 +215,7 @@ func (v *verification) rolledBack(ctx context.Context, l *logState, branch strin
 		"an earlier run verified this log up to entry %d, and the branch no longer holds the commit it saw: it was rolled back, or rewritten", l.Resumed-1)})
 	v.anchors = append(v.anchors, anchor{Checkpoint{l.origin(), l.Resumed, l.roots[1].root}, "the state of an earlier run", ""})
 	*l = *newLog(l.origin())
+	clear(v.calls.seen) // its calls come again, and that is no fault of theirs
 	stretches, err := v.stretches()
 	if err != nil {
 		return err
@@ -261,7 +265,7 @@ func (v *verification) keep() {
 	b := &v.calls.votes
 	checked := v.calls.Checked
 	checked.Undecided = maps.Clone(checked.Undecided)
-	s.Calls = &stateCalls{checked, maps.Clone(b.cast), maps.Clone(b.spent), maps.Clone(b.used), maps.Clone(b.groups)}
+	s.Calls = &stateCalls{checked, maps.Clone(b.cast), maps.Clone(b.spent), maps.Clone(b.used), maps.Clone(b.groups), v.calls.ids()}
 }
 
 // read takes the anchors that are not opened yet for what they say: the run

@@ -279,6 +279,81 @@ func TestVerifyOverSeveralRepositories(t *testing.T) {
 	}
 }
 
+// A proof may lead from an entry in one repository to a checkpoint in the next.
+func TestProveOverSeveralRepositories(t *testing.T) {
+	old, next := rolledStores(t)
+	for seq := range uint64(14) {
+		p, err := Prove(t.Context(), next.repository(), ProveConfig{Keys: keysOf("log"), Earlier: []Repository{old.repository()}, Seq: seq})
+		if err != nil || p.Entry.Seq != seq || p.Checkpoint.Size != 14 {
+			t.Errorf("entry %d of both: %+v, %v", seq, p.Checkpoint, err)
+		}
+	}
+	if _, err := Prove(t.Context(), next.repository(), ProveConfig{Keys: keysOf("log"), Seq: 2}); !errors.Is(err, ErrNoEntry) {
+		t.Errorf("an entry of the older, in the newer alone: %v", err)
+	}
+}
+
+// Where the log goes on from another repository, messages are checked although
+// the start that tells their form was not read.
+func TestVerifyChecksMessagesOfContinuedLogs(t *testing.T) {
+	_, next := rolledStores(t)
+	c := next.objects[next.branches[branch]].(Commit)
+	note, ok := messageNote(c.Message)
+	if !ok {
+		t.Fatal(c.Message)
+	}
+	next.branches[branch] = next.write(next.tipFiles(branch), c.Parents, "nothing happened\n\n"+note, c.When)
+	rep, err := Verify(t.Context(), next.repository(), VerifyConfig{Keys: keysOf("log"), Signer: checkSigner})
+	if err != nil || rep.OK() || rep.Problems[0].Class != ClassMessage {
+		t.Errorf("%v, %s", err, rep)
+	}
+}
+
+// What the ids of calls are is remembered from run to run.
+func TestVerifyRemembersIDs(t *testing.T) {
+	one := newConduct(func(Problem) {}, nil)
+	for _, id := range []string{"c_1", "c_2"} {
+		one.seen[idHash(id)] = struct{}{}
+	}
+	file, err := json.Marshal(stateCalls{IDs: one.ids()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var kept stateCalls
+	if err := json.Unmarshal(file, &kept); err != nil {
+		t.Fatal(err)
+	}
+	s := goodScene(t)
+	s.entries = s.entries[:3]
+	if ps, _, _ := s.told(false); len(ps) != 0 {
+		t.Fatal(ps)
+	}
+	s.knows = kept.IDs
+	if ps, _, _ := s.told(false); len(ps) != 1 || !strings.Contains(ps[0].Text, "the id c_1 is that of an earlier call") {
+		t.Error(ps)
+	}
+}
+
+// A folder that has the name of a file hides it from who reads by name.
+func TestVerifySeesHiddenFiles(t *testing.T) {
+	m := sample(t)
+	repo := m.repository()
+	tree := repo.Tree
+	repo.Tree = func(hash string) ([]Node, error) {
+		nodes, err := tree(hash)
+		for _, n := range nodes {
+			if n.Name == "entries" {
+				return append(nodes, Node{Name: "entries", Mode: modeFile, Hash: n.Hash}), err
+			}
+		}
+		return nodes, err
+	}
+	rep, err := Verify(t.Context(), repo, VerifyConfig{Keys: keysOf("log"), Signer: checkSigner})
+	if err != nil || rep.OK() || !strings.Contains(rep.String(), "entries is there twice") {
+		t.Errorf("%v, %s", err, rep)
+	}
+}
+
 // The report is what programs read: its members have their names.
 func TestReportJSON(t *testing.T) {
 	m := sample(t)

@@ -142,7 +142,9 @@ func (v *verification) continues(l *logState, d changes, base *edge, bad func(Cl
 }
 
 // told gives the message that the commit must have. Before entries of schema 2,
-// messages had a subject for people that nobody can make again.
+// messages had a subject for people that nobody can make again. Where the log
+// goes on from another repository its start may not have been read; no version
+// before schema 2 did that.
 func (p *prepared) told(l *logState, batch batchFile) (message string, due bool) {
 	var s Start
 	switch {
@@ -151,7 +153,7 @@ func (p *prepared) told(l *logState, batch batchFile) (message string, due bool)
 	case len(batch.entries) > 0 && batch.entries[0].Seq == 0:
 		_ = json.Unmarshal(batch.entries[0].Detail, &s) // what it is not, collect says
 	}
-	if s.Schema < 2 && !strings.Contains(p.commit.Message, "\nEntries: ") {
+	if s.Schema < 2 && l.base.size == 0 && !strings.Contains(p.commit.Message, "\nEntries: ") {
 		return "", false
 	}
 	if p.message == "" { // the batch was not the one that was prepared
