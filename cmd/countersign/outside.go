@@ -127,14 +127,14 @@ func unixOrZero(t time.Time) float64 {
 type standings struct{ client *cosigning.Client }
 
 var (
-	witnessSize   = witnessMetric("cosigned_entries", "Entries of the tree that the witness cosigned last, in this run.")
-	witnessTimes  = witnessMetric("cosigned_timestamp_seconds", "When that was, by the witness's clock; 0 if it never did.")
-	witnessFailed = witnessMetric("failures_total", "Times that the witness was asked and gave no cosignature.")
-	witnessForked = witnessMetric("forked", "1 when the witness has seen another history of our log: a person must look.")
+	witnessSize   = witnessMetric("countersign_witness_cosigned_entries", "Entries of the tree that the witness cosigned last, in this run.")
+	witnessTimes  = witnessMetric("countersign_witness_cosigned_timestamp_seconds", "When that was, by the witness's clock; 0 if it never did.")
+	witnessFailed = witnessMetric("countersign_witness_failures_total", "Times that the witness was asked and gave no cosignature.")
+	witnessForked = witnessMetric("countersign_witness_forked", "1 when the witness has seen another history of our log: a person must look.")
 )
 
 func witnessMetric(name, help string) *prometheus.Desc {
-	return prometheus.NewDesc("countersign_witness_"+name, help, []string{"witness"}, nil)
+	return prometheus.NewDesc(name, help, []string{"witness"}, nil)
 }
 
 func (s standings) Describe(ch chan<- *prometheus.Desc) {

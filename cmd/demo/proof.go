@@ -62,7 +62,7 @@ func (t *teller) proof(ctx context.Context) error {
 	if code != 1 || !strings.Contains(out, "entry ") {
 		return fmt.Errorf("the changed byte was not found (exit %d): %s", code, out)
 	}
-	first, _, _ := strings.Cut(out, " (")
+	first, _, _ := strings.Cut(strings.TrimPrefix(out, "PROBLEM: "), " (")
 	t.out.line("  one byte changed in a copy →       %s", t.out.paint(red, strings.TrimSpace(first)))
 	return nil
 }
