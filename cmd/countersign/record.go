@@ -102,14 +102,12 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, r.recalled(p.Read()))
-		there := here
-		if r.config.rolls() {
-			if p.Published() {
-				continue // wherever it was
-			}
-			if there, err = r.at(p.Repo()); err != nil {
-				return err
-			}
+		if r.config.rolls() && p.Published() {
+			continue // wherever it was
+		}
+		there, began, err := r.sitesOf(p, here)
+		if err != nil {
+			return err
 		}
 		pub, err := r.publisher(audit.PublisherConfig{Past: p}, there)
 		if err != nil {
@@ -121,13 +119,13 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 		if p.Published() {
 			continue
 		}
-		b, err := r.bodies(audit.BodiesConfig{Past: p}, there)
+		b, err := r.bodies(audit.BodiesConfig{Past: p}, began)
 		if err != nil {
 			return err
 		}
 		r.logs, bodies = append(r.logs, &rollingLog{p, pub, there}), append(bodies, b)
 		there.outlet.Add(pub) // earlier runs first: this one's first entry says that they are there
-		there.outlet.Add(b)
+		began.outlet.Add(b)
 	}
 	if r.recovery, err = enforcer.Recover(names, journals...); err != nil {
 		return err

@@ -146,6 +146,43 @@ func (r *record) at(name string) (*site, error) {
 	return s, nil
 }
 
+// sitesOf gives the repository that the log of an earlier run is in, and the one
+// in which it began, where the run's bodies are. A run that died before it
+// committed anything is in none: it is published where the new one begins.
+func (r *record) sitesOf(p *audit.Past, here *site) (log, bodies *site, err error) {
+	if !r.config.rolls() {
+		return here, here, nil
+	}
+	if p.Repo() == "" && p.Checkpoint() == "" {
+		single, err := r.committedBefore(p)
+		if err != nil || !single {
+			return here, here, err
+		}
+	}
+	if log, err = r.at(p.Repo()); err != nil {
+		return nil, nil, err
+	}
+	bodies, err = r.at(p.Began())
+	return log, bodies, err
+}
+
+// committedBefore tells whether a run has commits in the repository that was the
+// only one, before they rolled.
+func (r *record) committedBefore(p *audit.Past) (bool, error) {
+	if _, err := os.Stat(filepath.Join(r.config.StateDir, "audit.git")); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return false, err
+	}
+	only, err := r.at("")
+	if err != nil {
+		return false, err
+	}
+	branches, err := only.repo.Branches("audit/" + p.Enforcer + "/" + p.Incarnation + "/")
+	return len(branches) > 0, err
+}
+
 // startsIn names the repository that a new run begins in: the one in which the
 // run before ended, so that no log is in another without saying so.
 func (r *record) startsIn(previous []*audit.Past) (string, error) {

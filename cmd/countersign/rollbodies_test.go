@@ -1,0 +1,88 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"countersign/audit"
+	"countersign/rules"
+)
+
+func (r *rolling) branches(name, prefix string) string {
+	r.t.Helper()
+	out, err := exec.CommandContext(r.t.Context(), "git", "-C", filepath.Join(r.dir, name), "for-each-ref", "--format=%(refname)", "refs/heads/"+prefix).Output()
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return string(out)
+}
+
+// The log of a run rolls on; its bodies, which waited, go where it began.
+func TestBodiesOfAPastRunGoWhereItBegan(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git", "log-3.git")
+	rec := r.start()
+	kept, err := rec.journal.Append(t.Context(), audit.Entry{Kind: audit.KindRefused, Effect: "deny"}, audit.Body{Of: "request", Text: []byte(`{"a":1}`)})
+	if err != nil || len(kept.Bodies) != 1 {
+		t.Fatal(kept, err)
+	}
+	for rec.target == r.c.repoAt(time.Now(), 1) {
+		if !r.work(rec, time.Now()) { // no policy is known yet: bodies wait
+			t.Fatal(r.said.take())
+		}
+	}
+	id := rec.journal.Incarnation()
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	rec = r.start()
+	rec.policy = func() *rules.Policy { return &rules.Policy{} }
+	r.work(rec, time.Now())
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(r.branches("log-1.git", "bodies/"), id) {
+		t.Errorf("the bodies are not where the run began: %s", r.said.take())
+	}
+	if strings.Contains(r.branches("log-2.git", "bodies/"), id) {
+		t.Error("the bodies are where the log went on")
+	}
+}
+
+// A run that died before its first commit was nowhere: it is published where
+// the next one begins, not in the first repository of all.
+func TestUncommittedRunIsPublishedWhereTheNextBegins(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git", "log-3.git")
+	rec := r.start()
+	for rec.target == r.c.repoAt(time.Now(), 1) {
+		if !r.work(rec, time.Now()) {
+			t.Fatal(r.said.take())
+		}
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	j, err := audit.Open(audit.Config{Dir: r.c.StateDir, Enforcer: r.c.ID, Incarnation: "rdied"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	rec = r.start()
+	r.work(rec, time.Now())
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(r.branches("log-1.git", "audit/"), "rdied") || !strings.Contains(r.branches("log-2.git", "audit/"), "rdied") {
+		t.Errorf("log-1: %s\nlog-2: %s\n%s", r.branches("log-1.git", "audit/"), r.branches("log-2.git", "audit/"), r.said.take())
+	}
+	if _, err := os.Stat(filepath.Join(r.c.StateDir, "audit.git")); err == nil {
+		t.Error("a repository was opened that nothing is in")
+	}
+}
