@@ -101,7 +101,7 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	var bodies []*audit.Bodies
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
-		journals = append(journals, r.recalled(p.Read()))
+		journals = append(journals, r.recalled(p))
 		if r.config.rolls() && p.Published() {
 			continue // wherever it was
 		}
@@ -164,14 +164,18 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	return nil
 }
 
-// recalled has the neighbours see the entries of an earlier run as they go by.
-func (r *record) recalled(entries iter.Seq2[audit.Entry, error]) iter.Seq2[audit.Entry, error] {
+// recalled gives the entries of an earlier run, and has the neighbours see them
+// as they go by. What that run saw in another repository than the one that is
+// looked at now is missing in this one, and nobody took it back.
+func (r *record) recalled(p *audit.Past) iter.Seq2[audit.Entry, error] {
+	entries := p.Read()
 	if r.outside.neighbours == nil {
 		return entries
 	}
+	here := p.Began() == r.target // a run looks where it began
 	return func(yield func(audit.Entry, error) bool) {
 		for e, err := range entries {
-			if err == nil {
+			if err == nil && (here || e.Status == audit.StatusForked) {
 				r.outside.neighbours.Recall(e)
 			}
 			if !yield(e, err) {
