@@ -37,6 +37,13 @@ sets:
   server: db
   tool: query
   effect: allow
+- id: early
+  server: db
+  tool: vacuum
+  when: now < timestamp("` + noon.Add(-time.Hour).Format(time.RFC3339) + `")
+  effect: approve
+  reason: A DBA looks at it
+  approval: { approvers: dba, quorum: 1 }
 `,
 	} {
 		files[name] = &fstest.MapFile{Data: []byte(text)}
@@ -219,6 +226,9 @@ func TestConduct(t *testing.T) {
 		{"for other arguments", true, ClassApproval, "given for other arguments", func(s *scene) { s.edit(7).Digest = "d2" }},
 		{"no window", false, ClassApproval, "and grants none", func(s *scene) { s.edit(6).Status = "used" }},
 		{"another decision", true, ClassDecision, "decides allow (reads), and the entry says allow (anything)", func(s *scene) { s.edit(1).Rules = []string{"anything"} }},
+		{"a refusal by a rule that was over before it came", true, ClassDecision, "and the entry says approve (early)", func(s *scene) {
+			s.edit(9).Tool, s.edit(9).Effect, s.edit(9).Rules, s.edit(9).Millis = "vacuum", "approve", []string{"early"}, 1000
+		}},
 		{"an unknown policy", true, ClassPolicy, "nobody has seen badc0de", func(s *scene) {
 			s.edit(0).Policy = "badc0de"
 			s.edit(1).Policy = "badc0de"
@@ -271,6 +281,11 @@ func TestConductLetsPass(t *testing.T) {
 			e := s.entries[1]
 			e.Method, e.Digest, e.Tool = "notifications/cancelled", "", ""
 			s.entries = append(s.entries[:2:2], append([]Entry{e}, s.entries[2:]...)...)
+		},
+		"a refusal after a long wait, beside a rule that looks at the time": func(s *scene) {
+			e := s.entries[9]
+			e.Call, e.Tool, e.Effect, e.Rules, e.Millis = "c_4", "vacuum", "approve", []string{"early"}, float64(2*time.Hour/time.Millisecond)
+			s.add(e)
 		},
 		"arguments that are masked": func(s *scene) { s.edit(1).Args, s.edit(1).Rules = `{"a":"[masked: key]"}`, []string{"x"} },
 		"a vote of another log":     func(s *scene) { s.drop(4) },

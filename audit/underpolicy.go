@@ -44,6 +44,23 @@ func (p *policies) of(at Problem, commit string) *rules.Policy {
 // long as Vault or a list of tools was waited for.
 var earlier = []time.Duration{time.Second, 10 * time.Second, time.Minute, 5 * time.Minute}
 
+// moments are those of one entry, how long before it. What was refused may have
+// been decided when it came, and have waited hours for people; its entry says
+// how long. What people approved was decided again before it ran.
+func moments(e *Entry) []time.Duration {
+	came := time.Duration(e.Millis * float64(time.Millisecond))
+	if e.Kind != KindRefused || came <= 0 {
+		return earlier
+	}
+	all := append(slices.Clone(earlier), came)
+	for _, after := range earlier[:2] {
+		if came > after {
+			all = append(all, came-after)
+		}
+	}
+	return all
+}
+
 // decide decides a request again, under the policy that it names.
 func (p *policies) decide(at Problem, e *Entry) {
 	if e.Effect == "" || e.Policy == "" || serverAsks(e) {
@@ -68,11 +85,14 @@ func (p *policies) decide(at Problem, e *Entry) {
 		return string(d.Effect) == e.Effect && slices.Equal(sorted(d.RuleIDs()), sorted(e.Rules))
 	}
 	now := pol.Decide(req)
-	for i := 0; !same(now) && i < len(earlier); i++ {
-		back := req
-		back.Now = e.Time.Add(-earlier[i])
-		if again := pol.Decide(back); same(again) {
-			now = again
+	if !same(now) {
+		for _, ago := range moments(e) {
+			back := req
+			back.Now = e.Time.Add(-ago)
+			if again := pol.Decide(back); same(again) {
+				now = again
+				break
+			}
 		}
 	}
 	switch {
