@@ -290,6 +290,17 @@ func tamperings() []tampering {
 		r.commit()
 		r.close()
 	}
+	// The hand-over is one that was signed: it is the checkpoint of October's end.
+	beheaded := func(w *recordWorld) {
+		last := gitIn(w.t, w.repo, "show", october+":checkpoint")
+		w.remake(november, "commit-1", func(n int, files map[string][]byte, _ *string) bool {
+			if n == 0 {
+				files["handover"] = []byte(last)
+			}
+			return true
+		})
+		gone(october)(w)
+	}
 	return []tampering{
 		{"nothing", "", func(*recordWorld) {}, nil, ""},
 		{"an entry is edited", "the Git host", remake(november, "nobody", editLines(7, swapWords)), nil, "leaf hashes, then the commit's signature"},
@@ -352,6 +363,8 @@ func tamperings() []tampering {
 			})
 			gone(october)(w)
 		}, nil, "the hand-over's signature"},
+		{beheadedWhat, "a thief of the commit key", beheaded, nil, ""},
+		{beheadedWhat, "a thief of the commit key", beheaded, withState, "the state of an earlier run"},
 		{"a body is changed", "the Git host", func(w *recordWorld) {
 			for b := range strings.FieldsSeq(gitIn(w.t, w.repo, "for-each-ref", "--format=%(refname:short)", "refs/heads/bodies")) {
 				w.remake(b, "mallory", func(_ int, files map[string][]byte, _ *string) bool {
@@ -374,6 +387,12 @@ func tamperings() []tampering {
 			r.call("c_9", "some words")
 			r.close()
 		}, nil, "the entries: each call has an outcome"},
+		{"a stream is let through whose call was not recorded", "a faulty enforcer", func(w *recordWorld) {
+			r := w.open("state-1", "prod-1", "r3", "commit-1", "checkpoint-1")
+			r.add(audit.Entry{Kind: audit.KindSegment, Call: "c_8", Status: "open", Server: "postgres"})
+			r.commit()
+			r.close()
+		}, nil, "the entries: a stream belongs to a call"},
 		{"a call that needed approval is forwarded without", "a faulty enforcer", func(w *recordWorld) {
 			r := w.open("state-1", "prod-1", "r3", "commit-1", "checkpoint-1")
 			r.add(audit.Entry{Kind: audit.KindIntent, Call: "c_8", Effect: "approve", Approval: "ap_1", Server: "postgres", Tool: "query"})
@@ -383,6 +402,8 @@ func tamperings() []tampering {
 		}, nil, "the entries: each approved call has its votes"},
 	}
 }
+
+const beheadedWhat = "months are deleted, and the next one made to begin as in a new repository"
 
 // withState marks rows that are verified with the state of a run before.
 func withState(*audit.VerifyConfig, string) {}
@@ -457,6 +478,11 @@ func TestTamperTable(t *testing.T) {
 			found = "no fault: counted as not there"
 			if rep.Checked.Erased != 7 || rep.Checked.Bodies != 0 {
 				t.Errorf("%+v", rep.Checked)
+			}
+		} else if c.what == beheadedWhat && found == "" {
+			found = "only a note, that the entries before are in another repository"
+			if !strings.Contains(fmt.Sprint(rep.Notes), "those before it are in another repository, which was not read") {
+				t.Errorf("%q", rep.Notes)
 			}
 		} else if found == "" && c.who != "" {
 			found = "nothing: no anchor has seen it"
