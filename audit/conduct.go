@@ -128,6 +128,9 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 	case KindPolicy:
 		if e.Status == "accepted" || e.Status == "reset" || e.Status == "resumed" {
 			l.Policies[e.Policy] = true
+			if e.Status == "reset" && e.Time.After(c.policy.reset) {
+				c.policy.reset = e.Time
+			}
 		}
 	case KindApproval:
 		c.votes.take(l, at, e)
@@ -305,7 +308,8 @@ func (c *conduct) settle(logs []*logState) (notes []string) {
 	for _, l := range next[""] {
 		walk(l, map[string]openCall{})
 	}
-	return append(notes, c.votes.settle()...)
+	notes = append(notes, c.votes.settle()...)
+	return append(notes, c.policy.settle()...)
 }
 
 func sortedCalls(m map[string]openCall) []string {

@@ -237,6 +237,11 @@ func TestConduct(t *testing.T) {
 		{"a lower quorum than the policy's", true, ClassApproval, "under policy c0ffee that is 2 of dba by rule drops", func(s *scene) {
 			s.set(6, func(a approval) { a["asks"] = []rules.Ask{{Rule: "drops", Approvers: "dba", Quorum: 1}} })
 		}},
+		{"an unknown policy, after a reset", true, ClassPolicy, "nobody has seen badc0de", func(s *scene) {
+			s.edit(0).Policy, s.edit(0).Status = "badc0de", "reset"
+			s.edit(1).Policy = "badc0de"
+			s.add(Entry{Kind: KindPolicy, Policy: "c0ffee", Status: "accepted"})
+		}},
 		{"other rules", true, ClassApproval, "that are not those of policy c0ffee", func(s *scene) { s.set(6, func(a approval) { a["rules_digest"] = "sha256:x" }) }},
 		{"a voter who is not of the set", true, ClassApproval, "finn, who is not of dba", func(s *scene) {
 			for _, i := range []int{5, 6} {
@@ -296,7 +301,14 @@ func TestConductLetsPass(t *testing.T) {
 			t.Errorf("%s: %v", what, ps)
 		}
 	}
+	// What was decided before the policy's history was rewritten, on record.
 	s := goodScene(t)
+	s.edit(0).Policy, s.edit(1).Policy = "badc0de", "badc0de"
+	s.entries = append(s.entries[:3:3], append([]Entry{{Kind: KindPolicy, Policy: "c0ffee", Status: "reset"}}, s.entries[3:]...)...)
+	if ps, notes, _ := s.told(true); len(ps) > 0 || len(notes) != 1 || !strings.Contains(notes[0], "nobody has seen badc0de; the policy's history was reset at") {
+		t.Errorf("%v %q", ps, notes)
+	}
+	s = goodScene(t)
 	s.drop(2)
 	if _, notes, c := s.told(true); c.Open != 1 || len(notes) != 1 || !strings.Contains(notes[0], "call c_1 (db query, entry 2) is open at the end of demo/i1: no outcome, 7s after its intent") {
 		t.Errorf("%q", notes)

@@ -15,10 +15,36 @@ type policies struct {
 	load  func(commit string) (*rules.Policy, error)
 	calls *conduct
 	known map[string]bool // by commit: whether it loads; what does not is told once
+	gone  []gonePolicy    // that does not load: a fault, unless history was rewritten later, on record
+	reset time.Time       // when that was last
+}
+
+// gonePolicy is one that an entry names and that does not load.
+type gonePolicy struct {
+	at   Problem
+	when time.Time // of the entry
+}
+
+// settle tells of policies that do not load. An operator may accept a history
+// that does not descend from the one before (a reset); what was decided before
+// it cannot be decided again from a clone made after it.
+func (p *policies) settle() (notes []string) {
+	if p == nil {
+		return nil
+	}
+	for _, g := range p.gone {
+		if g.when.Before(p.reset) {
+			notes = append(notes, fmt.Sprintf("%s; the policy's history was reset at %s, on record, so it was not decided again", g.at.Text, clock(p.reset)))
+			continue
+		}
+		p.calls.problem(g.at)
+	}
+	p.gone = nil
+	return notes
 }
 
 // of gives the policy of a commit; nil if there is none to hold against.
-func (p *policies) of(at Problem, commit string) *rules.Policy {
+func (p *policies) of(at Problem, when time.Time, commit string) *rules.Policy {
 	if p == nil || p.load == nil || commit == "" {
 		return nil
 	}
@@ -31,7 +57,7 @@ func (p *policies) of(at Problem, commit string) *rules.Policy {
 	switch {
 	case err != nil:
 		at.Class, at.Text = ClassPolicy, fmt.Sprintf("entry %d: it was decided under policy %s, and %v", at.Entry, short(commit), err)
-		p.calls.problem(at)
+		p.gone = append(p.gone, gonePolicy{at: at, when: when})
 		return nil
 	case !asked:
 		p.calls.Policies++
@@ -66,7 +92,7 @@ func (p *policies) decide(at Problem, e *Entry) {
 	if e.Effect == "" || e.Policy == "" || serverAsks(e) {
 		return
 	}
-	pol := p.of(at, e.Policy)
+	pol := p.of(at, e.Time, e.Policy)
 	if pol == nil {
 		return
 	}
@@ -115,7 +141,7 @@ func (p *policies) bindsCredential(e *Entry) bool {
 	if p == nil || p.load == nil {
 		return true
 	}
-	pol := p.of(Problem{Entry: int64(e.Seq)}, e.Policy)
+	pol := p.of(Problem{Entry: int64(e.Seq)}, e.Time, e.Policy)
 	if pol == nil {
 		return true // reported already
 	}
@@ -127,7 +153,7 @@ func (p *policies) bindsCredential(e *Entry) bool {
 
 // asked checks that what the approval says was asked is what the policy asks.
 func (p *policies) asked(u usedApproval) {
-	pol := p.of(u.At, u.Policy)
+	pol := p.of(u.At, u.Doc.Created, u.Policy)
 	if pol == nil {
 		return
 	}
@@ -178,7 +204,7 @@ func askedOf(asks []rules.Ask) string {
 // voter checks that who voted is of the sets that the vote counts for, under the
 // policy then in force, and does not answer for who asked.
 func (p *policies) voter(u usedApproval, v vote, commit string, groups []string) {
-	pol := p.of(u.At, commit)
+	pol := p.of(u.At, u.Doc.Created, commit)
 	if pol == nil {
 		return
 	}
