@@ -95,8 +95,8 @@ func anyOf[T any](repos []Repository, read func(Repository) (T, error)) (found T
 
 // handover checks a branch that begins with the edge base, of a log whose
 // earlier entries are in another repository: the last checkpoint there, which
-// it brings along, must be signed, and of this edge. Nobody need have the other
-// repository for that.
+// it brings along, must be signed, and of this edge. Without the other
+// repository, that is taken for it only if the caller says so.
 func (v *verification) handover(l *logState, d changes, base *edge, bad func(Class, int64, string, ...any)) bool {
 	note, err := v.blob(d.added, handoverFile)
 	if err != nil {
@@ -113,6 +113,8 @@ func (v *verification) handover(l *logState, d changes, base *edge, bad func(Cla
 		bad(ClassHandover, -1, "the hand-over from the repository before is of another tree, of %d entries: this one begins after %d", c.Size, base.size)
 	case l.size > 0:
 		return true // the entries before are here, too: continues compares
+	case !v.cfg.Handover:
+		bad(ClassHandover, 0, "the log begins here with entry %d: those before it are in another repository, which was not given, or were deleted", base.size)
 	default:
 		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s begins here with entry %d: those before it are in another repository, which was not read; its last checkpoint is signed", l.origin(), base.size))
 		l.edge, l.base = base.clone(), base.clone()

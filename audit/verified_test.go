@@ -224,9 +224,10 @@ func rolledStores(t *testing.T) (old, next *memStore) {
 
 func TestVerifyOverSeveralRepositories(t *testing.T) {
 	old, next := rolledStores(t)
+	handover := false
 	verify := func(repo *memStore, earlier ...*memStore) *Report {
 		t.Helper()
-		cfg := VerifyConfig{Keys: keysOf("log"), Signer: checkSigner}
+		cfg := VerifyConfig{Keys: keysOf("log"), Signer: checkSigner, Handover: handover}
 		for _, m := range earlier {
 			cfg.Earlier = append(cfg.Earlier, m.repository())
 		}
@@ -239,6 +240,10 @@ func TestVerifyOverSeveralRepositories(t *testing.T) {
 	if rep := verify(next, old); !rep.OK() || rep.Entries != 14 || rep.Commits != 3 {
 		t.Errorf("both: %s", rep)
 	}
+	if rep := verify(next); rep.OK() || rep.Problems[0].Class != ClassHandover || !strings.Contains(rep.String(), "which was not given, or were deleted") {
+		t.Errorf("the newer alone: %s", rep)
+	}
+	handover = true
 	alone := verify(next)
 	if !alone.OK() || len(alone.Notes) == 0 || !strings.Contains(strings.Join(alone.Notes, "\n"), "demo/i1 begins here with entry 10: those before it are in another repository") {
 		t.Errorf("the newer alone: %s %q", alone, alone.Notes)

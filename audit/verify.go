@@ -55,6 +55,10 @@ type VerifyConfig struct {
 	// Earlier are the repositories before this one, the oldest first, where a log
 	// went on in another.
 	Earlier []Repository
+	// Handover takes a repository's signed hand-over for one before it that is
+	// not among Earlier. Whoever has a log's commit key can cut off its beginning
+	// with an old checkpoint for a hand-over, so it is a problem without.
+	Handover bool
 	// Prefix limits what is verified to branches that begin so; it lies within
 	// "audit/". Empty: all.
 	Prefix string

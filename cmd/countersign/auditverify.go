@@ -32,6 +32,7 @@ type verifyFlags struct {
 	policy, policyBranch  string
 	policySigners, state  string
 	quorum                quorumFlags
+	handover              bool
 	asJSON, bodies        bool
 	allowedFile, keysFile []byte // as read
 }
@@ -83,6 +84,7 @@ be checked.`,
 	fl.StringVar(&f.policy, "policy", "", "clone of the policy repository: decisions and approvals are held against the policy of their commit")
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
 	fl.StringVar(&f.policySigners, "policy-signers", "", "allowed_signers file: each policy commit that decided must be signed by one of them")
+	fl.BoolVar(&f.handover, "handover", false, "take a repository's signed hand-over for the ones before it that are not given: their entries are not checked, nor that they are still there")
 	fl.BoolVar(&f.bodies, "bodies", false, "look for every kept body, too, and hold it against its entry")
 	fl.StringVar(&f.state, "state", "", "file that notes what holds, for the next run; made if it is not there")
 	fl.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")
@@ -154,6 +156,7 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 }
 
 func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
+	cfg.Handover = f.handover
 	if f.allowedFile, err = os.ReadFile(f.signers); err != nil {
 		return cfg, err
 	}
@@ -229,7 +232,7 @@ func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.policy != "" {
 		against = "policy " + f.policyBranch
 	}
-	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), against, string(policySigners))
+	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), strconv.FormatBool(f.handover), against, string(policySigners))
 	file, err := os.ReadFile(f.state)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

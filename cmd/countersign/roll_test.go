@@ -94,6 +94,10 @@ func (r *rolling) verify(names ...string) (string, int) {
 	r.t.Helper()
 	args := []string{"audit", "verify", "--commit-signers", filepath.Join(r.keys, "signers"), "--checkpoint-key", filepath.Join(r.keys, "checkpoint.pub")}
 	for _, n := range names {
+		if strings.HasPrefix(n, "--") {
+			args = append(args, n)
+			continue
+		}
 		args = append(args, "--repo", filepath.Join(r.dir, n))
 	}
 	out, errs, code := command(r.t, nil, args...)
@@ -121,8 +125,11 @@ func TestRecordRollsBySize(t *testing.T) {
 	if out, code := r.verify("log-1.git", "log-2.git"); code != 0 {
 		t.Errorf("both: %s", out)
 	}
-	if out, code := r.verify("log-2.git"); code != 0 || !strings.Contains(out, "are in another repository") {
-		t.Errorf("the second alone: %s", out)
+	if out, code := r.verify("log-2.git"); code != 1 || !strings.Contains(out, "are in another repository") {
+		t.Errorf("the second alone: %d %s", code, out)
+	}
+	if out, code := r.verify("log-2.git", "--handover"); code != 0 || !strings.Contains(out, "are in another repository") {
+		t.Errorf("the second alone, by its hand-over: %d %s", code, out)
 	}
 
 	// The next start goes on where this one was. A third repository is not
