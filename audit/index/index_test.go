@@ -281,6 +281,12 @@ func TestTallies(t *testing.T) {
 	if got := read(Filter{Since: after(2500 * time.Millisecond), Until: after(2600 * time.Millisecond)}); !strings.HasPrefix(got, "11-23 bob drop_table") || strings.Count(got, "\n") != 1 {
 		t.Errorf("a tenth of a second: %s", got)
 	}
+	if got := read(Filter{Since: after(2600 * time.Millisecond)}); strings.Contains(got, "drop_table") || strings.Count(got, "\n") != 2 {
+		t.Errorf("from within a day on: %s", got)
+	}
+	if got := read(Filter{Until: after(26*time.Hour + 30*time.Minute)}); strings.Contains(got, "error") || strings.Count(got, "\n") != 2 {
+		t.Errorf("until within a day: %s", got)
+	}
 	if got := read(Filter{Rules: []string{"no-*"}}); strings.Count(got, "\n") != 1 {
 		t.Errorf("by rule: %s", got)
 	}
@@ -435,9 +441,8 @@ func tampered(t *testing.T, path, statement string) {
 // A row that points elsewhere does not make another entry out of the one that
 // stands there.
 func TestIndexIsNotBelieved(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "x.sqlite")
-	x, _ := opened(t, Config{Repo: two(t).repository(), Path: path})
-	for _, lie := range []string{"UPDATE entry SET at = 0 WHERE seq = 2", "UPDATE entry SET at = 77", "UPDATE entry SET seq = seq + 10"} {
+	for _, lie := range []string{"UPDATE entry SET at = 0 WHERE seq = 2", "UPDATE entry SET at = 77", "UPDATE entry SET seq = seq + 10", "UPDATE entry SET time = time + 1"} {
+		x, _ := opened(t, Config{Repo: two(t).repository()})
 		if _, err := x.db.Exec(lie); err != nil {
 			t.Fatal(err)
 		}
