@@ -271,6 +271,7 @@ func TestTallies(t *testing.T) {
 	}
 	for name, f := range map[string]Filter{
 		"bounds that cut days":   {Since: after(-time.Hour), Until: after(28 * time.Hour)},
+		"until within a day":     {Until: after(28 * time.Hour)},
 		"bounds at days":         {Since: noon.Truncate(day), Until: noon.Truncate(day).Add(2 * day)},
 		"within one day and two": {Since: after(0), Until: after(30 * time.Hour)},
 	} {
