@@ -1,10 +1,13 @@
 package gitsync
 
 import (
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
 )
 
 // writeDurable replaces path by data so that a crash leaves the old or the new
@@ -53,6 +56,27 @@ func syncPath(path string) error {
 		return joinErr(err, f.Close())
 	}
 	return f.Close()
+}
+
+// syncsAtOnce is how many syncs of syncEach are under way together.
+const syncsAtOnce = 32
+
+// syncEach makes many files or folders durable; those that are not there are
+// passed over. Syncs that wait together share what a file system writes for
+// each, its journal's commit above all: a thousand bodies, each an object and a
+// folder, take a fraction of the time of one after the other.
+func syncEach(paths []string) error {
+	var g errgroup.Group
+	g.SetLimit(syncsAtOnce)
+	for _, path := range paths {
+		g.Go(func() error {
+			if err := syncPath(path); !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return nil
+		})
+	}
+	return g.Wait()
 }
 
 // syncAll makes every file and folder under root durable. A policy clone is

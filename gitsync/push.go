@@ -418,22 +418,18 @@ func (r *Repo) added(base, tree plumbing.Hash, seen map[plumbing.Hash]bool, obje
 // when they were packed. An error is final for this push: after a failed fsync
 // the page cache tells nothing about the disk.
 func (r *Repo) syncObjects(objects []plumbing.Hash) error {
-	dirs := map[string]bool{}
+	var files, dirs []string
 	for _, h := range objects {
-		path := r.loose(h)
-		err := syncPath(path)
-		if errors.Is(err, os.ErrNotExist) {
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		dirs[filepath.Dir(path)] = true
+		files = append(files, r.loose(h))
+		dirs = append(dirs, filepath.Dir(r.loose(h)))
 	}
-	for d := range dirs {
-		if err := syncPath(d); err != nil {
-			return err
-		}
+	slices.Sort(dirs)
+	dirs = slices.Compact(dirs)
+	if err := syncEach(files); err != nil {
+		return err
+	}
+	if err := syncEach(dirs); err != nil {
+		return err
 	}
 	return syncPath(filepath.Join(r.dir, "objects"))
 }

@@ -37,7 +37,7 @@ func tryGit(dir string, args ...string) (string, error) {
 }
 
 // audit opens a record in a temporary folder, published to url.
-func audit(t *testing.T, dir, url string, key []byte) *Repo {
+func audit(t testing.TB, dir, url string, key []byte) *Repo {
 	t.Helper()
 	r, err := OpenAudit(AuditConfig{Dir: dir, URL: url, KeyPEM: key, Name: "Countersign", Email: "enforcer@example.com"})
 	if err != nil {
@@ -105,7 +105,7 @@ func TestStockGitVerifiesTheRecord(t *testing.T) {
 }
 
 // pair is a record and the remote that it is published to.
-func pair(t *testing.T) (r *Repo, dir, remote string, key []byte) {
+func pair(t testing.TB) (r *Repo, dir, remote string, key []byte) {
 	t.Helper()
 	remote = filepath.Join(t.TempDir(), "remote.git")
 	if err := githost.Init(remote); err != nil {
@@ -540,6 +540,29 @@ func BenchmarkCommit(b *testing.B) {
 		n++
 	}
 	b.ReportMetric(float64(entries*n)/b.Elapsed().Seconds(), "entries/s")
+}
+
+// Each body is a file, and almost each a folder: what a commit of many costs
+// until the remote has it.
+func BenchmarkPushManyFiles(b *testing.B) {
+	const bodies = 1024
+	r, _, _, _ := pair(b)
+	tip, n := "", 0
+	for b.Loop() {
+		files := map[string][]byte{}
+		for range bodies {
+			n++
+			files[fmt.Sprintf("04/12/%02d/%02x/%d", n/bodies%60, n%256, n)] = fmt.Appendf(nil, "body %d", n)
+		}
+		var err error
+		if tip, err = r.Commit(b.Context(), "bodies/b", tip, files, "m", noon); err != nil {
+			b.Fatal(err)
+		}
+		if err := push(r, b.Context(), "bodies/b"); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "bodies/s")
 }
 
 // push pushes, and joins what went wrong.

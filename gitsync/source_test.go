@@ -15,7 +15,7 @@ import (
 	"countersign/fixtures/githost"
 )
 
-func sshKey(t *testing.T, principal string) *githost.Key {
+func sshKey(t testing.TB, principal string) *githost.Key {
 	t.Helper()
 	k, err := githost.NewKey(rand.Reader, principal)
 	if err != nil {
