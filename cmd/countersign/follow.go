@@ -198,7 +198,11 @@ func loadSnapshot(snap *gitsync.Snapshot) (*rules.Policy, error) {
 }
 
 func (f *policyFollower) record(ctx context.Context, snap *gitsync.Snapshot, status string) error {
-	return f.gate.RecordPolicy(ctx, snap.Commit, status, "", map[string]any{
+	reason := ""
+	if snap.Reset {
+		reason = "the operator named it in COUNTERSIGN_POLICY_RESET_TO"
+	}
+	return f.gate.RecordPolicy(ctx, snap.Commit, status, reason, map[string]any{
 		"subject": brief(snap.Subject), "author": brief(snap.Author), "signer": brief(snap.Signer),
 		"committed": snap.When.UTC(), "reset": snap.Reset,
 	})
