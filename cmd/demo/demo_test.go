@@ -263,8 +263,18 @@ func keep(t *testing.T, r *running) {
 		t.Errorf("%d %s, %v %v", resp.StatusCode, b, err, cerr)
 	}
 	words := strings.Fields(log)
-	if out, err := exec.Command(words[0], words[1:]...).CombinedOutput(); err != nil || !strings.Contains(string(out), "query") {
-		t.Errorf("%s: %v\n%s", log, err, out)
+	// What was called is in the record with the next push.
+	for ctx, cancel := context.WithTimeout(t.Context(), time.Minute); ; {
+		out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
+		if err == nil && strings.Contains(string(out), "query") {
+			cancel()
+			break
+		}
+		if ctx.Err() != nil {
+			t.Errorf("%s: %v\n%s", log, err, out)
+			cancel()
+			break
+		}
 	}
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
