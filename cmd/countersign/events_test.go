@@ -116,6 +116,7 @@ func TestEveryEventIsAnEntry(t *testing.T) {
 	operator("audit", "erase", "--subject", subject, "--reason", "she asked for it")
 	p.stop()
 
+	verified(t, s) // by who knows the old key alone
 	entries := asLogged(t, s.Audit)
 	one := func(name string, kind audit.Kind, status string, words ...string) {
 		t.Helper()
