@@ -40,7 +40,7 @@ func newBodies(t testing.TB, cfg BodiesConfig) *Bodies {
 // keep records an entry with two bodies.
 func keep(t testing.TB, j *Journal, text string) Entry {
 	t.Helper()
-	e, err := j.Append(t.Context(), Entry{Kind: KindSegment, Call: "c_" + text, Issuer: "https://id", Sub: "alice"},
+	e, err := j.Append(t.Context(), Entry{Kind: KindRefused, Effect: "deny", Call: "c_" + text, Issuer: "https://id", Sub: "alice"},
 		Body{Of: "request", Text: []byte("asked " + text)}, Body{Of: "response", Text: []byte("answered " + text)})
 	if err != nil {
 		t.Fatal(err)

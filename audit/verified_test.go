@@ -308,7 +308,7 @@ func TestVerifyChecksMessagesOfContinuedLogs(t *testing.T) {
 		t.Fatal(c.Message)
 	}
 	next.branches[branch] = next.write(next.tipFiles(branch), c.Parents, "nothing happened\n\n"+note, c.When)
-	rep, err := Verify(t.Context(), next.repository(), VerifyConfig{Keys: keysOf("log"), Signer: checkSigner})
+	rep, err := Verify(t.Context(), next.repository(), VerifyConfig{Keys: keysOf("log"), Signer: checkSigner, Handover: true})
 	if err != nil || rep.OK() || rep.Problems[0].Class != ClassMessage {
 		t.Errorf("%v, %s", err, rep)
 	}
