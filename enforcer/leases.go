@@ -12,6 +12,7 @@ import (
 	"countersign/enforcer/approval/api"
 	"countersign/enforcer/credential"
 	"countersign/enforcer/freeze"
+	"countersign/rules"
 )
 
 // Live credentials over HTTP, for whom freezes are for (see Control):
@@ -143,9 +144,13 @@ func (e *Enforcer) serveRevoke(w http.ResponseWriter, r *http.Request, by freeze
 		Pending []leaseView `json:"pending"`
 		Warning string      `json:"warning,omitempty"`
 	}{[]leaseView{}, []leaseView{}, ""}
+	// The record has whom it is about as it has its subjects: by name or not.
+	named := ask
+	whom := e.naming.Subject(e.Policy(), rules.Subject{Issuer: ask.Issuer, Sub: ask.Sub})
+	named.Issuer, named.Sub = whom.Issuer, whom.Sub
 	// As with a freeze: where the record fails it is done all the same, loudly.
 	// Each lease's end is recorded by itself.
-	if err := e.operatedOn(r.Context(), by, "revoke-asked", fmt.Sprintf("%s asked to revoke %s: %s", by.Name, e.words(ask.String(), 1024), reason), nil); err != nil {
+	if err := e.operatedOn(r.Context(), by, "revoke-asked", fmt.Sprintf("%s asked to revoke %s: %s", by.Name, e.words(named.String(), 1024), reason), nil); err != nil {
 		e.Log.Error("a revocation by an operator could not be recorded", "what", ask.String(), "by", by.Name, "err", err)
 		out.Warning = "it is done, but the record cannot be written: " + publicCause(err)
 	}

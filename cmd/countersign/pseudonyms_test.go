@@ -38,6 +38,9 @@ func TestASealedRecordOfPseudonymsOverACrash(t *testing.T) {
 	if first.text != "ran leak" {
 		t.Fatalf("%+v", first)
 	}
+	if out, errs, code := p.cli("credentials", "revoke", "--subject", s.Issuer.URL+"#"+who, "--reason", "phished"); code != 0 || !strings.Contains(out, "revoked") {
+		t.Errorf("exit %d\n%s%s", code, out, errs)
+	}
 	frozen := p.freeze("--subject", s.Issuer.URL+"#carol", "--reason", "until tomorrow")
 	p.frozen(p.ask("probe", carol, toolCall("echo", "x")), "until tomorrow")
 	ctx, cancel := context.WithCancel(t.Context())
