@@ -14,6 +14,7 @@ import (
 // ended on Day.
 type Tally struct {
 	Day                                                         time.Time // its beginning, UTC
+	Kind                                                        string    // of the entry that ended them: outcome, refused or recovered
 	Issuer, Sub, Client, Server, Method, Tool, Decision, Status string
 	Rules                                                       []string
 	Calls, Masked                                               int64
@@ -150,9 +151,8 @@ func (x *Index) singly(ctx context.Context, f Filter, words map[int64]string, yi
 	ends := map[int64]Tally{}
 	meant := oneOf(kinds)
 	for _, m := range combos {
-		kind := words[m.words[0]]
 		t := m.words.tally(words)
-		if (kind == "outcome" || kind == "refused" || kind == "recovered") && (len(kinds) == 0 || meant(kind)) && !strings.HasPrefix(t.Method, "server:") {
+		if (t.Kind == "outcome" || t.Kind == "refused" || t.Kind == "recovered") && (len(kinds) == 0 || meant(t.Kind)) && !strings.HasPrefix(t.Method, "server:") {
 			ends[m.id] = t
 		}
 	}
@@ -171,7 +171,7 @@ func (x *Index) singly(ctx context.Context, f Filter, words map[int64]string, yi
 
 // tally is one of calls that have the combination in common.
 func (c combo) tally(words map[int64]string) Tally {
-	t := Tally{Issuer: words[c[2]], Sub: words[c[3]], Client: words[c[4]], Server: words[c[5]], Method: words[c[6]], Tool: words[c[7]],
+	t := Tally{Kind: words[c[0]], Issuer: words[c[2]], Sub: words[c[3]], Client: words[c[4]], Server: words[c[5]], Method: words[c[6]], Tool: words[c[7]],
 		Decision: words[c[comboDecision]], Status: words[c[10]]}
 	// What is no list was not written by this package: it has no rules.
 	_ = json.Unmarshal([]byte(words[c[comboRules]]), &t.Rules)

@@ -164,6 +164,32 @@ func TestReadingAsJSON(t *testing.T) {
 	}
 }
 
+// A call that was not sent on did not fail, whatever the word for it.
+func TestStatisticsByOutcome(t *testing.T) {
+	var s callStats
+	for _, c := range []struct {
+		kind                     audit.Kind
+		decision, status         string
+		ok, denied, refused, bad int64
+	}{
+		{audit.KindOutcome, "allow", "ok", 1, 0, 0, 0},
+		{audit.KindRefused, "deny", "denied", 1, 1, 0, 0},
+		{audit.KindRefused, "approve", "denied", 1, 1, 1, 0}, // by a person
+		{audit.KindRefused, "approve", "pending", 1, 1, 2, 0},
+		{audit.KindRefused, "allow", "over-quota", 1, 1, 3, 0},
+		{audit.KindRefused, "allow", "error", 1, 1, 4, 0},
+		{audit.KindRecovered, "allow", "not-run", 1, 1, 5, 0},
+		{audit.KindRecovered, "allow", "unknown", 1, 1, 5, 1},
+		{audit.KindOutcome, "allow", "frozen", 1, 1, 5, 2},
+		{audit.KindOutcome, "approve", "ok", 2, 1, 5, 2},
+	} {
+		s.add(index.Tally{Kind: string(c.kind), Decision: c.decision, Status: c.status, Calls: 1})
+		if s.OK != c.ok || s.Denied != c.denied || s.Refused != c.refused || s.Failed != c.bad {
+			t.Errorf("after %s %s %s: %+v", c.kind, c.decision, c.status, s)
+		}
+	}
+}
+
 // No cell of the CSV is a formula, and it has the columns that are documented.
 func TestExportCSV(t *testing.T) {
 	t.Parallel()

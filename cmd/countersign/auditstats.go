@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"countersign/audit"
 	"countersign/audit/index"
 )
 
@@ -214,10 +215,10 @@ func (s *callStats) add(t index.Tally) {
 	switch {
 	case t.Decision == "deny":
 		s.Denied += t.Calls
-	case t.Status == "ok":
-		s.OK += t.Calls
-	case t.Status == "refused" || t.Status == "frozen" || t.Status == "not-run":
+	case t.Kind == string(audit.KindRefused) || t.Status == audit.StatusNotRun: // whatever the reason, it was not sent on
 		s.Refused += t.Calls
+	case t.Status == audit.StatusOK:
+		s.OK += t.Calls
 	default:
 		s.Failed += t.Calls
 	}
