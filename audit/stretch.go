@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -48,8 +49,9 @@ func (v *verification) stretches() (map[string][]stretch, error) {
 
 // inOrder lists the logs by when their newest commit says that it was made, so
 // that an enforcer's keys are replaced before a later incarnation uses the new
-// ones. Who lies there gains nothing: what is signed by a key that is not known
-// yet does not hold.
+// ones; of those of one second, which is all that Git tells, by their first
+// entries. Who lies there gains nothing: what is signed by a key that is not
+// known yet does not hold.
 func (v *verification) inOrder(stretches map[string][]stretch) []string {
 	when := map[string]time.Time{}
 	var origins []string
@@ -62,8 +64,56 @@ func (v *verification) inOrder(stretches map[string][]stretch) []string {
 			} // what does not read is told where it is walked
 		}
 	}
-	slices.SortFunc(origins, func(a, b string) int { return cmp.Or(when[a].Compare(when[b]), strings.Compare(a, b)) })
+	of := map[int64]int{} // logs by the second
+	for _, o := range origins {
+		of[when[o].Unix()]++
+	}
+	began := map[string]time.Time{}
+	for _, o := range origins {
+		if of[when[o].Unix()] > 1 {
+			began[o] = v.began(branchName(o, stretches[o][0].month), stretches[o][0].repo)
+		}
+	}
+	slices.SortFunc(origins, func(a, b string) int {
+		return cmp.Or(cmp.Compare(when[a].Unix(), when[b].Unix()), began[a].Compare(began[b]), strings.Compare(a, b))
+	})
 	return origins
+}
+
+// began is the time of the first entry on a branch; zero if it does not read,
+// which is told where it is walked.
+func (v *verification) began(branch string, repo int) time.Time {
+	tip, ok, err := v.repos[repo].Tip(branch)
+	if err != nil || !ok {
+		return time.Time{}
+	}
+	c, err := v.repo.Commit(tip)
+	if err != nil {
+		return time.Time{}
+	}
+	at := c.Tree
+	for _, want := range []func(Node) bool{
+		func(n Node) bool { return n.Mode == modeDir && n.Name == "entries" },
+		func(n Node) bool { return n.Mode == modeDir },
+		func(n Node) bool { return n.Mode != modeDir && strings.HasSuffix(n.Name, ".jsonl") },
+	} {
+		nodes, err := v.repo.Tree(at)
+		i := slices.IndexFunc(nodes, want)
+		if err != nil || i < 0 {
+			return time.Time{}
+		}
+		at = nodes[i].Hash
+	}
+	text, err := v.repo.Blob(at)
+	if err != nil {
+		return time.Time{}
+	}
+	line, _, _ := bytes.Cut(text, []byte{'\n'})
+	e, err := Decode(line)
+	if err != nil {
+		return time.Time{}
+	}
+	return e.Time
 }
 
 // together reads objects from whichever repository has them: their names are

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -212,5 +213,49 @@ func TestRollNames(t *testing.T) {
 		if want == "" && len(said) > 0 || want != "" && len(said) != 1 {
 			t.Errorf("%s: %q, want %q", template, said, want)
 		}
+	}
+}
+
+// A key is replaced between two runs that both roll: who knows the old one alone
+// follows the log through all repositories.
+func TestRecordRollsWhileAKeyIsReplaced(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git", "log-3.git", "log-4.git", "log-5.git", "log-6.git")
+	var rec *record
+	number := func() int {
+		n, ok := r.c.repoNumber(rec.target)
+		if !ok {
+			t.Fatalf("it is in %s", rec.target)
+		}
+		return n
+	}
+	run := func(rolls int) {
+		t.Helper()
+		rec = r.start()
+		for to := number() + rolls; number() < to; {
+			if !r.work(rec, time.Now()) {
+				t.Fatal(r.said.take())
+			}
+		}
+		if !r.work(rec, time.Now()) {
+			t.Fatal(r.said.take())
+		}
+		if err := rec.close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run(1)
+	old := r.c.AuditCheckpointKey
+	next, _ := recordKey(t)
+	r.c.AuditCheckpointKey, r.c.AuditCheckpointPrevious = next, old
+	run(1)
+	r.c.AuditCheckpointPrevious = "" // the overlap ends
+	run(1)
+	var all []string
+	for n := 1; n <= number(); n++ {
+		all = append(all, "log-"+strconv.Itoa(n)+".git")
+	}
+	if out, code := r.verify(all...); code != 0 || len(all) < 4 {
+		t.Errorf("%q: %s", all, out)
 	}
 }
