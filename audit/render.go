@@ -10,10 +10,16 @@ import (
 )
 
 // approvalOf reads the state and the approving people from the detail of an
-// approval entry: {"state", "votes": [{"person", "email", "sub", "approve"}]}, in
+// approval entry.
+func approvalOf(detail json.RawMessage) (state string, by []string) {
+	state, by, _ = votersIn(detail)
+	return state, by
+}
+
+// votersIn reads {"state", "votes": [{"person", "email", "sub", "approve"}]}, in
 // any case, or the same under "approval". Whom the policy does not name, the
 // issuer does.
-func approvalOf(detail json.RawMessage) (state string, by []string) {
+func votersIn(detail json.RawMessage) (state string, yes, no []string) {
 	type approval struct {
 		State string
 		Votes []struct {
@@ -28,17 +34,19 @@ func approvalOf(detail json.RawMessage) (state string, by []string) {
 		Approval approval
 	}
 	if json.Unmarshal(detail, &d) != nil {
-		return "", nil
+		return "", nil, nil
 	}
 	if d.approval.State == "" {
 		d.approval = d.Approval
 	}
 	for _, v := range d.approval.Votes {
-		if v.Approve {
-			by = append(by, cmp.Or(v.Person, v.Email, v.Sub))
+		if who := cmp.Or(v.Person, v.Email, v.Sub); v.Approve {
+			yes = append(yes, who)
+		} else {
+			no = append(no, who)
 		}
 	}
-	return d.approval.State, by
+	return d.approval.State, yes, no
 }
 
 func plural(n int, one, many string) string {
@@ -95,8 +103,8 @@ func (e Entry) Line() string {
 			part("(%s %s)", plural(len(e.Rules), "rule", "rules"), strings.Join(e.Rules, ", "))
 		}
 	}
-	if state, by := approvalOf(e.Detail); e.Kind == KindApproval && len(by) > 0 {
-		part("%s by %s", state, strings.Join(by, ", "))
+	if by := e.Voters(); by != "" {
+		part("%s", by)
 	}
 	if n := e.maskedCount(); n > 0 {
 		part("%d masked", n)
@@ -145,8 +153,7 @@ func (e Entry) Verb() string {
 			return e.Status
 		}
 	case KindApproval:
-		switch e.Status {
-		case "break-glass", "used", "renewed", "reviewed": // louder than where it stands
+		if e.Status != "" { // not where it stands: that stays the same over several
 			return e.Status
 		}
 		if state, _ := approvalOf(e.Detail); state != "" {
@@ -154,6 +161,27 @@ func (e Entry) Verb() string {
 		}
 	}
 	return string(e.Kind)
+}
+
+// Voters says of an approval's entry who let it happen, or who did not: "approved
+// by bob, dana". It is empty where people are not what the entry is about; not
+// safe for a terminal.
+func (e Entry) Voters() string {
+	if e.Kind != KindApproval {
+		return ""
+	}
+	_, yes, no := votersIn(e.Detail)
+	switch e.Status {
+	case "denied":
+		if len(no) > 0 {
+			return "denied by " + strings.Join(no, ", ")
+		}
+	case "voted", "approved", "break-glass", "spent", "used":
+		if len(yes) > 0 {
+			return "approved by " + strings.Join(yes, ", ")
+		}
+	}
+	return ""
 }
 
 func (e Entry) target() string {

@@ -503,8 +503,9 @@ func TestLineAndShow(t *testing.T) {
 	if got := (Entry{Kind: KindCredential, Status: "mint", Credential: "customers-ro", Lease: "l_1", Call: "c_1", Time: noon}).Line(); !strings.HasSuffix(got, "  credential    mint customers-ro l_1  c_1") {
 		t.Errorf("got  %s", got)
 	}
-	window := json.RawMessage(`{"state":"approved"}`)
-	for status, want := range map[string]string{"used": "used", "break-glass": "break-glass", "renewed": "renewed", "approved": "approved", "card": "approved"} {
+	window := json.RawMessage(`{"state":"approved","votes":[{"person":"bob","approve":true},{"person":"eve"}]}`)
+	for status, want := range map[string]string{"used": "used          approved by bob", "approved": "approved      approved by bob", "denied": "denied        denied by eve",
+		"asked": "asked", "renewed": "renewed", "card": "card", "finished": "finished", "": "approved"} {
 		if got := (Entry{Kind: KindApproval, Status: status, Detail: window, Time: noon}).Line(); !strings.HasSuffix(got, "  "+want) {
 			t.Errorf("%s: %s", status, got)
 		}
