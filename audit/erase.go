@@ -46,6 +46,7 @@ type EraserConfig struct {
 	Dir      string // the state directory
 	Enforcer string
 	Store    ErasingStore
+	Repo     string // what Store is a copy of, where the record goes on from one repository to the next: those before it are not reached; else ""
 	// Published brings the log's branches under prefix from the remote: what it
 	// has is soon no longer on this disk.
 	Published func(ctx context.Context, prefix string) (PublishedLog, error)
@@ -68,13 +69,14 @@ type Erasure struct {
 	Reason string    `json:"reason"`
 	Issuer string    `json:"issuer,omitempty"` // those of this subject's calls
 	Sub    string    `json:"sub,omitempty"`
-	Call   string    `json:"call,omitempty"`  // those of this call
-	Before time.Time `json:"before,omitzero"` // those older than this: retention
-	Asked  time.Time `json:"asked"`           //
-	Steps  []Erased  `json:"branches"`        // what was written anew
-	Seen   bool      `json:"seen"`            // the remote was asked for branches that are not here, and nothing is left here
-	Done   bool      `json:"done"`            // nor on the remote, and it is recorded
-	Waits  string    `json:"waits,omitempty"` // why it is not done
+	Call   string    `json:"call,omitempty"`       // those of this call
+	Before time.Time `json:"before,omitzero"`      // those older than this: retention
+	Asked  time.Time `json:"asked"`                //
+	Steps  []Erased  `json:"branches"`             // what was written anew
+	Seen   bool      `json:"seen"`                 // the remote was asked for branches that are not here, and nothing is left here
+	Done   bool      `json:"done"`                 // nor on the remote, and it is recorded
+	Waits  string    `json:"waits,omitempty"`      // why it is not done
+	Repo   string    `json:"repository,omitempty"` // the only one that was reached, though there may be others before it
 }
 
 // Erased is a branch that was written anew.
@@ -110,6 +112,7 @@ type erasedDetail struct {
 	Before   time.Time `json:"before,omitzero"`
 	Bodies   int       `json:"bodies"`
 	Branches []Erased  `json:"branches,omitempty"`
+	Repo     string    `json:"repository,omitempty"` // the only one that it is about
 }
 
 // ErrErasure is returned for an erasure that cannot be asked for like that.
@@ -282,7 +285,7 @@ func (e *Eraser) prefix() string { return bodiesPrefix + e.cfg.Enforcer + "/" }
 // advance does what can be done of an erasure now. What it fails with, it says
 // in Waits, too.
 func (e *Eraser) advance(ctx context.Context, er *Erasure) error {
-	er.Waits = ""
+	er.Waits, er.Repo = "", e.cfg.Repo
 	err := e.step(ctx, er)
 	if err != nil {
 		er.Waits = err.Error()
@@ -347,7 +350,7 @@ func (e *Eraser) dropAll(ctx context.Context, er *Erasure) (err error) {
 }
 
 func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
-	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps}
+	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps, Repo: e.cfg.Repo}
 	if er.Sub != "" {
 		d.Issuer, d.Sub = e.cfg.Subject(er.Issuer, er.Sub)
 	}

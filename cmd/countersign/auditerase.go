@@ -79,6 +79,9 @@ COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
 				}
 				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %d bodies, %s → %s\n", s.Branch, s.Bodies, s.Old, s.New)
 			}
+			if er.Repo != "" {
+				fmt.Fprintf(cmd.OutOrStdout(), "only in %s: what repositories before it hold is still there; remove their branches under bodies/ by hand\n", safe(er.Repo))
+			}
 			return nil
 		},
 	}

@@ -155,7 +155,7 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	b, err := r.bodies(audit.BodiesConfig{Journal: r.journal}, here)
 	if err == nil {
 		here.outlet.Add(b)
-		r.eraser, err = r.newEraser(append(bodies, b))
+		r.eraser, err = r.newEraser(append(bodies, b), here)
 	}
 	if err != nil {
 		return errors.Join(err, r.journal.Close())

@@ -30,9 +30,9 @@ func (r *record) bodies(bc audit.BodiesConfig, at *site) (*audit.Bodies, error) 
 	return audit.NewBodies(bc)
 }
 
-func (r *record) newEraser(bodies []*audit.Bodies) (*audit.Eraser, error) {
+func (r *record) newEraser(bodies []*audit.Bodies, at *site) (*audit.Eraser, error) {
 	return audit.NewEraser(audit.EraserConfig{
-		Dir: r.config.StateDir, Enforcer: r.config.ID, Store: r.repo, Journal: r.journal, Past: r.previous, Bodies: bodies,
+		Dir: r.config.StateDir, Enforcer: r.config.ID, Store: at.repo, Repo: at.name, Journal: r.journal, Past: r.previous, Bodies: bodies,
 		Published: func(ctx context.Context, prefix string) (audit.PublishedLog, error) {
 			return r.repo.Borrow(ctx, prefix)
 		},

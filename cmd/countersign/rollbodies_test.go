@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/enforcer"
 	"countersign/rules"
 )
 
@@ -51,6 +52,35 @@ func TestBodiesOfAPastRunGoWhereItBegan(t *testing.T) {
 	}
 	if strings.Contains(r.branches("log-2.git", "bodies/"), id) {
 		t.Error("the bodies are where the log went on")
+	}
+}
+
+// Where repositories roll, an erasure reaches one of them, and says which: in the
+// record, and to who asked.
+func TestAnErasureNamesTheRepositoryItReaches(t *testing.T) {
+	t.Parallel()
+	for template, want := range map[string]string{"log-{n}.git": "log-1.git", "log-1.git": ""} {
+		r := newRolling(t, template, "log-1.git")
+		rec := r.start()
+		rec.names = func() enforcer.Names { return enforcer.Names{} }
+		er, err := rec.eraser.Ask(t.Context(), audit.Erasure{By: "operator", Call: "c_1", Reason: "a test"})
+		if want != "" {
+			want = r.c.repoAt(time.Now(), 1)
+		}
+		if err != nil || er.Repo != want {
+			t.Errorf("%s: it reaches %q, not %q: %v", template, er.Repo, want, err)
+		}
+		for e, err := range rec.journal.Read() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if says := strings.Contains(string(e.Detail), `"repository":"`); e.Kind == audit.KindErased && says != (want != "") {
+				t.Errorf("%s: %s", template, e.Detail)
+			}
+		}
+		if err := rec.close(); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 
