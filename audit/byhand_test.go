@@ -54,7 +54,7 @@ func TestVerifyByHand(t *testing.T) {
 	rows := []string{
 		"two entries are swapped", "a commit is left out", "everything is signed again by another key", "an entry is edited, its leaf hash too",
 		"a month is deleted in the middle", "the end of a run is cut", "the last run is deleted", "the end of the last run is written anew",
-		"a state directory is copied, and both copies run", "a run of its own is added",
+		"a state directory is copied, and both copies run", "a run of its own is added", "a run of its own is added, with another enforcer's keys",
 	}
 	for _, c := range tamperings() {
 		if c.with != nil || !slices.Contains(rows, c.what) {

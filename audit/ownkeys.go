@@ -80,12 +80,27 @@ func (v *verification) rotated(l *logState, at Problem, e *Entry, c Commit) {
 		if v.cfg.Committer == nil {
 			return
 		}
-		if _, err := v.cfg.Committer(r.Old, c.When); err != nil {
+		signer, err := v.cfg.Committer(r.Old, l.Enforcer, c.When)
+		if err == nil {
+			err = v.writes(signer, l.Enforcer)
+		}
+		if err != nil {
 			bad("a commit key that you do not trust names its successor: %v", err)
 			return
 		}
 		add(&own.Commits)
 	}
+}
+
+// writes tells whether a signer may write an enforcer's log.
+func (v *verification) writes(signer, enforcer string) error {
+	if v.cfg.Writer == nil {
+		return nil
+	}
+	if is := v.cfg.Writer(signer); is != "" && is != enforcer {
+		return fmt.Errorf("it is %s's key, and this is a log of %s", is, enforcer)
+	}
+	return nil
 }
 
 // signedByOwn tries the keys with which the enforcer has replaced its own.

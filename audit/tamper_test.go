@@ -345,6 +345,18 @@ func tamperings() []tampering {
 		{"a run of its own is added", "anybody", func(w *recordWorld) {
 			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "mallory", "mallory")
 		}, nil, "the checkpoint's signature"},
+		{"a run of its own is added, with another enforcer's keys", "a thief of both keys of that one", func(w *recordWorld) {
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-2", "checkpoint-2")
+		}, nil, "the commit's signer, who is another enforcer"},
+		{"a run of its own is added, and another enforcer's key says which key replaces it", "a thief of both keys of that one", func(w *recordWorld) {
+			key, _, _ := namedKey(w.t, "commit-2")
+			next, _, _ := namedKey(w.t, "mallory")
+			r, err := audit.Rotate("prod-1", audit.UseCommit, audit.KeySigner(key), next.Public().(ed25519.PublicKey))
+			w.must(err)
+			detail, err := audit.Detail(r)
+			w.must(err)
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail}, "mallory", "checkpoint-2")
+		}, nil, "whose the old key is"},
 		{"a key is replaced, and the old one did not say so", "a faulty enforcer", func(w *recordWorld) {
 			key, _, _ := namedKey(w.t, "mallory")
 			next, _, _ := namedKey(w.t, "mallory-2")
@@ -424,7 +436,11 @@ func TestTamperTable(t *testing.T) {
 	}
 	verify := func(w *recordWorld, cfg audit.VerifyConfig) *audit.Report {
 		t.Helper()
-		cfg.Keys, cfg.Signer, cfg.Committer, cfg.Bodies = keys, trust.Commit, trust.Key, true
+		cfg.Keys, cfg.Signer, cfg.Bodies = keys, trust.Commit, true
+		cfg.Writer = func(signer string) string { return strings.TrimSuffix(signer, "@countersign.invalid") }
+		cfg.Committer = func(key, enforcer string, when time.Time) (string, error) {
+			return trust.Key(key, enforcer+"@countersign.invalid", when)
+		}
 		rep, err := audit.Verify(t.Context(), objects(t, w.repo, 2), cfg)
 		if err != nil {
 			t.Fatal(err)

@@ -162,7 +162,7 @@ func TestVerifyFollowsKeys(t *testing.T) {
 	after := newPublisher(t, PublisherConfig{Journal: j, Store: m, Now: c.Now, Signer: KeySigner(next)})
 	flush(t, after)
 	cfg := VerifyConfig{Keys: keysOf("log"), Signer: checkSigner,
-		Committer: func(key string, _ time.Time) (string, error) {
+		Committer: func(key, _ string, _ time.Time) (string, error) {
 			if line, err := PublicLine(public(testKey("commits"))); err != nil || key != line {
 				return "", errors.New("nobody's")
 			}
@@ -192,7 +192,7 @@ func TestVerifyFollowsKeys(t *testing.T) {
 	}
 	cfg.State = nil
 	// Whom nobody trusts names nobody.
-	cfg.Committer = func(string, time.Time) (string, error) { return "", errors.New("nobody's") }
+	cfg.Committer = func(string, string, time.Time) (string, error) { return "", errors.New("nobody's") }
 	if rep, _ := Verify(t.Context(), m.repository(), cfg); rep.OK() || !strings.Contains(rep.String(), "a commit key that you do not trust names its successor") {
 		t.Error(rep)
 	}

@@ -46,11 +46,15 @@ type VerifyConfig struct {
 	Keys []ed25519.PublicKey // of checkpoints
 	// Signer checks a commit's signature and names who made it. Required.
 	Signer func(raw []byte, when time.Time) (string, error)
-	// Committer names whose key it is that may sign commits at that time, and
-	// SignedBy checks a commit's signature by one key; keys are lines of .pub
+	// Writer names the enforcer that a signer is; "" if its name does not say
+	// so. An enforcer writes no log but its own: else who steals one's keys could
+	// write all logs anew, and their anchors in each other. nil: no name says so.
+	Writer func(signer string) string
+	// Committer names whose key it is that may sign an enforcer's commits at that
+	// time, and SignedBy checks a commit's signature by one key; keys are lines of .pub
 	// files. They serve where an enforcer has replaced its key. nil: a commit key
 	// that replaced another is not trusted.
-	Committer func(key string, when time.Time) (string, error)
+	Committer func(key, enforcer string, when time.Time) (string, error)
 	SignedBy  func(raw []byte, when time.Time, key string) error
 	// Earlier are the repositories before this one, the oldest first, where a log
 	// went on in another.

@@ -82,6 +82,9 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 			}
 		}
 	}
+	if b.sigErr == nil {
+		b.sigErr = v.writes(b.signer, l.Enforcer)
+	}
 	if told, ok := messageNote(c.Message); !ok || told != string(b.note) {
 		bad(ClassMessage, -1, "its message carries another checkpoint than its file")
 	} else if told, due := b.told(l, batch); due && told != c.Message {

@@ -81,23 +81,35 @@ func (t *Trust) Commit(raw []byte, at time.Time) (principal string, err error) {
 	return t.check(c, at)
 }
 
-// Key tells whose an SSH key is that may sign commits at that time: a line of a
-// .pub file.
-func (t *Trust) Key(line string, at time.Time) (principal string, err error) {
+// Key tells whose an SSH key is that may sign commits at that time, by email if
+// that is allowed: a line of a .pub file.
+func (t *Trust) Key(line, email string, at time.Time) (principal string, err error) {
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
 	if err != nil {
 		return "", fmt.Errorf("not an OpenSSH public key: %w", err)
 	}
-	why := fmt.Errorf("the key is not among the allowed signers: %s", ssh.FingerprintSHA256(key))
+	return t.allowed(key, email, at, "the key")
+}
+
+// allowed names whose key it is: the address if a line for the key allows it,
+// else the first principal of the first line that is good.
+func (t *Trust) allowed(key ssh.PublicKey, email string, at time.Time, what string) (principal string, err error) {
+	err = fmt.Errorf("%s is not among the allowed signers: %s", what, ssh.FingerprintSHA256(key))
 	for _, a := range t.ssh {
 		if !bytes.Equal(a.key, key.Marshal()) {
 			continue
 		}
-		if why = a.allows("git", at); why == nil {
-			return a.principal(""), nil
+		if why := a.allows("git", at); why != nil {
+			if principal == "" {
+				err = why
+			}
+			continue
+		}
+		if name := a.principal(email); principal == "" || name == email {
+			principal, err = name, nil
 		}
 	}
-	return "", why
+	return principal, err
 }
 
 // check verifies what parseCommit or parseTag took apart.
@@ -127,16 +139,7 @@ func (t *Trust) checkSSH(c signed, at time.Time) (string, error) {
 	if err := sshsig.Verify(bytes.NewReader(c.payload), sig, sig.PublicKey, sig.HashAlgorithm, "git"); err != nil {
 		return "", fmt.Errorf("its SSH signature does not match: %w", err)
 	}
-	why := fmt.Errorf("it is signed by a key that is not among the allowed signers: %s", ssh.FingerprintSHA256(sig.PublicKey))
-	for _, a := range t.ssh {
-		if !bytes.Equal(a.key, sig.PublicKey.Marshal()) {
-			continue
-		}
-		if why = a.allows("git", at); why == nil {
-			return a.principal(c.committer.email), nil
-		}
-	}
-	return "", why
+	return t.allowed(sig.PublicKey, c.committer.email, at, "it is signed by a key that")
 }
 
 func (t *Trust) checkPGP(c signed, at time.Time) (string, error) {

@@ -188,7 +188,10 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 	}
 	cfg.Grace, cfg.Now = f.quorum.grace, time.Now()
 	cfg.Bodies = f.bodies
-	cfg.Signer, cfg.Committer, cfg.SignedBy, cfg.Prefix = trust.Commit, trust.Key, signedBy, f.from.prefix
+	cfg.Signer, cfg.Writer, cfg.SignedBy, cfg.Prefix = trust.Commit, enforcerOf, signedBy, f.from.prefix
+	cfg.Committer = func(key, enforcer string, when time.Time) (string, error) {
+		return trust.Key(key, committerEmail(enforcer), when)
+	}
 	return cfg, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -69,7 +70,17 @@ func openRecord(ctx context.Context, c config, m *mask.Mask, names enforcer.Name
 
 // committerEmail is whom the record's commits are by, as allowed_signers names
 // it.
-func committerEmail(id string) string { return id + "@countersign.invalid" }
+func committerEmail(id string) string { return id + committerHost }
+
+const committerHost = "@countersign.invalid"
+
+// enforcerOf names the enforcer whose address it is; "" if it is none.
+func enforcerOf(email string) string {
+	if id, ok := strings.CutSuffix(email, committerHost); ok {
+		return id
+	}
+	return ""
+}
 
 func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	previous, err := audit.Previous(r.config.StateDir)
