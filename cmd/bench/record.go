@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"countersign/audit"
+	"countersign/fixtures/stage"
 	"countersign/gitsync"
 )
 
@@ -118,7 +119,7 @@ func plainLoop(dir string, line []byte, d time.Duration) (perSecond float64, err
 // journalLoop appends as the enforcer does, each writer waiting until its entry
 // is durable.
 func journalLoop(ctx context.Context, dir string, writers int, d time.Duration) (*audit.Journal, float64, error) {
-	j, err := audit.Open(audit.Config{Dir: dir, Enforcer: "bench", Incarnation: "r1", Now: time.Now, MaxBytes: 1 << 40})
+	j, err := audit.Open(audit.Config{Dir: dir, Enforcer: stage.EnforcerN, Incarnation: "r1", Now: time.Now, MaxBytes: 1 << 40})
 	if err != nil {
 		return nil, 0, err
 	}
@@ -219,7 +220,7 @@ func (s *scene) measureSize(ctx context.Context, size *repositorySize, entries i
 	if size.mix == "full" {
 		mix = t.full
 	}
-	j, err := audit.Open(audit.Config{Dir: dir, Enforcer: "bench", Incarnation: "r1", Now: t.clock, MaxBytes: 1 << 40})
+	j, err := audit.Open(audit.Config{Dir: dir, Enforcer: stage.EnforcerN, Incarnation: "r1", Now: t.clock, MaxBytes: 1 << 40})
 	if err != nil {
 		return err
 	}
