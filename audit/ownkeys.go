@@ -98,7 +98,7 @@ func (v *verification) writes(signer, enforcer string) error {
 		return nil
 	}
 	if is := v.cfg.Writer(signer); is != "" && is != enforcer {
-		return fmt.Errorf("it is %s's key, and this is a log of %s", is, enforcer)
+		return fmt.Errorf("it is %s's key, and this is a log of %s; a key that both have must be listed for both", is, enforcer)
 	}
 	return nil
 }

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
 	"testing"
 
@@ -149,6 +150,17 @@ func TestBotsBesideEnforcers(t *testing.T) {
 	}
 	if votes != 3 {
 		t.Errorf("%d approvals in the record", votes)
+	}
+	// All have one commit key: it is listed for each of them.
+	signers, err := os.ReadFile(s.Path("audit_signers"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"second", "bot-1", "bot-2"} {
+		signers = append(signers, strings.Replace(s.CommitKey.AllowedSigner(""), s.CommitKey.Principal, committerEmail(id), 1)...)
+	}
+	if err := os.WriteFile(s.Path("audit_signers"), signers, 0o600); err != nil {
+		t.Fatal(err)
 	}
 	verified(t, s)
 }
