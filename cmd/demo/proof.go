@@ -111,7 +111,9 @@ func (t *teller) tamper(ctx context.Context, branch string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	at := strings.LastIndex(content, `"kind":"`)
+	// The first line, unless it tells of more: if the commit's last is whole, the
+	// product can say when the tree was signed.
+	at := strings.Index(content, `"kind":"`)
 	if i := strings.LastIndex(content, "Ask billing first"); i >= 0 {
 		at = i
 	}
