@@ -80,14 +80,28 @@ func installationToken(ctx context.Context, api string, key *rsa.PrivateKey, now
 // until waits for the host to show a run of the commit that satisfies cond.
 func until(t *testing.T, c *clock, host *github.Server, commit string, cond func(github.Run) bool) github.Run {
 	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
 	for {
 		for _, r := range host.Runs() {
 			if r.HeadSHA == commit && cond(r) {
 				return r
 			}
 		}
-		if err := c.Sleep(t.Context(), 0); err != nil {
+		if err := c.Sleep(ctx, 0); err != nil {
 			t.Fatalf("waiting: %v; runs: %+v", err, host.Runs())
+		}
+	}
+}
+
+// logged waits for the log to say something.
+func logged(t *testing.T, c *clock, log *logs, what string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	for !log.has(what) {
+		if err := c.Sleep(ctx, 0); err != nil {
+			t.Fatalf("waiting for %q in the log: %v", what, err)
 		}
 	}
 }
@@ -119,11 +133,7 @@ func TestChecksKeepTrying(t *testing.T) {
 	checks, host, c, log := checked(t)
 	host.SetDown(true)
 	checks.InForce(one, "dana")
-	for !log.has("could not be sent") {
-		if err := c.Sleep(t.Context(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	logged(t, c, log, "could not be sent")
 	host.SetDown(false)
 	host.SetSecondaryLimit(90 * time.Second)
 	checks.Rejected(two, errors.New("not signed"))
@@ -141,11 +151,7 @@ func TestChecksKeepTrying(t *testing.T) {
 func TestChecksUnknownCommit(t *testing.T) {
 	checks, host, c, log := checked(t)
 	checks.Rejected(strings.Repeat("f", 40), errors.New("not a descendant"))
-	for !log.has("refused a check run") {
-		if err := c.Sleep(t.Context(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	logged(t, c, log, "refused a check run")
 	checks.InForce(one, "dana")
 	until(t, c, host, one, func(github.Run) bool { return true })
 }

@@ -32,7 +32,7 @@ func (w *world) calls(method, answer string) int {
 
 func (w *world) await(what string, cond func() bool) {
 	w.t.Helper()
-	if err := w.slack.Await(w.t.Context(), cond); err != nil {
+	if err := w.slack.Await(w.soon(), cond); err != nil {
 		w.t.Fatalf("%s: %v", what, err)
 	}
 }
@@ -98,11 +98,7 @@ func TestSlackDown(t *testing.T) {
 	w.card(first.ID, "needs 1")
 	w.slack.Down(true)
 	a := w.ask(w.request("sql: 2"))
-	for !w.log.has("could not be brought up to date") {
-		if err := w.clock.Sleep(t.Context(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.await("a failure in the log", func() bool { return w.log.has("could not be brought up to date") })
 	if got := w.state(a.ID); got.State != approval.Pending {
 		t.Fatalf("%s while Slack was down", got.State)
 	}
@@ -158,11 +154,7 @@ func TestNobodyToAsk(t *testing.T) {
 	r := w.request("sql: 1")
 	r.Asks[0].Approvers = "gone"
 	a := w.ask(r)
-	for b.CardError(a.ID) == nil {
-		if err := w.clock.Sleep(t.Context(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.await("the card's error", func() bool { return b.CardError(a.ID) != nil })
 	if err := b.CardError(a.ID); !strings.Contains(err.Error(), "no Slack channel") {
 		t.Error(err)
 	}
@@ -189,15 +181,10 @@ func TestRestart(t *testing.T) {
 
 func (w *world) awaitCoordinates(id string) {
 	w.t.Helper()
-	changes, err := w.book.Watch(w.t.Context())
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	for a := range changes {
-		if card, ok := a.Card("dba"); ok && a.ID == id && card.TS != "" {
-			return
-		}
-	}
+	w.awaitState(id, func(a approval.Approval) bool {
+		card, ok := a.Card("dba")
+		return ok && card.TS != ""
+	})
 }
 
 // Slack took the card, but its answer was lost: the card is found, not posted
@@ -290,7 +277,7 @@ func TestPressRace(t *testing.T) {
 				})
 			}
 			pressing.Go(func() {
-				if _, err := w.book.Wait(t.Context(), a.ID); err != nil {
+				if _, err := w.book.Wait(w.soon(), a.ID); err != nil {
 					t.Errorf("wait: %v", err)
 				}
 				_, err := w.book.Spend(t.Context(), a.ID, a.Request, "c_2")
@@ -367,12 +354,12 @@ func TestTwoSets(t *testing.T) {
 	a := w.ask(r)
 	w.press(w.card(a.ID, "needs 1 of dba"), approve, "U0BOB")
 	w.card(a.ID, "approved by bob")
-	c, err := w.slack.AwaitCard(t.Context(), "C0SEC", func(c slack.Card) bool { return strings.Contains(text(c), "approved by bob") })
+	c, err := w.slack.AwaitCard(w.soon(), "C0SEC", func(c slack.Card) bool { return strings.Contains(text(c), "approved by bob") })
 	if err != nil {
 		t.Fatal(err)
 	}
 	w.press(c, approve, "U0ERIN")
-	if got, err := w.book.Wait(t.Context(), a.ID); err != nil || got.State != approval.Approved {
+	if got, err := w.book.Wait(w.soon(), a.ID); err != nil || got.State != approval.Approved {
 		t.Fatalf("%s, %v", got.State, err)
 	}
 }
@@ -401,15 +388,9 @@ func TestSocketMode(t *testing.T) {
 		w.await("a new connection", func() bool { return w.slack.Sockets() == 1 && w.calls("apps.connections.open", "") >= min(opened, 2) })
 		a := w.ask(w.request("sql: after " + name))
 		c := w.card(a.ID, "needs 1")
-		for { // the old connection may still be the newest known
-			err := w.slack.Press(t.Context(), c, approve, "U0BOB")
-			if err == nil {
-				break
-			}
-			if err := w.clock.Sleep(t.Context(), 0); err != nil {
-				t.Fatal(err)
-			}
-		}
+		w.await("a press that is heard", func() bool { // the old connection may still be the newest known
+			return w.slack.Press(t.Context(), c, approve, "U0BOB") == nil
+		})
 		w.card(a.ID, "approved by bob")
 	}
 	cancel()
@@ -437,14 +418,7 @@ func TestSocketModeBeforeItKnowsItsWorkspace(t *testing.T) {
 	pressing, giveUp := context.WithCancel(t.Context())
 	pressed := make(chan error, 1)
 	go func() { pressed <- w.slack.Press(pressing, c, approve, "U0BOB") }()
-	for !w.log.has("it was turned away") {
-		if len(pressed) > 0 {
-			break
-		}
-		if err := w.clock.Sleep(t.Context(), 0); err != nil {
-			t.Fatal(err)
-		}
-	}
+	w.await("the press to be turned away", func() bool { return w.log.has("it was turned away") || len(pressed) > 0 })
 	giveUp()
 	if err := <-pressed; err == nil {
 		t.Error("it was acknowledged")
@@ -452,13 +426,11 @@ func TestSocketModeBeforeItKnowsItsWorkspace(t *testing.T) {
 	known := w.calls("auth.test", "")
 	go func() { ended <- early.Run(ctx) }()
 	w.await("the introduction", func() bool { return w.calls("auth.test", "") > known })
-	press := func() error { // the answer may still be on its way: then it is turned away once more
+	w.await("a press that is heard", func() bool { // the answer may still be on its way: then it is turned away once more
 		again, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		return w.slack.Press(again, c, approve, "U0BOB")
-	}
-	for press() != nil && t.Context().Err() == nil {
-	}
+		return w.slack.Press(again, c, approve, "U0BOB") == nil
+	})
 	w.card(a.ID, "approved by bob")
 	cancel()
 	for range 2 {

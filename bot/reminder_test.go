@@ -76,7 +76,7 @@ func TestReminder(t *testing.T) {
 // awaitState waits until the approval is as wanted.
 func (w *world) awaitState(id string, is func(approval.Approval) bool) approval.Approval {
 	w.t.Helper()
-	ctx, cancel := context.WithCancel(w.t.Context())
+	ctx, cancel := context.WithCancel(w.soon())
 	defer cancel()
 	changes, err := w.book.Watch(ctx)
 	if err != nil {
@@ -87,7 +87,8 @@ func (w *world) awaitState(id string, is func(approval.Approval) bool) approval.
 			return a
 		}
 	}
-	w.t.Fatal("the watch ended")
+	a := w.state(id)
+	w.t.Fatalf("what was awaited of %s did not come; it is %s with cards %v", id, a.State, a.Cards)
 	return approval.Approval{}
 }
 
@@ -161,8 +162,7 @@ func TestDiesBetweenAnyTwoSteps(t *testing.T) {
 			ctx, die := context.WithCancel(t.Context())
 			defer die()
 			before := len(w.slack.Calls())
-			b, stop := w.start(often)
-			_ = b
+			_, stop := w.start(often)
 			go func() { // dies as soon as Slack has had so many calls
 				if w.slack.Await(ctx, func() bool { return len(w.slack.Calls())-before >= step }) == nil {
 					stop()
@@ -174,7 +174,11 @@ func TestDiesBetweenAnyTwoSteps(t *testing.T) {
 				w.clock.pass(6*time.Hour + time.Minute) // the reminder is due at once
 			}
 			if step < 4 { // before there is anything to press
-				<-ctx.Done()
+				select {
+				case <-ctx.Done():
+				case <-w.soon().Done():
+					t.Fatalf("Slack was called %d times only", len(w.slack.Calls())-before)
+				}
 			}
 			w.clock.pass(2 * approval.ClaimPatience)
 			w.start(often)
@@ -211,7 +215,7 @@ func TestManyAtOnce(t *testing.T) {
 	_, stop := w.start()
 	list := func(says string) slack.Card {
 		t.Helper()
-		c, err := w.slack.AwaitCard(t.Context(), channel, func(c slack.Card) bool { return strings.Contains(text(c), says) })
+		c, err := w.slack.AwaitCard(w.soon(), channel, func(c slack.Card) bool { return strings.Contains(text(c), says) })
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -297,7 +301,7 @@ func TestMishapAtTheList(t *testing.T) {
 				r.Asks[0].Approvers = "security"
 				return r
 			}())
-			if _, err := w.slack.AwaitCard(t.Context(), "C0SEC", func(c slack.Card) bool { return strings.Contains(text(c), other.ID) }); err != nil {
+			if _, err := w.slack.AwaitCard(w.soon(), "C0SEC", func(c slack.Card) bool { return strings.Contains(text(c), other.ID) }); err != nil {
 				t.Fatal(err)
 			}
 			if n := len(w.slack.Cards(channel)); n != 11 {
@@ -324,7 +328,7 @@ func TestBrokenGlassIsToldOf(t *testing.T) {
 	}
 	told := func(channel, says string) slack.Card {
 		t.Helper()
-		c, err := w.slack.AwaitCard(t.Context(), channel, func(c slack.Card) bool {
+		c, err := w.slack.AwaitCard(w.soon(), channel, func(c slack.Card) bool {
 			return strings.Contains(text(c), "Glass broken") && strings.Contains(text(c), says)
 		})
 		if err != nil {

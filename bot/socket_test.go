@@ -43,11 +43,7 @@ func TestSlackEndsTheConnection(t *testing.T) {
 			}
 			if reason == "link_disabled" {
 				w.await("a refusal", func() bool { return w.calls("apps.connections.open", "not_allowed") >= 1 })
-				for b.CardError(a.ID) == nil { // whoever waits is told that nobody is heard
-					if err := w.clock.Sleep(t.Context(), 0); err != nil {
-						t.Fatal(err)
-					}
-				}
+				w.await("an error for whoever waits: nobody is heard", func() bool { return b.CardError(a.ID) != nil })
 				w.slack.Relink()
 			}
 			w.await("another connection", func() bool { return w.calls("apps.connections.open", "") > opened && w.slack.Sockets() >= 1 })
@@ -87,7 +83,7 @@ func TestTwoConnections(t *testing.T) {
 	c := w.card(a.ID, "needs 2")
 	w.press(c, approve, "U0BOB", slack.Delivery{Times: 4}) // some to the one, some to the other
 	w.press(c, approve, "U0CAROL")
-	if got, err := w.book.Wait(t.Context(), a.ID); err != nil || got.State != approval.Approved || len(got.Votes) != 2 {
+	if got, err := w.book.Wait(w.soon(), a.ID); err != nil || got.State != approval.Approved || len(got.Votes) != 2 {
 		t.Fatalf("%s with %d votes, %v", got.State, len(got.Votes), err)
 	}
 }
