@@ -47,10 +47,13 @@ func (r *Repo) clearLocks() error {
 }
 
 // clearObjects removes what such a writer had not finished.
-func (r *Repo) clearObjects() error {
-	half, err := fs.Glob(os.DirFS(r.dir), "objects/??/"+tempObject)
-	for _, path := range half {
-		err = errors.Join(err, os.Remove(filepath.Join(r.dir, path)))
+func (r *Repo) clearObjects() (err error) {
+	for _, pattern := range []string{"??/" + tempObject, "pack/" + tempPack, "pack/*.tmp"} {
+		half, gerr := filepath.Glob(filepath.Join(r.dir, "objects", pattern))
+		err = errors.Join(err, gerr)
+		for _, path := range half {
+			err = errors.Join(err, os.Remove(path))
+		}
 	}
 	return err
 }
@@ -184,17 +187,23 @@ func (r *Repo) wholeTree(base, tree plumbing.Hash) error {
 	return nil
 }
 
-// dropTornPacks removes packs that a crash left incomplete: fetched, not yet
-// synced, and so not relied on by anything. One of them would make every object
-// unreadable. A pack and its index each end in the SHA-1 of all before it
+// dropTornPacks removes packs that a crash left incomplete: written or fetched,
+// not yet synced, and so not relied on by anything. One of them would make every
+// object unreadable. A pack and its index each end in the SHA-1 of all before it
 // (gitformat-pack(5)).
 func dropTornPacks(dir string) error {
-	packs, err := filepath.Glob(filepath.Join(dir, "pack-*.pack"))
-	if err != nil {
-		return err
+	stems := map[string]bool{}
+	for _, ext := range []string{".pack", ".idx"} {
+		found, err := filepath.Glob(filepath.Join(dir, "pack-*"+ext))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			stems[strings.TrimSuffix(path, ext)] = true
+		}
 	}
-	for _, pack := range packs {
-		idx := strings.TrimSuffix(pack, ".pack") + ".idx"
+	for stem := range stems {
+		pack, idx := stem+".pack", stem+".idx"
 		good := true
 		for _, path := range []string{pack, idx} {
 			ok, err := sealed(path)

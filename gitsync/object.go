@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -46,22 +45,6 @@ func readObject(st storer.EncodedObjectStorer, kind plumbing.ObjectType, h plumb
 		return nil, fmt.Errorf("%s %s: %w: its content has another hash", kind, h, ErrDamaged)
 	}
 	return data, nil
-}
-
-// writeObject stores an object, unless it is there and whole: what a crash
-// left half-written under the same name must not be taken for written.
-func (r *Repo) writeObject(kind plumbing.ObjectType, data []byte) (plumbing.Hash, error) {
-	h := plumbing.ComputeHash(kind, data)
-	if r.st.HasEncodedObject(h) == nil {
-		_, err := readObject(r.st, kind, h, maxObject)
-		if err == nil {
-			return h, nil
-		}
-		if rerr := os.Remove(r.loose(h)); rerr != nil {
-			return h, errors.Join(err, rerr)
-		}
-	}
-	return h, r.writeLoose(kind, h, data)
 }
 
 // The modes that a tree entry may have (git's object.h).
@@ -123,14 +106,15 @@ func parseTree(data []byte) ([]treeEntry, error) {
 	return entries, nil
 }
 
-func (r *Repo) writeTree(entries []treeEntry) (plumbing.Hash, error) {
+// encodeTree makes a tree object, see parseTree.
+func encodeTree(entries []treeEntry) []byte {
 	slices.SortFunc(entries, func(a, b treeEntry) int { return strings.Compare(a.sortName(), b.sortName()) })
 	var b bytes.Buffer
 	for _, e := range entries {
 		b.WriteString(e.mode + " " + e.name + "\x00")
 		b.Write(e.hash[:])
 	}
-	return r.writeObject(plumbing.TreeObject, b.Bytes())
+	return b.Bytes()
 }
 
 // folder is what a commit adds to one level of its parent's tree.
@@ -169,10 +153,10 @@ func goodName(name string) bool {
 
 // write adds the folder to the tree base (zero: none). Only trees on the way to
 // a file that changes are read and written; the rest is kept by its hash.
-func (f *folder) write(r *Repo, base plumbing.Hash) (plumbing.Hash, error) {
+func (f *folder) write(to *additions, base plumbing.Hash) (plumbing.Hash, error) {
 	had := map[string]treeEntry{}
 	if !base.IsZero() {
-		entries, err := readTree(r.st, base)
+		entries, err := readTree(to.r.st, base)
 		if err != nil {
 			return base, err
 		}
@@ -184,7 +168,7 @@ func (f *folder) write(r *Repo, base plumbing.Hash) (plumbing.Hash, error) {
 		if _, both := f.dirs[name]; both || had[name].dir() {
 			return base, fmt.Errorf("%q is a file and a folder", name)
 		}
-		h, err := r.writeObject(plumbing.BlobObject, data)
+		h, err := to.add(plumbing.BlobObject, data)
 		if err != nil {
 			return base, err
 		}
@@ -195,7 +179,7 @@ func (f *folder) write(r *Repo, base plumbing.Hash) (plumbing.Hash, error) {
 		if ok && !old.dir() {
 			return base, fmt.Errorf("%q is a file and a folder", name)
 		}
-		h, err := d.write(r, old.hash)
+		h, err := d.write(to, old.hash)
 		if err != nil {
 			return base, err
 		}
@@ -205,7 +189,7 @@ func (f *folder) write(r *Repo, base plumbing.Hash) (plumbing.Hash, error) {
 	for _, e := range had {
 		entries = append(entries, e)
 	}
-	return r.writeTree(entries)
+	return to.add(plumbing.TreeObject, encodeTree(entries))
 }
 
 // person is an author, committer or tagger line: "Name <email> unix zone".

@@ -2,70 +2,29 @@ package gitsync
 
 import (
 	"bufio"
-	"bytes"
 	"compress/zlib"
 	"crypto/sha1"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
+	"hash/crc32"
 	"io"
-	"os"
-	"path/filepath"
 
 	"github.com/go-git/go-git/v5/plumbing"
+	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
 	"github.com/go-git/go-git/v5/plumbing/storer"
 )
+
+// packKinds are the numbers of the kinds of objects in a pack.
+var packKinds = map[plumbing.ObjectType]byte{plumbing.CommitObject: 1, plumbing.TreeObject: 2, plumbing.BlobObject: 3}
 
 // What is written here is compressed at the fastest level, once for this disk
 // and once for the way: a busy enforcer's record must not take from its calls
 // what a few bytes less are worth. The host packs again as it likes.
 
-// tempObject is the name of an object that is being written, for os.CreateTemp;
-// "git prune" knows it as one too.
-const tempObject = "tmp_obj_*"
-
-// writeLoose stores an object under its name: the zlib stream of
-// "<kind> <size>\0" and the content (gitrepository-layout(5), objects), moved
-// into its place as a whole. It does not sync: see Repo. r.mu is held.
-func (r *Repo) writeLoose(kind plumbing.ObjectType, h plumbing.Hash, data []byte) error {
-	var b bytes.Buffer
-	b.Grow(len(data)/4 + 128)
-	if r.zip == nil {
-		r.zip, _ = zlib.NewWriterLevel(&b, zlib.BestSpeed) // fails for other levels only
-	}
-	r.zip.Reset(&b)
-	fmt.Fprintf(r.zip, "%s %d\x00", kind, len(data)) // a buffer takes everything
-	if _, err := r.zip.Write(data); err != nil {
-		return err
-	}
-	if err := r.zip.Close(); err != nil {
-		return err
-	}
-	path := r.loose(h)
-	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil && !errors.Is(err, os.ErrExist) {
-		return err
-	}
-	// A name of its own: another writer may be storing the same object.
-	tmp, err := os.CreateTemp(filepath.Dir(path), tempObject)
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(b.Bytes())
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
-}
-
-// packKinds are the numbers of the kinds of objects in a pack.
-var packKinds = map[plumbing.ObjectType]byte{plumbing.CommitObject: 1, plumbing.TreeObject: 2, plumbing.BlobObject: 3}
-
-// writePack writes a pack (gitformat-pack(5), version 2) of whole objects: no
-// deltas, since entries differ.
+// packer writes a pack (gitformat-pack(5), version 2) of whole objects: no
+// deltas, since entries differ, and bodies are compressed.
 //
 //	"PACK", 4 bytes version, 4 bytes number of objects
 //	for each object:
@@ -73,26 +32,110 @@ var packKinds = map[plumbing.ObjectType]byte{plumbing.CommitObject: 1, plumbing.
 //	  byte, lowest first; bit 7 says that another byte follows
 //	  the zlib stream of the content
 //	SHA-1 of all that
-func writePack(out io.Writer, st storer.EncodedObjectStorer, objects []plumbing.Hash) error {
-	sum := sha1.New()
-	w := bufio.NewWriterSize(io.MultiWriter(out, sum), 64<<10)
+type packer struct {
+	out   io.Writer
+	sum   hash.Hash
+	w     *bufio.Writer
+	zip   *zlib.Writer
+	at    int64  // bytes so far
+	crc   uint32 // of the object's
+	index idxfile.Writer
+}
+
+func newPacker(out io.Writer, count int) (*packer, error) {
+	p := &packer{out: out, sum: sha1.New()}
+	p.w = bufio.NewWriterSize(io.MultiWriter(out, p.sum), 64<<10)
+	var err error
+	if p.zip, err = zlib.NewWriterLevel(p, zlib.BestSpeed); err != nil {
+		return nil, err
+	}
 	head := binary.BigEndian.AppendUint32([]byte("PACK"), 2)
-	if _, err := w.Write(binary.BigEndian.AppendUint32(head, uint32(len(objects)))); err != nil {
+	if _, err := p.Write(binary.BigEndian.AppendUint32(head, uint32(count))); err != nil {
+		return nil, err
+	}
+	return p, p.index.OnHeader(uint32(count))
+}
+
+func (p *packer) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.at += int64(n)
+	p.crc = crc32.Update(p.crc, crc32.IEEETable, b[:n])
+	return n, err
+}
+
+// add writes one object.
+func (p *packer) add(h plumbing.Hash, kind plumbing.ObjectType, size int64, content io.Reader) error {
+	k, ok := packKinds[kind]
+	if !ok {
+		return &badObject{h, fmt.Errorf("a %s has no place in the record", kind)}
+	}
+	from := p.at
+	p.crc = 0
+	var head []byte
+	b, rest := k<<4|byte(size&15), uint64(size)>>4
+	for ; rest > 0; rest >>= 7 {
+		head = append(head, b|0x80)
+		b = byte(rest & 0x7f)
+	}
+	if _, err := p.Write(append(head, b)); err != nil {
 		return err
 	}
-	zip, err := zlib.NewWriterLevel(w, zlib.BestSpeed)
-	if err != nil {
+	p.zip.Reset(p)
+	in := &source{Reader: content}
+	n, err := io.Copy(p.zip, in)
+	if err == nil && n != size {
+		in.err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, n, size)
+	}
+	if in.err != nil {
+		return &badObject{h, in.err}
+	}
+	if err := errors.Join(err, p.zip.Close()); err != nil {
 		return err
 	}
+	p.index.Add(h, uint64(from), p.crc)
+	return nil
+}
+
+// addFrom writes objects of a store.
+func (p *packer) addFrom(st storer.EncodedObjectStorer, objects []plumbing.Hash) error {
 	for _, h := range objects {
-		if err := packObject(w, zip, st, h); err != nil {
+		o, err := st.EncodedObject(plumbing.AnyObject, h)
+		if err != nil {
+			return &badObject{h, err}
+		}
+		rd, err := o.Reader()
+		if err != nil {
+			return &badObject{h, err}
+		}
+		if err := errors.Join(p.add(h, o.Type(), o.Size(), rd), rd.Close()); err != nil {
 			return err
 		}
 	}
-	if err := w.Flush(); err != nil {
+	return nil
+}
+
+// end completes the pack, and gives the sum that it ends in.
+func (p *packer) end() (sum plumbing.Hash, err error) {
+	if err := p.w.Flush(); err != nil {
+		return sum, err
+	}
+	copy(sum[:], p.sum.Sum(nil))
+	if _, err := p.out.Write(sum[:]); err != nil {
+		return sum, err
+	}
+	return sum, p.index.OnFooter(sum)
+}
+
+// writePack writes a pack of objects of a store.
+func writePack(out io.Writer, st storer.EncodedObjectStorer, objects []plumbing.Hash) error {
+	p, err := newPacker(out, len(objects))
+	if err != nil {
 		return err
 	}
-	_, err = out.Write(sum.Sum(nil))
+	if err := p.addFrom(st, objects); err != nil {
+		return err
+	}
+	_, err = p.end()
 	return err
 }
 
@@ -104,42 +147,6 @@ type badObject struct {
 
 func (e *badObject) Error() string { return e.hash.String() + ": " + e.cause.Error() }
 func (e *badObject) Unwrap() error { return e.cause }
-
-func packObject(w *bufio.Writer, zip *zlib.Writer, st storer.EncodedObjectStorer, h plumbing.Hash) error {
-	o, err := st.EncodedObject(plumbing.AnyObject, h)
-	if err != nil {
-		return &badObject{h, err}
-	}
-	kind, ok := packKinds[o.Type()]
-	if !ok {
-		return &badObject{h, fmt.Errorf("a %s has no place in the record", o.Type())}
-	}
-	size := uint64(o.Size())
-	b := kind<<4 | byte(size&15)
-	for size >>= 4; size > 0; size >>= 7 {
-		if err := w.WriteByte(b | 0x80); err != nil {
-			return err
-		}
-		b = byte(size & 0x7f)
-	}
-	if err := w.WriteByte(b); err != nil {
-		return err
-	}
-	rd, err := o.Reader()
-	if err != nil {
-		return &badObject{h, err}
-	}
-	zip.Reset(w)
-	from := &source{Reader: rd}
-	n, err := io.Copy(zip, from)
-	if err == nil && n != o.Size() {
-		from.err = fmt.Errorf("%w: %d bytes of %d", ErrDamaged, n, o.Size())
-	}
-	if from.err != nil {
-		return errors.Join(&badObject{h, from.err}, rd.Close())
-	}
-	return errors.Join(err, rd.Close(), zip.Close())
-}
 
 // source remembers what failed in reading, as against in writing.
 type source struct {

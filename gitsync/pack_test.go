@@ -35,8 +35,9 @@ func TestStockGitReadsLooseAndPacked(t *testing.T) {
 	var all []plumbing.Hash
 	for _, n := range []int{0, 1, 15, 16, 17, 2047, 2048, 2049, 1<<18 - 1, 1 << 18} {
 		for _, data := range [][]byte{noise[:n], bytes.Repeat([]byte{'x'}, n)} {
-			h, err := r.writeObject(plumbing.BlobObject, data)
-			if err != nil {
+			to := additions{r: r}
+			h, err := to.add(plumbing.BlobObject, data)
+			if err = errors.Join(err, to.store()); err != nil {
 				t.Fatal(err)
 			}
 			back, err := readObject(r.st, plumbing.BlobObject, h, maxObject)

@@ -13,10 +13,12 @@ import (
 	"strings"
 	"time"
 
+	"github.com/go-git/go-billy/v5/osfs"
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp"
 	"github.com/go-git/go-git/v5/plumbing/protocol/packp/capability"
 	"github.com/go-git/go-git/v5/plumbing/transport"
+	"github.com/go-git/go-git/v5/storage/filesystem"
 )
 
 // published is where a branch's state on the remote, as last seen, is noted.
@@ -446,8 +448,10 @@ func (r *Repo) send(ctx context.Context, s transport.ReceivePackSession, req *pa
 	rd, wr := io.Pipe()
 	encoded := make(chan error, 1)
 	go func() {
+		r.packs.RLock()
+		defer r.packs.RUnlock()
 		// A reader of its own: a slow remote must not hold up Commit.
-		st := storageAt(r.dir)
+		st := filesystem.NewStorageWithOptions(osfs.New(r.dir, osfs.WithBoundOS()), newCache(), filesystem.Options{KeepDescriptors: true})
 		err := writePack(wr, st, objects)
 		err = errors.Join(err, st.ObjectStorage.Close())
 		encoded <- errors.Join(err, wr.CloseWithError(err))
@@ -478,7 +482,7 @@ func answered(report *packp.ReportStatus, err error) (*packp.ReportStatus, error
 // a branch, if elsewhere.
 func (r *Repo) diverged(ctx context.Context, branches []string, failed map[string]error) error {
 	more := map[string]error{}
-	_, err := r.remote.fetch(ctx, r.st, 0, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+	_, err := r.fetch(ctx, 0, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		for _, b := range branches {
@@ -536,7 +540,7 @@ func (r *Repo) Fetch(ctx context.Context, branches ...string) error {
 			haves = append(haves, plumbing.NewHash(tip))
 		}
 	}
-	picks, err := r.remote.fetch(ctx, r.st, maxClone, haves, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+	picks, err := r.fetch(ctx, maxClone, haves, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		var picks []fetched
 		for _, b := range branches {
 			name, err := branchRef(b)
@@ -575,6 +579,17 @@ func (r *Repo) Fetch(ctx context.Context, branches ...string) error {
 		}
 	}
 	return nil
+}
+
+// fetch is the remote's, with a store of its own: the Repo goes on meanwhile.
+func (r *Repo) fetch(ctx context.Context, limit int64, haves []plumbing.Hash,
+	choose func(refs map[plumbing.ReferenceName]plumbing.Hash, head plumbing.ReferenceName) ([]fetched, error),
+) ([]fetched, error) {
+	picks, err := r.remote.fetch(ctx, storageAt(r.dir), limit, haves, choose)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.st.ObjectStorage.Reindex()
+	return picks, err
 }
 
 // plain makes a remote's words fit for one line of a log.

@@ -156,7 +156,7 @@ func (r *Repo) FetchNew(ctx context.Context, prefixes ...string) error {
 	if r.remote == nil {
 		return errors.New("no remote is configured to fetch from")
 	}
-	picks, err := r.remote.fetch(ctx, r.st, maxClone, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
+	picks, err := r.fetch(ctx, maxClone, nil, func(refs map[plumbing.ReferenceName]plumbing.Hash, _ plumbing.ReferenceName) ([]fetched, error) {
 		var picks []fetched
 		for name, h := range refs {
 			branch, ok := strings.CutPrefix(name.String(), "refs/heads/")

@@ -47,8 +47,9 @@ type AuditConfig struct {
 
 // Repo is a repository of branches that only grow.
 //
-// Durability: Commit does not sync. The journal that the entries come from is
-// the durable record; the repository here is only the workshop of the copy
+// Durability: Commit does not sync, but for a commit of many objects, which is
+// one pack and durable at once. The journal that the entries come from is the
+// durable record; the repository here is only the workshop of the copy
 // published by Push. Push syncs what it is about to send, so whatever the remote
 // has, this disk has. After a crash, OpenAudit reads what was committed but not
 // pushed; from the first damaged or missing object on it takes the branch back
@@ -64,7 +65,8 @@ type Repo struct {
 	signer   ssh.Signer
 	who      string // "Name <email>"
 	mu       sync.Mutex
-	zip      *zlib.Writer // for writeLoose
+	packs    sync.RWMutex // before mu: a push reads packs without mu, and Trim removes some
+	zip      *zlib.Writer // for storeLoose
 	dropped  []string
 	maxPack  int64
 	patience time.Duration // of one push, see defaultPatience
@@ -390,12 +392,16 @@ func (r *Repo) Commit(ctx context.Context, branch, parent string, files map[stri
 	if err != nil {
 		return "", err
 	}
-	tree, err := dir.write(r, base)
+	to := additions{r: r}
+	tree, err := dir.write(&to, base)
 	if err != nil {
 		return "", err
 	}
-	hash, err := r.writeCommit(tree, old, message, when)
+	hash, err := to.commit(tree, old, message, when)
 	if err != nil {
+		return "", err
+	}
+	if err := to.store(); err != nil {
 		return "", err
 	}
 	if err := r.move(name, old, hash); err != nil {
@@ -404,21 +410,22 @@ func (r *Repo) Commit(ctx context.Context, branch, parent string, files map[stri
 	return hash.String(), nil
 }
 
-func (r *Repo) writeCommit(tree, parent plumbing.Hash, message string, when time.Time) (plumbing.Hash, error) {
+// commit adds a signed commit.
+func (a *additions) commit(tree, parent plumbing.Hash, message string, when time.Time) (plumbing.Hash, error) {
 	if strings.ContainsRune(message, 0) {
 		return plumbing.ZeroHash, errors.New("a commit message cannot hold a NUL")
 	}
 	if !strings.HasSuffix(message, "\n") {
 		message += "\n"
 	}
-	stamp := fmt.Sprintf("%s %d +0000", r.who, when.Unix())
+	stamp := fmt.Sprintf("%s %d +0000", a.r.who, when.Unix())
 	var head bytes.Buffer
 	fmt.Fprintf(&head, "tree %s\n", tree)
 	if !parent.IsZero() {
 		fmt.Fprintf(&head, "parent %s\n", parent)
 	}
 	fmt.Fprintf(&head, "author %s\ncommitter %s\n", stamp, stamp)
-	sig, err := signGit(r.signer, append(slices.Clone(head.Bytes()), "\n"+message...))
+	sig, err := signGit(a.r.signer, append(slices.Clone(head.Bytes()), "\n"+message...))
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}
@@ -426,7 +433,7 @@ func (r *Repo) writeCommit(tree, parent plumbing.Hash, message string, when time
 	// space (gitformat-signature(5)).
 	head.WriteString("gpgsig " + strings.ReplaceAll(strings.TrimSuffix(string(sig), "\n"), "\n", "\n ") + "\n")
 	head.WriteString("\n" + message)
-	return r.writeObject(plumbing.CommitObject, head.Bytes())
+	return a.add(plumbing.CommitObject, head.Bytes())
 }
 
 // standsAt fails with ErrMoved unless the reference is at old (zero: absent).

@@ -68,22 +68,26 @@ func (r *Repo) Rewrite(ctx context.Context, branch, old string, keep func(path s
 	if err != nil {
 		return "", err
 	}
-	var made []plumbing.Hash
-	tree, err := r.filter(c.tree, "", keep, &made)
+	made := additions{r: r}
+	tree, err := made.filter(c.tree, "", keep)
 	if err != nil || tree == c.tree {
 		return old, err
 	}
+	trees := made.names
 	commit := plumbing.ZeroHash
 	if !tree.IsZero() {
-		if commit, err = r.writeCommit(tree, plumbing.ZeroHash, message, when); err != nil {
+		if commit, err = made.commit(tree, plumbing.ZeroHash, message, when); err != nil {
 			return "", err
 		}
 	}
-	list, err := r.doom(branch, was, tree, append(made, commit))
+	if err := made.store(); err != nil {
+		return "", err
+	}
+	list, err := r.doom(branch, was, tree, made.names)
 	if err != nil {
 		return "", err
 	}
-	if err := r.replace(name, branch, was, commit, made); err != nil {
+	if err := r.replace(name, branch, was, commit, trees); err != nil {
 		return "", err
 	}
 	if commit.IsZero() {
@@ -93,8 +97,8 @@ func (r *Repo) Rewrite(ctx context.Context, branch, old string, keep func(path s
 }
 
 // filter gives the tree with the files that may stay; zero if none may.
-func (r *Repo) filter(tree plumbing.Hash, prefix string, keep func(path string) bool, made *[]plumbing.Hash) (plumbing.Hash, error) {
-	entries, err := readTree(r.st, tree)
+func (a *additions) filter(tree plumbing.Hash, prefix string, keep func(path string) bool) (plumbing.Hash, error) {
+	entries, err := readTree(a.r.st, tree)
 	if err != nil {
 		return tree, err
 	}
@@ -109,7 +113,7 @@ func (r *Repo) filter(tree plumbing.Hash, prefix string, keep func(path string) 
 			}
 			continue
 		}
-		h, err := r.filter(e.hash, prefix+e.name+"/", keep, made)
+		h, err := a.filter(e.hash, prefix+e.name+"/", keep)
 		if err != nil {
 			return tree, err
 		}
@@ -124,9 +128,7 @@ func (r *Repo) filter(tree plumbing.Hash, prefix string, keep func(path string) 
 	case len(left) == 0:
 		return plumbing.ZeroHash, nil
 	}
-	h, err := r.writeTree(left)
-	*made = append(*made, h)
-	return h, err
+	return a.add(plumbing.TreeObject, encodeTree(left))
 }
 
 // doom writes down what goes when the branch leaves the commit was for one

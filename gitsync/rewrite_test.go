@@ -232,22 +232,23 @@ func TestARewriteSurvivesACrash(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var made []plumbing.Hash
+			made := additions{r: r}
 			r.mu.Lock()
-			tree, err := r.filter(plumbing.NewHash(c.Tree), "", without1, &made)
+			tree, err := made.filter(plumbing.NewHash(c.Tree), "", without1)
 			if err != nil {
 				t.Fatal(err)
 			}
-			commit, err := r.writeCommit(tree, plumbing.ZeroHash, "m", noon)
-			if err != nil {
+			trees := made.names
+			commit, err := made.commit(tree, plumbing.ZeroHash, "m", noon)
+			if err = errors.Join(err, made.store()); err != nil {
 				t.Fatal(err)
 			}
-			list, err := r.doom(bodies, plumbing.NewHash(old), tree, append(made, commit))
+			list, err := r.doom(bodies, plumbing.NewHash(old), tree, made.names)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if moved {
-				if err := r.replace(plumbing.NewBranchReferenceName(bodies), bodies, plumbing.NewHash(old), commit, made); err != nil {
+				if err := r.replace(plumbing.NewBranchReferenceName(bodies), bodies, plumbing.NewHash(old), commit, trees); err != nil {
 					t.Fatal(err)
 				}
 				if err := os.Remove(r.loose(blobs["04/12/01/ab/1"])); err != nil { // and died in the middle

@@ -2,17 +2,18 @@ package gitsync
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/go-git/go-git/v5/plumbing"
 	"github.com/go-git/go-git/v5/plumbing/format/idxfile"
-	"github.com/go-git/go-git/v5/plumbing/format/packfile"
 )
 
 // sweep finishes the rewrites that a crash interrupted.
@@ -98,7 +99,7 @@ func (r *Repo) takeOut(list string) (err error) {
 	if err := s.Err(); err != nil {
 		return err
 	}
-	if err := r.unpackFrom(packed); err != nil {
+	if _, err := r.unpackFrom(packed); err != nil {
 		return err
 	}
 	for d := range dirs {
@@ -110,42 +111,44 @@ func (r *Repo) takeOut(list string) (err error) {
 	return os.Remove(list)
 }
 
-// unpackFrom takes objects out of every pack that has one, by writing the pack
-// again without them.
-func (r *Repo) unpackFrom(gone map[plumbing.Hash]bool) error {
+// unpackFrom takes objects out of every pack that has one, by writing what else
+// these packs have as one, and tells how many it took.
+func (r *Repo) unpackFrom(gone map[plumbing.Hash]bool) (n int, err error) {
 	dir := filepath.Join(r.dir, "objects", "pack")
 	indexes, err := filepath.Glob(filepath.Join(dir, "pack-*.idx"))
 	if err != nil {
-		return err
+		return 0, err
 	}
-	rewrote := false
+	var stay []plumbing.Hash
+	var old []string // packs, without extension
 	for _, path := range indexes {
-		stay, some, err := without(path, gone)
+		all, err := indexed(path)
 		if err != nil {
-			return err
+			return 0, err
 		}
-		if !some {
-			continue
+		rest := slices.DeleteFunc(slices.Clone(all), func(h plumbing.Hash) bool { return gone[h] })
+		if len(rest) < len(all) {
+			n += len(all) - len(rest)
+			stay, old = append(stay, rest...), append(old, strings.TrimSuffix(path, ".idx"))
 		}
-		rewrote = true
-		if len(stay) > 0 {
-			if err := r.repack(stay); err != nil {
-				return err
-			}
-			if err := syncAll(dir); err != nil {
-				return err
-			}
-		}
-		// The index goes first: a pack without one is nobody's.
-		stem := strings.TrimSuffix(path, ".idx")
-		for _, ext := range []string{".idx", ".bitmap", ".rev", ".mtimes", ".pack"} {
+	}
+	if n == 0 {
+		return 0, nil
+	}
+	if err := r.repack(stay); err != nil {
+		return 0, err
+	}
+	return n, r.removePacks(dir, old)
+}
+
+func (r *Repo) removePacks(dir string, stems []string) error {
+	for _, stem := range stems {
+		// The pack goes first: an index without one is nobody's.
+		for _, ext := range []string{".pack", ".idx", ".bitmap", ".rev", ".mtimes"} {
 			if err := os.Remove(stem + ext); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return err
 			}
 		}
-	}
-	if !rewrote {
-		return nil
 	}
 	// What stock Git derives from packs and commits would name what is gone.
 	for _, path := range []string{"objects/pack/multi-pack-index", "objects/info/commit-graph", "objects/info/commit-graphs"} {
@@ -153,53 +156,44 @@ func (r *Repo) unpackFrom(gone map[plumbing.Hash]bool) error {
 			return err
 		}
 	}
-	if err := syncPath(dir); err != nil {
-		return err
-	}
 	r.st.ObjectStorage.Reindex()
-	return nil
+	return syncPath(dir)
 }
 
-// without lists a pack's objects that stay, and tells whether some do not.
-func without(index string, gone map[plumbing.Hash]bool) (stay []plumbing.Hash, some bool, err error) {
+// indexed lists a pack's objects.
+func indexed(index string) (all []plumbing.Hash, err error) {
 	f, err := os.Open(index)
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer closeInto(f, &err)
 	idx := idxfile.NewMemoryIndex()
 	if err := idxfile.NewDecoder(bufio.NewReader(f)).Decode(idx); err != nil {
-		return nil, false, fmt.Errorf("%s: %w", index, err)
+		return nil, fmt.Errorf("%s: %w", index, err)
 	}
 	entries, err := idx.Entries()
 	if err != nil {
-		return nil, false, err
+		return nil, err
 	}
 	defer closeInto(entries, &err)
 	for {
 		e, err := entries.Next()
 		if errors.Is(err, io.EOF) {
-			return stay, some, nil
+			return all, nil
 		}
 		if err != nil {
-			return nil, false, fmt.Errorf("%s: %w", index, err)
+			return nil, fmt.Errorf("%s: %w", index, err)
 		}
-		if gone[e.Hash] {
-			some = true
-		} else {
-			stay = append(stay, e.Hash)
-		}
+		all = append(all, e.Hash)
 	}
 }
 
-// packWindow is how many objects a delta is looked for among: stock Git's own.
-const packWindow = 10
-
+// repack writes objects that are here as one pack, if there are any.
 func (r *Repo) repack(objects []plumbing.Hash) error {
-	w, err := r.st.ObjectStorage.PackfileWriter()
-	if err != nil {
-		return err
+	slices.SortFunc(objects, func(a, b plumbing.Hash) int { return bytes.Compare(a[:], b[:]) })
+	objects = slices.Compact(objects)
+	if len(objects) == 0 {
+		return nil
 	}
-	_, err = packfile.NewEncoder(w, r.st, false).Encode(objects, packWindow)
-	return errors.Join(err, w.Close())
+	return r.storePack(len(objects), func(p *packer) error { return p.addFrom(r.st, objects) })
 }

@@ -73,6 +73,7 @@ func (r *Repo) trim(ctx context.Context, st *filesystem.Storage, branch string, 
 	if err != nil {
 		return 0, err
 	}
+	packed := map[plumbing.Hash]bool{}
 	for _, h := range slices.Backward(gone) { // the oldest first: a later Trim looks from the newest on
 		if err := ctx.Err(); err != nil {
 			return n, err
@@ -80,14 +81,32 @@ func (r *Repo) trim(ctx context.Context, st *filesystem.Storage, branch string, 
 		switch err := os.Remove(r.loose(h)); {
 		case err == nil:
 			n++
-		case !errors.Is(err, os.ErrNotExist): // in a pack, or gone
+		case !errors.Is(err, os.ErrNotExist):
 			return n, err
+		default: // in a pack, or gone
+			packed[h] = true
 		}
+	}
+	k, err := r.trimPacks(packed)
+	if n += k; err != nil {
+		return n, err
 	}
 	if over {
 		return n, r.forget(name, published(branch))
 	}
 	return n, nil
+}
+
+// trimPacks takes objects out of packs, once no push reads any.
+func (r *Repo) trimPacks(gone map[plumbing.Hash]bool) (int, error) {
+	if len(gone) == 0 {
+		return 0, nil
+	}
+	r.packs.Lock()
+	defer r.packs.Unlock()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.unpackFrom(gone)
 }
 
 // outdated lists what may go, the newest commit first, each before what it
