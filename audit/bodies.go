@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -27,9 +28,10 @@ type BodiesConfig struct {
 	Journal *Journal // or
 	Past    *Past
 	Store   BodyStore
-	// Recipients gives those whom bodies are sealed to; none: to nobody. While
-	// ok is false it is not known, and bodies wait in the journal: nothing is
-	// published open that the policy might want sealed.
+	// Recipients gives those whom bodies are sealed to of which the journal does
+	// not say it (see Body.To); none: to nobody. While ok is false it is not
+	// known, and these bodies, with all behind them, wait in the journal: nothing
+	// is published open that the policy might want sealed.
 	Recipients func() (to []agefile.Recipient, ok bool)
 	// Erased tells of a digest whose body was erased before it was published;
 	// nil: none was.
@@ -57,14 +59,16 @@ type Bodies struct {
 	mu    sync.Mutex // one commit or push at a time
 	known bool       // at is where the branches are
 	at    bodyPoint
-	begun bool       // mark was read
-	mark  bodiesMark // as it is on this disk, or is to be next
-	noted uint64     // mark.Pushed.Next on this disk
+	seals map[string]func([]byte) ([]byte, error) // by recipients, a line each
+	begun bool                                    // mark was read
+	mark  bodiesMark                              // as it is on this disk, or is to be next
+	noted uint64                                  // mark.Pushed.Next on this disk
 }
 
 const (
 	maxBatchBodies    = 2048
 	maxBatchBodyBytes = 16 << 20
+	maxSeals          = 64
 	noteEvery         = 4096 // entries
 )
 
@@ -95,10 +99,6 @@ func NewBodies(cfg BodiesConfig) (*Bodies, error) {
 func (b *Bodies) Commit(ctx context.Context) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	to, ok := b.cfg.Recipients()
-	if !ok {
-		return nil
-	}
 	if !b.known {
 		if err := b.recover(); err != nil {
 			return err
@@ -109,7 +109,10 @@ func (b *Bodies) Commit(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := b.commit(ctx, until, sealer(to)); err != nil {
+		err := b.commit(ctx, until)
+		if w := waiting(0); errors.As(err, &w) {
+			until = uint64(w)
+		} else if err != nil {
 			b.known = false // it may have happened: look at the branch first
 			return err
 		}
@@ -122,6 +125,37 @@ func (b *Bodies) Commit(ctx context.Context) error {
 		return nil // it costs little to look again
 	}
 	return b.note()
+}
+
+// waiting is the number of an entry of which it is not known yet whom its bodies
+// are sealed to. Those before it can be committed.
+type waiting uint64
+
+func (w waiting) Error() string { return fmt.Sprintf("the bodies of entry %d wait for a policy", w) }
+
+// seal gives what seals a body; nil if it is to be sealed to nobody.
+func (b *Bodies) seal(k Kept) (func([]byte) ([]byte, error), error) {
+	if k.To == nil {
+		to, ok := b.cfg.Recipients()
+		if !ok {
+			return nil, waiting(k.Seq)
+		}
+		return sealer(to), nil
+	}
+	key := strings.Join(k.To, "\n")
+	seal, ok := b.seals[key]
+	if !ok {
+		to, err := ParseRecipients(k.To)
+		if err != nil {
+			return nil, fmt.Errorf("%w: body of entry %d: %w", ErrDamaged, k.Seq, err)
+		}
+		if len(b.seals) >= maxSeals || b.seals == nil {
+			b.seals = map[string]func([]byte) ([]byte, error){}
+		}
+		seal = sealer(to)
+		b.seals[key] = seal
+	}
+	return seal, nil
 }
 
 // settle returns when a commit that was under way has ended: the next one asks
@@ -175,12 +209,13 @@ type bodyBatch struct {
 	branch string    // empty: there is nothing to commit
 	files  map[string][]byte
 	count  int
+	sealed int
 	first  uint64 // entry of the first body
 	last   time.Time
 }
 
 // read collects the next bodies: of one month, bounded, and all of an entry.
-func (b *Bodies) read(until uint64, seal func([]byte) ([]byte, error)) (out bodyBatch, err error) {
+func (b *Bodies) read(until uint64) (out bodyBatch, err error) {
 	out.at, out.files = b.at, map[string][]byte{}
 	c := b.inc.bodiesFrom(b.at.Next, b.at.File, b.at.Offset)
 	defer func() { err = errors.Join(err, c.close()) }()
@@ -219,9 +254,16 @@ func (b *Bodies) read(until uint64, seal func([]byte) ([]byte, error)) (out body
 		if b.cfg.Erased(ref.Digest) {
 			continue
 		}
+		seal, err := b.seal(k)
+		if err != nil {
+			return out, err
+		}
 		files, err := encodeBody(path, ref.Of, k.Salt, k.Text, seal)
 		if err != nil {
 			return out, err
+		}
+		if seal != nil {
+			out.sealed++
 		}
 		for p, f := range files {
 			out.files[p] = f
@@ -234,8 +276,8 @@ func (b *Bodies) read(until uint64, seal func([]byte) ([]byte, error)) (out body
 	}
 }
 
-func (b *Bodies) commit(ctx context.Context, until uint64, seal func([]byte) ([]byte, error)) error {
-	next, err := b.read(until, seal)
+func (b *Bodies) commit(ctx context.Context, until uint64) error {
+	next, err := b.read(until)
 	if err != nil {
 		return err
 	}
@@ -259,7 +301,7 @@ func (b *Bodies) commit(ctx context.Context, until uint64, seal func([]byte) ([]
 	if when.Before(next.last) {
 		when = next.last
 	}
-	commit, err := b.cfg.Store.Commit(ctx, next.branch, tip, next.files, next.message(seal != nil), when)
+	commit, err := b.cfg.Store.Commit(ctx, next.branch, tip, next.files, next.message(), when)
 	if err != nil {
 		return fmt.Errorf("audit: commit to %s: %w", next.branch, err)
 	}
@@ -267,13 +309,14 @@ func (b *Bodies) commit(ctx context.Context, until uint64, seal func([]byte) ([]
 	return b.stain(next.branch, commit)
 }
 
-func (n *bodyBatch) message(sealed bool) string {
-	what := "bodies"
-	if n.count == 1 {
-		what = "body"
-	}
-	if sealed {
+func (n *bodyBatch) message() string {
+	what, some := plural(n.count, "body", "bodies"), ""
+	switch n.sealed {
+	case 0:
+	case n.count:
 		what = "sealed " + what
+	default:
+		some = fmt.Sprintf(", %d of them sealed", n.sealed)
 	}
-	return fmt.Sprintf("%d %s\n\nEntries: %d-%d", n.count, what, n.first, n.at.Next-1)
+	return fmt.Sprintf("%d %s%s\n\nEntries: %d-%d", n.count, what, some, n.first, n.at.Next-1)
 }

@@ -166,6 +166,103 @@ func TestBodiesWaitUntilItIsKnownWhomToSealThemTo(t *testing.T) {
 	}
 }
 
+// ageIdentity makes whom to seal to, as a policy names it, and who opens that.
+func ageIdentity(t testing.TB) (string, agefile.Identity) {
+	t.Helper()
+	id, err := agefile.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id.Recipient().String(), id
+}
+
+// Whom a body is sealed to was said when its call was recorded: no policy that
+// is in force later opens it, nor seals it to others, not even after a restart.
+func TestBodiesAreSealedAsTheirCallsWere(t *testing.T) {
+	alice, opensAlice := ageIdentity(t)
+	bob, opensBob := ageIdentity(t)
+	other, opensOther := sshIdentity(t, "")
+	later := func() ([]agefile.Recipient, bool) { return []agefile.Recipient{other}, true }
+	for _, restarted := range []bool{false, true} {
+		t.Run(fmt.Sprintf("restarted=%v", restarted), func(t *testing.T) {
+			dir := t.TempDir()
+			j := openJournal(t, Config{Dir: dir})
+			m := newStore()
+			cfg := BodiesConfig{Journal: j, Store: m, Recipients: later}
+			es := map[string]Entry{}
+			for name, to := range map[string][]string{"alice": {alice}, "both": {alice, bob}, "open": {}, "unsaid": nil} {
+				e, err := j.Append(t.Context(), Entry{Kind: KindRefused, Effect: "deny"},
+					Body{Of: "request", Text: []byte("asked " + name), To: to}, Body{Of: "response", Text: []byte("answered " + name), To: to})
+				if err != nil {
+					t.Fatal(err)
+				}
+				es[name] = e
+			}
+			if restarted {
+				if err := j.Close(); err != nil {
+					t.Fatal(err)
+				}
+				cfg.Journal, cfg.Past = nil, onlyPast(t, dir)
+			}
+			publish(t, m, newBodies(t, cfg))
+			for name, by := range map[string][]agefile.Identity{"alice": {opensAlice}, "both": {opensAlice, opensBob}, "open": nil, "unsaid": {opensOther}} {
+				opens(t, m, "demo/i1", es[name], name, by...)
+				for _, id := range []agefile.Identity{opensAlice, opensBob, opensOther} {
+					state, _, err := CheckBody(NewShelf(m.repository()), "demo/i1", es[name].Time, es[name].Bodies[0], id)
+					want := BodySealed
+					if name == "open" || slices.Contains(by, id) {
+						want = BodyWhole
+					}
+					if state != want || err != nil {
+						t.Errorf("the body of %s: %v, %v, want %v", name, state, err, want)
+					}
+				}
+			}
+			if got := m.objects[m.remote[novBodies]].(Commit).Message; !strings.HasPrefix(got, "8 bodies, 6 of them sealed\n") {
+				t.Errorf("message %q", got)
+			}
+		})
+	}
+}
+
+// A body of which it is not said waits until a policy is in force, and with it
+// all behind it; those before are published.
+func TestBodiesBehindOneThatWaits(t *testing.T) {
+	j := openJournal(t, Config{})
+	m := newStore()
+	known := false
+	b := newBodies(t, BodiesConfig{Journal: j, Store: m, Recipients: func() ([]agefile.Recipient, bool) { return nil, known }})
+	open := func(text string) Entry {
+		e, err := j.Append(t.Context(), Entry{Kind: KindRefused, Effect: "deny"},
+			Body{Of: "request", Text: []byte("asked " + text), To: []string{}}, Body{Of: "response", Text: []byte("answered " + text), To: []string{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e
+	}
+	one, two := open("one"), keep(t, j, "two")
+	three := open("three")
+	for range 2 {
+		publish(t, m, b)
+		opens(t, m, "demo/i1", one, "one")
+		for _, e := range []Entry{two, three} {
+			if state, _, err := CheckBody(NewShelf(m.repository()), "demo/i1", e.Time, e.Bodies[0]); state != BodyGone || err != nil {
+				t.Fatalf("entry %d: %v, %v", e.Seq, state, err)
+			}
+		}
+	}
+	if j.pushed.withBodies != two.Seq {
+		t.Errorf("published up to %d, want %d", j.pushed.withBodies, two.Seq)
+	}
+	known = true
+	publish(t, m, b)
+	opens(t, m, "demo/i1", two, "two")
+	opens(t, m, "demo/i1", three, "three")
+	if n := len(m.history(m.remote[novBodies])); n != 2 || j.pushed.bodies != j.head.bodies {
+		t.Errorf("%d commits, %d bytes of %d", n, j.pushed.bodies, j.head.bodies)
+	}
+}
+
 // Sealing is random, so a second commit of the same bodies would be another
 // one: each uncertain step, with both of its outcomes, ends in one branch.
 func TestBodiesAreNeverCommittedTwice(t *testing.T) {

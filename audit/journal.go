@@ -75,6 +75,9 @@ type Body struct {
 	Text   []byte // the whole of it; or nothing, and then Size alone is recorded
 	Size   int64  // of the whole, if Text is not
 	Digest bool   // only size and digest are recorded
+	// To are those whom it is sealed to when it is published, as ParseRecipients
+	// reads them; empty: it is not sealed. nil: as BodiesConfig.Recipients says.
+	To []string
 }
 
 // Journal is the record of one incarnation, being written. Its methods may be
@@ -295,7 +298,7 @@ func (j *Journal) draft(e *Entry, room []byte, bodies []Body, keep bool) (d draf
 			ref.Digest = bodyDigest(salt, b.Text)
 		}
 		if ref.Kept == KeptFull {
-			tail, err := appendKeptTail(nil, i, b.Of, salt, b.Text)
+			tail, err := appendKeptTail(nil, i, b.Of, b.To, salt, b.Text)
 			if err != nil {
 				return draft{}, err
 			}

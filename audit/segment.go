@@ -25,11 +25,14 @@ import (
 //	 {"group":{"first":7,"entries":2,"bytes":1843,"crc32c":"99c1…"},"crc32c":"51d0…"}
 //	{"seq":7,…}
 //	{"seq":8,…}
-//	{"body":{"seq":8,"index":0,"of":"response","salt":"…","text":"…"}}
+//	{"body":{"seq":8,"index":0,"of":"response","to":["age1…"],"salt":"…","text":"…"}}
 //
 // The line of an entry is its leaf. A body follows the entry that it belongs
 // to; it is its index-th (see BodyRef), and no leaf. What is not UTF-8, or is
-// shorter that way, stands under "base64" instead of "text".
+// shorter that way, stands under "base64" instead of "text". Under "to" stand
+// those whom it is to be sealed to, see ParseRecipients; none of them is nobody.
+// A body without "to" (earlier versions wrote none) is sealed as the policy has
+// it that is in force when it is published.
 //
 // A group's bytes are those between its head and the next one; its inner
 // crc32c (CRC-32C, 8 hex digits) is of them, the last one of a head is of the
@@ -142,6 +145,7 @@ type Kept struct {
 	Seq   uint64 // of its entry
 	Index int    // which of the entry's Bodies it is
 	Of    string
+	To    []string // whom to seal it to; nil: not said
 	Salt  []byte
 	Text  []byte
 	Bytes int64 // of its line in the journal, line feed included
@@ -161,9 +165,19 @@ func appendKeptHead(b []byte, seq uint64) []byte {
 	return strconv.AppendUint(append(b, bodyMark+`{"seq":`...), seq, 10)
 }
 
-func appendKeptTail(b []byte, index int, of string, salt, text []byte) ([]byte, error) {
+func appendKeptTail(b []byte, index int, of string, to []string, salt, text []byte) ([]byte, error) {
 	b = strconv.AppendInt(append(b, `,"index":`...), int64(index), 10)
 	b = appendString(append(b, `,"of":`...), of)
+	if to != nil {
+		b = append(b, `,"to":[`...)
+		for i, r := range to {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = appendString(b, r)
+		}
+		b = append(b, ']')
+	}
 	b = base64.StdEncoding.AppendEncode(append(b, `,"salt":"`...), salt)
 	if plain := escapedLen(text); plain <= base64.StdEncoding.EncodedLen(len(text))+2 {
 		var err error
@@ -199,18 +213,19 @@ func escapedLen(text []byte) int {
 func parseKept(line []byte) (Kept, error) {
 	var l struct {
 		Body struct {
-			Seq    uint64  `json:"seq"`
-			Index  int     `json:"index"`
-			Of     string  `json:"of"`
-			Salt   []byte  `json:"salt"`
-			Text   *string `json:"text"`
-			Base64 []byte  `json:"base64"`
+			Seq    uint64   `json:"seq"`
+			Index  int      `json:"index"`
+			Of     string   `json:"of"`
+			To     []string `json:"to"`
+			Salt   []byte   `json:"salt"`
+			Text   *string  `json:"text"`
+			Base64 []byte   `json:"base64"`
 		} `json:"body"`
 	}
 	if err := json.Unmarshal(line, &l); err != nil {
 		return Kept{}, fmt.Errorf("%w: body: %v", ErrEntry, err)
 	}
-	k := Kept{Seq: l.Body.Seq, Index: l.Body.Index, Of: l.Body.Of, Salt: l.Body.Salt, Text: l.Body.Base64, Bytes: int64(len(line)) + 1}
+	k := Kept{Seq: l.Body.Seq, Index: l.Body.Index, Of: l.Body.Of, To: l.Body.To, Salt: l.Body.Salt, Text: l.Body.Base64, Bytes: int64(len(line)) + 1}
 	if l.Body.Text != nil {
 		k.Text = []byte(*l.Body.Text)
 	}

@@ -39,7 +39,7 @@ func written(t testing.TB, sizes ...int) (dir, path string, file []byte, starts 
 				t.Fatal(err)
 			}
 			lines = append(append(lines, b...), '\n')
-			tail, err := appendKeptTail(nil, 0, kept.Of, kept.Salt, kept.Text)
+			tail, err := appendKeptTail(nil, 0, kept.Of, []string{}, kept.Salt, kept.Text)
 			if err != nil {
 				t.Fatal(err)
 			}

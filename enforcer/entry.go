@@ -65,13 +65,14 @@ func (x *exchange) opening(kind audit.Kind) (audit.Entry, []audit.Body) {
 	return en, x.bodies("request", text)
 }
 
-// bodies is a masked body as the decision has the record keep it; none if there
-// is no text.
+// bodies is a masked body as the decision has the record keep it, and sealed to
+// whom the policy has it that decided; none if there is no text.
 func (x *exchange) bodies(of string, text []byte) []audit.Body {
 	if len(text) == 0 {
 		return nil
 	}
-	return []audit.Body{{Of: of, Text: text, Digest: x.decision.Record != rules.RecordFull}}
+	to := append([]string{}, x.recorded().Recipients...) // none is nobody
+	return []audit.Body{{Of: of, Text: text, Digest: x.decision.Record != rules.RecordFull, To: to}}
 }
 
 // recorded is what the policy that this exchange goes by has the record keep.

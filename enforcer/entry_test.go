@@ -6,11 +6,17 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
+
+	"filippo.io/age"
 
 	"countersign/audit"
 	"countersign/enforcer/mask"
@@ -303,6 +309,65 @@ func TestAPreviewIsMasked(t *testing.T) {
 	}
 	if len(en.Result) > audit.MaxArgs || !strings.HasSuffix(en.Result, "…") || strings.Contains(en.Result, "\ufffd") {
 		t.Errorf("%d bytes, %q", len(en.Result), en.Result[max(0, len(en.Result)-20):])
+	}
+}
+
+// A body is kept with those whom the policy that decided its call has it sealed
+// to, whatever comes into force before it is published.
+func TestBodiesAreSealedToWhomTheCallsPolicyNames(t *testing.T) {
+	id, err := age.GenerateX25519Identity()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	journal, err := audit.Open(audit.Config{Dir: dir, Enforcer: "test", Incarnation: "r2"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := httptest.NewServer(echoing{})
+	defer up.Close()
+	policy := func(recipients string) map[string]string {
+		return map[string]string{
+			"countersign.yaml":  "version: 1\nrecord: { bodies: full" + recipients + " }\n",
+			"servers/echo.yaml": "server: echo\nurl: " + up.URL + "\n",
+			"rules/all.yaml":    "- { id: all, server: echo, tool: '*', effect: allow }\n",
+		}
+	}
+	g := newGate(t, echoing{}, policy(", recipients: ["+id.Recipient().String()+"]"), func(c *Config) { c.Journal = journal })
+	callTool(t, g, false, "p", `{"x":"sealed"}`)
+	files := fstest.MapFS{}
+	for name, text := range policy("") {
+		files[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	open, err := rules.Load(files, "123456789abcdef0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.Install(open, time.Now())
+	callTool(t, g, false, "p", `{"x":"open"}`)
+	if err := journal.Close(); err != nil {
+		t.Fatal(err)
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "journal", "r2", "*.jsonl"))
+	if err != nil || len(found) != 1 {
+		t.Fatal(found, err)
+	}
+	lines, err := os.ReadFile(found[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for word, want := range map[string]string{"sealed": `"to":["` + id.Recipient().String() + `"],`, "open": `"to":[],`} {
+		n := 0
+		for line := range strings.Lines(string(lines)) {
+			if strings.HasPrefix(line, `{"body":`) && strings.Contains(line, word) {
+				if n++; !strings.Contains(line, want) {
+					t.Errorf("%s\nhas not %s", line, want)
+				}
+			}
+		}
+		if n != 2 { // the answer is what was sent
+			t.Errorf("%d bodies of %s", n, word)
+		}
 	}
 }
 

@@ -10,8 +10,10 @@ import (
 	"countersign/rules"
 )
 
-// bodies is what takes the kept bodies of a run to Git, sealed as the policy
-// says that is in force then. While none is known, they wait in the journal.
+// bodies is what takes the kept bodies of a run to Git, sealed as the policy has
+// it that decided their call. Of a run of an earlier version that is not known:
+// then as the policy in force says, and while there is none, they wait in the
+// journal.
 func (r *record) bodies(bc audit.BodiesConfig, at *site) (*audit.Bodies, error) {
 	bc.Store, bc.Now = at.repo, time.Now
 	bc.Recipients = func() ([]agefile.Recipient, bool) {
