@@ -33,7 +33,7 @@ const (
 	KindSegment    Kind = "segment"     // events of a stream since the last segment
 	KindClose      Kind = "close"       // a stream has ended, after its last segment
 	KindRecovered  Kind = "recovered"   // closed by a later incarnation
-	KindAnchor     Kind = "anchor"      // another log's checkpoint; Detail is an Anchor
+	KindAnchor     Kind = "anchor"      // another log's checkpoint, or this one's, cosigned late; Detail is an Anchor
 	KindKey        Kind = "key"         // a key of the record was replaced by another
 	KindRolled     Kind = "rolled"      // the log goes on in another repository
 	KindErased     Kind = "erased"      // bodies were dropped, and why
@@ -174,7 +174,8 @@ type Start struct {
 }
 
 // Anchor is the detail of a KindAnchor entry: another log's newest
-// checkpoint, as this enforcer saw it.
+// checkpoint, as this enforcer saw it; or this log's own, with cosignatures that
+// came after it was published.
 type Anchor struct {
 	Checkpoint string `json:"checkpoint"`
 	// Commit is the one that carried it: the branch must descend from it.

@@ -71,6 +71,7 @@ type neighbour struct {
 	last     Checkpoint // seen
 	branch   string
 	commit   string
+	owed     Anchor    // seen, to be recorded, and not recorded yet: it was too soon, or could not be
 	recorded time.Time // an entry of it, last
 	shown    Checkpoint
 	forked   string // why, once it was
@@ -102,7 +103,7 @@ func (n *Neighbours) Recall(e Entry) {
 		return
 	}
 	c, err := n.cfg.Keys.Open(a.Checkpoint)
-	if err != nil {
+	if err != nil || strings.HasPrefix(c.Origin, n.cfg.Enforcer+"/") {
 		return
 	}
 	k := n.at(c.Origin)
@@ -173,7 +174,33 @@ func (n *Neighbours) Round(ctx context.Context) error {
 	for _, s := range seen {
 		errs = append(errs, n.sight(ctx, s))
 	}
+	for _, o := range slices.Sorted(maps.Keys(n.known)) {
+		errs = append(errs, n.record(ctx, n.known[o]))
+	}
 	return errors.Join(errs...)
+}
+
+// record writes down what is owed of a log, unless it is too soon. If nothing
+// follows in that log, its branch is not looked at again: so what could not be
+// written is kept for the next round.
+func (n *Neighbours) record(ctx context.Context, k *neighbour) error {
+	now := n.cfg.Now()
+	if k.owed.Checkpoint == "" || now.Sub(k.recorded) < anchorEvery-anchorEvery/10 {
+		return nil
+	}
+	c, err := ReadCheckpoint(k.owed.Checkpoint)
+	if err != nil {
+		return err
+	}
+	detail, err := Detail(k.owed)
+	if err != nil {
+		return err
+	}
+	if err := n.cfg.Append(ctx, Entry{Kind: KindAnchor, Detail: detail}); err != nil {
+		return err
+	}
+	k.recorded, k.shown, k.owed = now, c, Anchor{}
+	return nil
 }
 
 // choose picks the branches to look at: those that moved since, and of logs not
@@ -249,19 +276,10 @@ func (n *Neighbours) sight(ctx context.Context, s Sighting) error {
 		return n.forked(ctx, origin, k, note, fmt.Sprintf("there are two trees of %d entries", c.Size))
 	}
 	k.last, k.branch, k.commit = c, branchName(origin, month), s.Hashes[0]
-	now := n.cfg.Now()
-	quiet := !k.recorded.IsZero() && onlyAnchors(s.Commits)
-	if c.Size == k.shown.Size || quiet || now.Sub(k.recorded) < anchorEvery-anchorEvery/10 || len(note) > maxAnchored {
-		return nil
+	quiet := !k.recorded.IsZero() && k.owed.Checkpoint == "" && onlyAnchors(s.Commits)
+	if c.Size != k.shown.Size && !quiet && len(note) <= maxAnchored {
+		k.owed = Anchor{Checkpoint: note, Commit: k.commit}
 	}
-	detail, err := Detail(Anchor{Checkpoint: note, Commit: k.commit})
-	if err != nil {
-		return err
-	}
-	if err := n.cfg.Append(ctx, Entry{Kind: KindAnchor, Detail: detail}); err != nil {
-		return err
-	}
-	k.recorded, k.shown = now, c
 	return nil
 }
 

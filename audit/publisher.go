@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -61,6 +60,7 @@ type PublisherConfig struct {
 	// time of ctx. It returns the note with their lines added, as far as it got
 	// if there is an error too. nil: nobody.
 	Cosign func(ctx context.Context, c Cosigning) (string, error)
+	Rand   func() float64 // in [0,1), for jitter when Cosign is asked again; nil: none
 
 	// Told is told what each commit holds; nil: nobody.
 	Told func(Tally)
@@ -105,6 +105,7 @@ type Publisher struct {
 	before string     // last checkpoint in the repository before this one
 	began  string     // repository of the log's beginning
 	proofs proofs
+	late   late
 	fatal  error
 
 	lastMu sync.Mutex
@@ -173,11 +174,19 @@ func batchPath(first uint64) string {
 }
 
 // Commit commits every durable entry that is not committed yet, the last batch
-// with the signatures of those that Cosign asks. It fails for good with
-// ErrForked; after any other error nothing is lost, and it may be called again.
+// with the signatures of those that Cosign asks. If there is none, and the last
+// commit lacks some, it asks for these now and then (see late). It fails for good
+// with ErrForked; after any other error nothing is lost, and it may be called
+// again.
 func (p *Publisher) Commit(ctx context.Context) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.commitAll(ctx, true); err != nil {
+		return err
+	}
+	if more, err := p.askAgain(ctx); err != nil || !more {
+		return err
+	}
 	return p.commitAll(ctx, true)
 }
 
@@ -227,6 +236,14 @@ func (p *Publisher) Unpublished() (int64, time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.cfg.Past.bytes - p.cfg.Past.mark.Bytes, time.Time{}
+}
+
+// keys are those that sign checkpoints now.
+func (p *Publisher) keys() []Signer {
+	if p.cfg.Previous.ok() {
+		return []Signer{p.cfg.Signer, p.cfg.Previous}
+	}
+	return []Signer{p.cfg.Signer}
 }
 
 func (p *Publisher) fail(err error) error {
@@ -318,15 +335,15 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		return err
 	}
 	c := Checkpoint{Origin: p.inc.origin(), Size: b.at.size, Root: b.at.root()}
-	keys := []Signer{p.cfg.Signer}
-	if p.cfg.Previous.ok() {
-		keys = append(keys, p.cfg.Previous)
-	}
-	if b.at.signed, err = c.SignWith(ctx, keys...); err != nil {
+	if b.at.signed, err = c.SignWith(ctx, p.keys()...); err != nil {
 		return err
 	}
+	cosigned := false
 	if cosign && b.at.size == until && p.cfg.Cosign != nil {
-		b.at.signed = p.cosigned(ctx, c, b)
+		signed, err := p.cosigned(ctx, c, b.at.signed, b.at.edge, func(ctx context.Context, old uint64) (tlog.TreeProof, error) {
+			return p.proofs.from(ctx, old, b.first, b.leaves, b.at.last)
+		})
+		b.at.signed, cosigned = signed, err == nil
 	}
 	b.at.branch = branchName(c.Origin, b.month)
 	path := batchPath(b.first)
@@ -358,6 +375,7 @@ func (p *Publisher) commit(ctx context.Context, until uint64, cosign bool) error
 		return fmt.Errorf("audit: commit to %s: %w", b.at.branch, err)
 	}
 	p.arrive(b.at, c)
+	p.late.committed(cosigned, p.cfg.Now(), p.cfg.Rand)
 	p.proofs.committed(b.first, b.leaves)
 	if p.cfg.Told != nil {
 		p.cfg.Told(b.story.tally(b.begun, b.at.last))
@@ -383,39 +401,6 @@ func (p *Publisher) arrive(at position, c Checkpoint) {
 	if p.cfg.Done != nil {
 		p.cfg.Done(c, at.signed, false)
 	}
-}
-
-// cosigned gives the note with the signatures of others, as far as they come
-// in time.
-func (p *Publisher) cosigned(ctx context.Context, c Checkpoint, b batch) string {
-	ctx, cancel := context.WithTimeout(ctx, cosignTime)
-	defer cancel()
-	signed := b.at.signed
-	got, err := p.cfg.Cosign(ctx, Cosigning{Checkpoint: c, Signed: signed, Proof: func(ctx context.Context, old uint64) (tlog.TreeProof, error) {
-		return p.proofs.from(ctx, old, b.first, b.leaves, b.at.last)
-	}})
-	if !adds(got, signed) {
-		got, err = signed, errors.Join(err, errors.New("what came back is not the note with lines added"))
-	}
-	if err != nil {
-		p.cfg.Log.Warn("a checkpoint has not all the cosignatures that it should have", "origin", c.Origin, "size", c.Size, "err", err)
-	}
-	p.proofs.asked(b.at.edge, strings.TrimPrefix(got, signed))
-	return got
-}
-
-// adds tells whether a note is another one with signature lines added.
-func adds(got, signed string) bool {
-	more, ok := strings.CutPrefix(got, signed)
-	if !ok || len(got) > maxNote {
-		return false
-	}
-	for _, l := range trimLines([]byte(more)) {
-		if !strings.HasPrefix(string(l), "— ") || strings.ContainsFunc(string(l), hidden) {
-			return false
-		}
-	}
-	return more == "" || strings.HasSuffix(more, "\n")
 }
 
 // Dirty implements Part.
@@ -598,9 +583,9 @@ func (p *Publisher) adopt(branch string) error {
 	if err != nil {
 		return fmt.Errorf("audit: %s: %w", branch, err)
 	}
-	keys := []ed25519.PublicKey{p.cfg.Signer.Public}
-	if p.cfg.Previous.ok() {
-		keys = append(keys, p.cfg.Previous.Public)
+	var keys []ed25519.PublicKey
+	for _, k := range p.keys() {
+		keys = append(keys, k.Public)
 	}
 	c, err := OpenCheckpoint(string(signed), keys)
 	switch {
@@ -618,6 +603,7 @@ func (p *Publisher) adopt(branch string) error {
 	}
 	at.branch, at.commit, at.signed = branch, tip, string(signed)
 	p.arrive(at, c)
+	p.late.committed(false, p.cfg.Now(), p.cfg.Rand) // for all that is known
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"iter"
 	"log/slog"
+	"math/rand/v2"
 	"path"
 	"slices"
 	"strings"
@@ -208,7 +209,7 @@ func (r *record) publisher(pc audit.PublisherConfig, at *site) (*audit.Publisher
 	pc.Store, pc.Repo, pc.Now, pc.Log = at.repo, at.name, time.Now, r.log
 	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
 	if r.outside.witnesses != nil {
-		pc.Cosign = r.outside.witnesses.Cosign
+		pc.Cosign, pc.Rand = r.outside.witnesses.Cosign, rand.Float64
 	}
 	if pc.Journal != nil {
 		pc.Told = func(n audit.Tally) {
