@@ -1,6 +1,7 @@
 package audit_test
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -29,7 +30,7 @@ func TestVerifyByHand(t *testing.T) {
 		_, _, commit := namedKey(t, "commit-"+n)
 		allowed = fmt.Appendf(allowed, "prod-%s@countersign.invalid namespaces=\"git\" %s", n, commit)
 		_, _, checkpoint := namedKey(t, "checkpoint-"+n)
-		keys = append(keys, checkpoint...)
+		keys = fmt.Appendf(keys, "prod-%s %s", n, checkpoint)
 	}
 	for name, b := range map[string][]byte{"verify.py": []byte(script), "audit_signers": allowed, "checkpoint.pub": keys} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
@@ -45,16 +46,29 @@ func TestVerifyByHand(t *testing.T) {
 		}
 		return string(out), err == nil
 	}
+	// Nobody who has a file without names must make it anew.
+	unnamed := bytes.ReplaceAll(bytes.ReplaceAll(keys, []byte("prod-1 "), nil), []byte("prod-2 "), nil)
 	w, _ := sampleRecord(t)
 	clone := filepath.Join(w.dir, "clone") // as git clone makes it: most branches are remote ones
 	gitIn(t, w.dir, "clone", "-q", "-b", second, w.repo, clone)
 	if out, good := byHand(clone); !good || out != "holds: 18 entries, 8 checkpoints\n" {
 		t.Fatal(out)
 	}
+	pub := filepath.Join(dir, "checkpoint.pub")
+	if err := os.WriteFile(pub, unnamed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, good := byHand(clone); !good || out != "holds: 18 entries, 8 checkpoints\n" {
+		t.Fatal(out)
+	}
+	if err := os.WriteFile(pub, keys, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	rows := []string{
 		"two entries are swapped", "a commit is left out", "everything is signed again by another key", "an entry is edited, its leaf hash too",
 		"a month is deleted in the middle", "the end of a run is cut", "the last run is deleted", "the end of the last run is written anew",
 		"a state directory is copied, and both copies run", "a run of its own is added", "a run of its own is added, with another enforcer's keys",
+		"a run of its own is added, its checkpoints by another enforcer's key",
 	}
 	for _, c := range tamperings() {
 		if c.with != nil || !slices.Contains(rows, c.what) {

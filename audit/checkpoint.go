@@ -147,32 +147,19 @@ func ParsePrivateKey(pem []byte) (ed25519.PrivateKey, error) {
 	return nil, fmt.Errorf("checkpoint key: it is a %T; make one with ssh-keygen -t ed25519", k)
 }
 
-// ParsePublicKeys reads checkpoint keys in the form of OpenSSH .pub files, one
-// or more, a line each; empty lines and lines that begin with # are skipped.
-func ParsePublicKeys(file []byte) ([]ed25519.PublicKey, error) {
-	var keys []ed25519.PublicKey
-	for i, l := range strings.Split(string(file), "\n") {
-		if l = strings.TrimSpace(l); l == "" || l[0] == '#' {
-			continue
-		}
-		k, _, options, _, err := ssh.ParseAuthorizedKey([]byte(l))
-		if err != nil || len(options) > 0 {
-			return nil, fmt.Errorf("checkpoint keys: line %d is not an OpenSSH public key", i+1)
-		}
-		ck, ok := k.(ssh.CryptoPublicKey)
-		if !ok {
-			return nil, fmt.Errorf("checkpoint keys: line %d is a %s key; they are ssh-ed25519", i+1, k.Type())
-		}
-		pub, ok := ck.CryptoPublicKey().(ed25519.PublicKey)
-		if !ok {
-			return nil, fmt.Errorf("checkpoint keys: line %d is a %s key; they are ssh-ed25519", i+1, k.Type())
-		}
-		keys = append(keys, pub)
+// parsePublicKey reads an Ed25519 key in the form of a line of an OpenSSH .pub
+// file.
+func parsePublicKey(line string) (ed25519.PublicKey, error) {
+	k, _, options, rest, err := ssh.ParseAuthorizedKey([]byte(line))
+	if err != nil || len(options) > 0 || len(rest) > 0 {
+		return nil, errors.New("not an OpenSSH public key")
 	}
-	if len(keys) == 0 {
-		return nil, errors.New("checkpoint keys: none in the file")
+	if ck, ok := k.(ssh.CryptoPublicKey); ok {
+		if pub, ok := ck.CryptoPublicKey().(ed25519.PublicKey); ok {
+			return pub, nil
+		}
 	}
-	return keys, nil
+	return nil, fmt.Errorf("it is a %s key; they are ssh-ed25519", k.Type())
 }
 
 // edge is the right edge of an RFC 6962 tree: the roots of its perfect

@@ -139,12 +139,12 @@ func TestKeysAreOpenSSHFiles(t *testing.T) {
 		t.Fatal(err)
 	}
 	line := string(ssh.MarshalAuthorizedKey(sshPub))
-	keys, err := ParsePublicKeys([]byte("# checkpoint keys\n\n" + line + line))
-	if err != nil || len(keys) != 2 || !keys[0].Equal(public(key)) {
+	keys, err := ParseLogKeys([]byte("# checkpoint keys\n\n" + line + line))
+	if err != nil || len(keys[""]) != 2 || !keys[""][0].Equal(public(key)) {
 		t.Errorf("public: %v, %v", keys, err)
 	}
 	for _, bad := range []string{"", "# none\n", "ssh-ed25519 AAAA\n", "cert-authority " + line, "command=\"x\" " + line} {
-		if _, err := ParsePublicKeys([]byte(bad)); err == nil {
+		if _, err := ParseLogKeys([]byte(bad)); err == nil {
 			t.Errorf("%q is accepted", bad)
 		}
 	}

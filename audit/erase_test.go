@@ -202,7 +202,7 @@ func (s *erasure) local() string { return filepath.Join(s.dir, "audit.git") }
 // verified checks that the log still proves itself.
 func (s *erasure) verified(t *testing.T) {
 	t.Helper()
-	keys, err := audit.ParsePublicKeys(s.logPub)
+	keys, err := audit.ParseLogKeys(s.logPub)
 	if err != nil {
 		t.Fatal(err)
 	}

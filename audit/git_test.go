@@ -218,7 +218,7 @@ func TestRealGit(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := audit.ParsePublicKeys(logPub)
+	keys, err := audit.ParseLogKeys(logPub)
 	if err != nil {
 		t.Fatal(err)
 	}

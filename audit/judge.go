@@ -173,7 +173,7 @@ func VerifyFiles(fsys fs.FS, cfg VerifyConfig, report *Report) ([]Problem, error
 	if err != nil {
 		return nil, fmt.Errorf("audit: no record here: %w", err)
 	}
-	cp, err := OpenCheckpoint(string(note), cfg.Keys)
+	cp, err := cfg.Keys.Open(string(note))
 	if err != nil {
 		return []Problem{{Class: ClassCheckpoint, Entry: -1, Text: err.Error()}}, nil
 	}

@@ -147,7 +147,7 @@ func newKilling(t *testing.T, seed uint64) *killing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := audit.ParsePublicKeys(logPub)
+	keys, err := audit.ParseLogKeys(logPub)
 	if err != nil {
 		t.Fatal(err)
 	}

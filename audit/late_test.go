@@ -146,7 +146,7 @@ func TestWhatNobodyWasAskedFor(t *testing.T) {
 func TestNeighboursRecordLate(t *testing.T) {
 	c := &clockAt{t: noon}
 	m := newStore()
-	keys := PeerKeys{"east": {public(testKey("east"))}, "west": {public(testKey("west"))}}
+	keys := LogKeys{"east": {public(testKey("east"))}, "west": {public(testKey("west"))}}
 	east, west := newHouse(t, c, m, "east", keys), newHouse(t, c, m, "west", keys)
 	full := true
 	n, err := NewNeighbours(NeighboursConfig{Enforcer: "east", Keys: keys, Look: peekAt(m), Now: c.Now, Append: func(ctx context.Context, e Entry) error {

@@ -39,8 +39,8 @@ type Sighting struct {
 
 // NeighboursConfig says whose logs are recorded.
 type NeighboursConfig struct {
-	Enforcer string   // ours: its own logs name each other already
-	Keys     PeerKeys // of the others; who is not in it is not looked at
+	Enforcer string  // ours: its own logs name each other already
+	Keys     LogKeys // of the others; who is not in it is not looked at
 	// Look asks the remote for its branches, and gives the commits of those that
 	// choose names, from the commit given with each on, "" being the tip alone.
 	Look   func(ctx context.Context, choose func(tips map[string]string) map[string]string) ([]Sighting, error)
@@ -245,7 +245,7 @@ func (n *Neighbours) theirs(branch string) (origin, month string, ok bool) {
 		checkName("", parts[0]) != nil || checkName("", parts[1]) != nil || !isMonth(parts[2]) {
 		return "", "", false
 	}
-	if len(n.cfg.Keys[parts[0]])+len(n.cfg.Keys[""]) == 0 {
+	if len(n.cfg.Keys.Of(parts[0]+"/"+parts[1])) == 0 {
 		return "", "", false
 	}
 	return parts[0] + "/" + parts[1], parts[2], true

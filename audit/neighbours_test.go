@@ -40,7 +40,7 @@ type house struct {
 	n    *Neighbours
 }
 
-func newHouse(t *testing.T, c *clockAt, m *memStore, name string, keys PeerKeys) *house {
+func newHouse(t *testing.T, c *clockAt, m *memStore, name string, keys LogKeys) *house {
 	t.Helper()
 	h := &house{name: name, j: openJournal(t, Config{Enforcer: name, Incarnation: "r_" + name, Now: c.Now})}
 	h.p = newPublisher(t, PublisherConfig{Journal: h.j, Store: m, Now: c.Now, Signer: KeySigner(testKey(name))})
@@ -49,7 +49,7 @@ func newHouse(t *testing.T, c *clockAt, m *memStore, name string, keys PeerKeys)
 	return h
 }
 
-func (h *house) neighbours(t *testing.T, c *clockAt, m *memStore, keys PeerKeys) *Neighbours {
+func (h *house) neighbours(t *testing.T, c *clockAt, m *memStore, keys LogKeys) *Neighbours {
 	t.Helper()
 	n, err := NewNeighbours(NeighboursConfig{Enforcer: h.name, Keys: keys, Look: peekAt(m), Now: c.Now, Append: func(ctx context.Context, e Entry) error {
 		_, err := h.j.Append(ctx, e)
@@ -94,7 +94,7 @@ func (h *house) anchors(t *testing.T) (all []string) {
 func TestNeighboursRecordEachOther(t *testing.T) {
 	c := &clockAt{t: time.Date(2026, 11, 30, 23, 0, 0, 0, time.UTC)}
 	m := newStore()
-	keys := PeerKeys{"east": {public(testKey("east"))}, "west": {public(testKey("west"))}}
+	keys := LogKeys{"east": {public(testKey("east"))}, "west": {public(testKey("west"))}}
 	east, west := newHouse(t, c, m, "east", keys), newHouse(t, c, m, "west", keys)
 	stranger := newHouse(t, c, m, "south", keys) // nobody has its key
 	round := func() {
@@ -194,7 +194,7 @@ func TestNeighboursSeeARewrittenLog(t *testing.T) {
 	} {
 		t.Run(what, func(t *testing.T) {
 			clock, m := &clockAt{t: noon}, newStore()
-			keys := PeerKeys{"": {public(testKey("east")), public(testKey("west"))}}
+			keys := LogKeys{"": {public(testKey("east")), public(testKey("west"))}}
 			east, west := newHouse(t, clock, m, "east", keys), newHouse(t, clock, m, "west", keys)
 			for range 2 {
 				add(t, west.j, Entry{Kind: KindIntent})
@@ -248,7 +248,7 @@ func recorded(t *testing.T, j *Journal) (all []Entry) {
 // A remote that tells nonsense costs a line in the log.
 func TestNeighboursOfAHostileRemote(t *testing.T) {
 	clock, m := &clockAt{t: noon}, newStore()
-	keys := PeerKeys{"west": {public(testKey("west"))}}
+	keys := LogKeys{"west": {public(testKey("west"))}}
 	east := newHouse(t, clock, m, "east", keys)
 	forged, err := Checkpoint{Origin: "west/r_1", Size: 7}.Sign(testKey("somebody else"))
 	if err != nil {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 )
 
 // ownKeys are the keys with which an enforcer has replaced its own, on record:
@@ -14,19 +15,24 @@ type ownKeys struct {
 	Commits     []string `json:"commits,omitempty"`
 }
 
-// keysOf gives the keys that may sign an enforcer's checkpoints.
-func (v *verification) keysOf(enforcer string) []ed25519.PublicKey {
+// ownKeys gives the keys with which an enforcer has replaced its checkpoint key.
+func (v *verification) ownKeys(enforcer string) (keys []ed25519.PublicKey) {
 	own := v.keys[enforcer]
 	if own == nil {
-		return v.cfg.Keys
+		return nil
 	}
-	keys := slices.Clone(v.cfg.Keys)
 	for _, line := range own.Checkpoints {
-		if k, err := parsePublicLine(line); err == nil { // replaced read it
+		if k, err := parsePublicLine(line); err == nil { // rotated read it
 			keys = append(keys, k)
 		}
 	}
 	return keys
+}
+
+// open reads a checkpoint that a key of its enforcer must have signed.
+func (v *verification) open(signed string) (Checkpoint, error) {
+	enforcer, _, _ := strings.Cut(signed, "/")
+	return v.cfg.Keys.openWith(signed, v.ownKeys(enforcer))
 }
 
 // rotated takes up an entry by which a key is replaced. Everything about it is
@@ -67,7 +73,7 @@ func (v *verification) rotated(l *logState, at Problem, e *Entry, c Commit) {
 	}
 	switch r.Use {
 	case UseCheckpoint:
-		if !slices.ContainsFunc(v.keysOf(l.Enforcer), func(k ed25519.PublicKey) bool { return k.Equal(old) }) {
+		if !slices.ContainsFunc(append(v.cfg.Keys.Of(l.origin()), v.ownKeys(l.Enforcer)...), func(k ed25519.PublicKey) bool { return k.Equal(old) }) {
 			bad("a checkpoint key that you do not trust names its successor: %s", r.Old)
 			return
 		}

@@ -130,7 +130,7 @@ func (v *verification) prepareOne(at link, parentTree string) *prepared {
 		p.hashes, p.hashErr = v.blob(p.changes.added, p.path+".hashes")
 	}
 	if p.note, p.noteErr = v.blob(p.changes.latest, "checkpoint"); p.noteErr == nil {
-		p.cp, p.cpErr = OpenCheckpoint(string(p.note), v.cfg.Keys)
+		p.cp, p.cpErr = v.cfg.Keys.Open(string(p.note))
 		if p.path != "" && p.batch.bad == nil {
 			p.message = commitMessage(p.batch.entries, string(p.note))
 		}

@@ -47,8 +47,8 @@ func (p Proof) Encode() []byte {
 
 // LogKey is what a stranger checks the proof with, beside the file: the log's
 // origin and its checkpoint key, as a vkey (c2sp.org/signed-note).
-func (p Proof) LogKey(keys []ed25519.PublicKey) (string, error) {
-	for _, k := range keys {
+func (p Proof) LogKey(keys LogKeys) (string, error) {
+	for _, k := range keys.Of(p.Checkpoint.Origin) {
 		if _, err := OpenCheckpoint(p.signed, []ed25519.PublicKey{k}); err == nil {
 			v, err := verifier(p.Checkpoint.Origin, k)
 			if err != nil {
@@ -61,9 +61,9 @@ func (p Proof) LogKey(keys []ed25519.PublicKey) (string, error) {
 }
 
 // OpenProof reads a proof and checks all of it: that the entry reads as it would
-// be written, that the path leads from it to the root, that one of the keys
+// be written, that the path leads from it to the root, that a key of its log
 // signed the checkpoint, and, if there is a quorum, that it is met.
-func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) {
+func OpenProof(file []byte, keys LogKeys, q *Quorum) (Proof, error) {
 	bad := func(format string, args ...any) (Proof, error) {
 		return Proof{}, fmt.Errorf("%w: %w", ErrProof, fmt.Errorf(format, args...))
 	}
@@ -85,7 +85,7 @@ func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) 
 	if p.signed = signed; len(signed) == 0 {
 		return bad("it holds no checkpoint")
 	}
-	if p.Checkpoint, err = OpenCheckpoint(signed, keys); err != nil {
+	if p.Checkpoint, err = keys.Open(signed); err != nil {
 		return bad("%w", err)
 	}
 	for _, l := range strings.Split(head, "\n")[1:] {
@@ -101,7 +101,7 @@ func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) 
 	if !bytes.Equal(p.Encode(), file) {
 		return bad("it is not as it would be written: its index is not the entry's, or something was added")
 	}
-	for _, k := range keys {
+	for _, k := range keys.Of(p.Checkpoint.Origin) {
 		v, verr := verifier(p.Checkpoint.Origin, k)
 		if verr != nil {
 			return bad("%w", verr)
@@ -124,8 +124,8 @@ func OpenProof(file []byte, keys []ed25519.PublicKey, q *Quorum) (Proof, error) 
 
 // ProveConfig says which entry is to be proven, and to whom.
 type ProveConfig struct {
-	Keys   []ed25519.PublicKey // of checkpoints
-	Quorum *Quorum             // nil: the newest checkpoint will do, whoever cosigned it
+	Keys   LogKeys // of checkpoints
+	Quorum *Quorum // nil: the newest checkpoint will do, whoever cosigned it
 	// Earlier are the repositories before, the oldest first, as in VerifyConfig.
 	Earlier []Repository
 	Prefix  string // limits the logs, as in VerifyConfig
@@ -362,7 +362,7 @@ func (l *shelf) checkpoint(ctx context.Context, seq uint64, cfg ProveConfig) (st
 			if err != nil {
 				return "", Checkpoint{}, err
 			}
-			cp, err := OpenCheckpoint(string(b), cfg.Keys)
+			cp, err := cfg.Keys.Open(string(b))
 			if err == nil && cp.Origin != l.origin {
 				err = fmt.Errorf("commit %s has a checkpoint of another log, %s", hash, cp.Origin)
 			}

@@ -225,9 +225,9 @@ func cosignedBy(t testing.TB, signed string, names ...string) string {
 	return signed
 }
 
-func TestPeerKeys(t *testing.T) {
+func TestLogKeys(t *testing.T) {
 	pub := func(name string) string { return sshLine(t, public(testKey(name))) }
-	keys, err := ParsePeerKeys([]byte("# ours\nprod-1 " + pub("log") + " a comment\n\n" + pub("any") + "\nprod-1 " + pub("next") + "\n"))
+	keys, err := ParseLogKeys([]byte("# ours\nprod-1 " + pub("log") + " a comment\n\n" + pub("any") + "\nprod-1 " + pub("next") + "\n"))
 	if err != nil || len(keys["prod-1"]) != 2 || len(keys[""]) != 1 {
 		t.Fatalf("%v, %v", keys, err)
 	}
@@ -250,8 +250,40 @@ func TestPeerKeys(t *testing.T) {
 			t.Errorf("%q: %v, want %v", c.signed, err, c.want)
 		}
 	}
-	for _, bad := range []string{"", "# none", "Prod " + pub("log"), "prod-1", "prod-1 prod-2 " + pub("log"), "prod-1 ssh-rsa AAAA", "prod/1 " + pub("log")} {
-		if _, err := ParsePeerKeys([]byte(bad)); err == nil {
+	// A key of one enforcer's is nobody else's, also where theirs are known; one
+	// that nobody is named for is anybody's, and that is said.
+	keys, err = ParseLogKeys([]byte("prod-1 " + pub("log") + "\nprod-2 " + pub("next") + "\n"))
+	if err != nil || keys.Unnamed() != "" {
+		t.Fatalf("%v, %q", err, keys.Unnamed())
+	}
+	if _, err := keys.Open(sign("prod-1/r_a", "next")); !errors.Is(err, ErrCheckpoint) || !strings.Contains(err.Error(), "it is signed by prod-2's key, and this is a log of prod-1") {
+		t.Errorf("another enforcer's key: %v", err)
+	}
+	if keys, err = ParseLogKeys([]byte(pub("log") + " prod-1\n")); err != nil || !strings.Contains(keys.Unnamed(), "SHA256:") {
+		t.Fatalf("%v, %q", err, keys.Unnamed())
+	}
+	if _, err := keys.Open(sign("prod-2/r_a", "log")); err != nil {
+		t.Errorf("without a name: %v", err)
+	}
+	// A vkey is for its log alone.
+	vkey, err := note.NewEd25519VerifierKey("prod-1/r_a", public(testKey("log")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if keys, err = ParseLogKeys([]byte(vkey + "\n")); err != nil {
+		t.Fatal(err)
+	}
+	for signed, want := range map[string]error{sign("prod-1/r_a", "log"): nil, sign("prod-1/r_b", "log"): ErrUnknownLog, sign("prod-1/r_a", "next"): ErrCheckpoint} {
+		if _, err := keys.Open(signed); !errors.Is(err, want) {
+			t.Errorf("a vkey: %q: %v, want %v", signed, err, want)
+		}
+	}
+	foreign, err := note.NewEd25519VerifierKey("example.com/a/log", public(testKey("log")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, bad := range []string{"", "# none", foreign, witnessVkey(t, "w"), vkey + " x", strings.Replace(vkey, "r_a", "r_b", 1), "cert-authority " + pub("log"), "Prod " + pub("log"), "prod-1", "prod-1 prod-2 " + pub("log"), "prod-1 ssh-rsa AAAA", "prod/1 " + pub("log")} {
+		if _, err := ParseLogKeys([]byte(bad)); err == nil {
 			t.Errorf("%q: no error", bad)
 		}
 	}

@@ -13,12 +13,13 @@ import (
 	"time"
 )
 
-func keysOf(names ...string) []ed25519.PublicKey {
+// keysOf are keys of any enforcer.
+func keysOf(names ...string) LogKeys {
 	var ks []ed25519.PublicKey
 	for _, n := range names {
 		ks = append(ks, public(testKey(n)))
 	}
-	return ks
+	return LogKeys{"": ks}
 }
 
 func flush(t testing.TB, p *Publisher) {

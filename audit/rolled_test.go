@@ -42,7 +42,7 @@ func checkRolled(t *testing.T, a, b *memStore) {
 	if problems, err := VerifyFiles(mapFS(files), VerifyConfig{Keys: keysOf("log")}, nil); err != nil || problems != nil {
 		t.Errorf("b: %v, %v", err, problems)
 	}
-	cp, err := OpenCheckpoint(string(files["checkpoint"]), keysOf("log"))
+	cp, err := keysOf("log").Open(string(files["checkpoint"]))
 	if err != nil || cp.Size != 5 {
 		t.Errorf("b ends at %+v, %v", cp, err)
 	}

@@ -102,12 +102,12 @@ func (r Rotation) Keys() (old, new ed25519.PublicKey, err error) {
 
 // parsePublicLine reads what PublicLine wrote, and nothing else.
 func parsePublicLine(line string) (ed25519.PublicKey, error) {
-	keys, err := ParsePublicKeys([]byte(line))
+	key, err := parsePublicKey(line)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("audit: a public key: %w", err)
 	}
-	if again, err := PublicLine(keys[0]); err != nil || again != line || len(keys) != 1 {
+	if again, err := PublicLine(key); err != nil || again != line {
 		return nil, errors.New("audit: a public key is not as it would be written")
 	}
-	return keys[0], nil
+	return key, nil
 }

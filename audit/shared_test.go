@@ -2,9 +2,9 @@ package audit_test
 
 import (
 	"context"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -50,7 +50,7 @@ type member struct {
 	store   *gitsync.Repo
 	journal *audit.Journal
 	outlet  *audit.Outlet
-	keys    []ed25519.PublicKey
+	keys    audit.LogKeys
 	signers string
 	due     time.Time
 	fire    chan time.Time
@@ -121,7 +121,7 @@ func (s *shared) joinBound(name string, every time.Duration, most int64) *member
 	logKey, logPub := keyPair(s.T)
 	m.signers = name + "@countersign.example namespaces=\"git\" " + string(commitPub)
 	var err error
-	if m.keys, err = audit.ParsePublicKeys(logPub); err != nil {
+	if m.keys, err = audit.ParseLogKeys(append([]byte(name+" "), logPub...)); err != nil {
 		s.Fatal(err)
 	}
 	key, err := audit.ParsePrivateKey(logKey)
@@ -240,10 +240,10 @@ func (s *shared) within(from, to time.Time) (all int, by map[string]int) {
 func (s *shared) verified(members ...*member) map[string]int {
 	s.Helper()
 	var signers string
-	cfg := audit.VerifyConfig{}
+	cfg := audit.VerifyConfig{Keys: audit.LogKeys{}}
 	for _, m := range members {
 		signers += m.signers
-		cfg.Keys = append(cfg.Keys, m.keys...)
+		maps.Copy(cfg.Keys, m.keys)
 	}
 	trust, err := gitsync.Signers{AllowedSigners: []byte(signers)}.Parse()
 	if err != nil {

@@ -153,7 +153,7 @@ func (v *verification) handover(l *logState, d changes, base *edge, bad func(Cla
 		bad(ClassHandover, -1, "%v", err)
 		return false
 	}
-	c, err := OpenCheckpoint(string(note), v.keysOf(l.Enforcer))
+	c, err := v.open(string(note))
 	switch {
 	case err != nil:
 		bad(ClassHandover, -1, "the hand-over from the repository before: %v", err)

@@ -347,15 +347,21 @@ func tamperings() []tampering {
 		}, nil, "the checkpoint's signature"},
 		{"a run of its own is added, with another enforcer's keys", "a thief of both keys of that one", func(w *recordWorld) {
 			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-2", "checkpoint-2")
+		}, nil, "the checkpoint's signer, who is another enforcer"},
+		{"a run of its own is added, its checkpoints by another enforcer's key", "a thief of this one's commit key and that one's checkpoint key", func(w *recordWorld) {
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-1", "checkpoint-2")
+		}, nil, "the checkpoint's signer, who is another enforcer"},
+		{"a run of its own is added, its commits by another enforcer's key", "a thief of this one's checkpoint key and that one's commit key", func(w *recordWorld) {
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-2", "checkpoint-1")
 		}, nil, "the commit's signer, who is another enforcer"},
-		{"a run of its own is added, and another enforcer's key says which key replaces it", "a thief of both keys of that one", func(w *recordWorld) {
+		{"a run of its own is added, and another enforcer's key says which key replaces it", "a thief of this one's checkpoint key and that one's commit key", func(w *recordWorld) {
 			key, _, _ := namedKey(w.t, "commit-2")
 			next, _, _ := namedKey(w.t, "mallory")
 			r, err := audit.Rotate("prod-1", audit.UseCommit, audit.KeySigner(key), next.Public().(ed25519.PublicKey))
 			w.must(err)
 			detail, err := audit.Detail(r)
 			w.must(err)
-			thirdRun(w, "mine", audit.Signer{}, audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail}, "mallory", "checkpoint-2")
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail}, "mallory", "checkpoint-1")
 		}, nil, "whose the old key is"},
 		{"a key is replaced, and the old one did not say so", "a faulty enforcer", func(w *recordWorld) {
 			key, _, _ := namedKey(w.t, "mallory")
@@ -422,11 +428,11 @@ func withState(*audit.VerifyConfig, string) {}
 
 func TestTamperTable(t *testing.T) {
 	w, newest := sampleRecord(t)
-	var keys []ed25519.PublicKey
+	keys := audit.LogKeys{}
 	var allowed []byte
 	for _, n := range []string{"1", "2"} {
 		key, _, _ := namedKey(t, "checkpoint-"+n)
-		keys = append(keys, key.Public().(ed25519.PublicKey))
+		keys["prod-"+n] = []ed25519.PublicKey{key.Public().(ed25519.PublicKey)}
 		_, _, pub := namedKey(t, "commit-"+n)
 		allowed = fmt.Appendf(allowed, "prod-%s@countersign.invalid namespaces=\"git\" %s", n, pub)
 	}

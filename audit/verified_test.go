@@ -161,7 +161,7 @@ func TestVerifyFollowsKeys(t *testing.T) {
 	add(t, j, Entry{Kind: KindIntent})
 	after := newPublisher(t, PublisherConfig{Journal: j, Store: m, Now: c.Now, Signer: KeySigner(next)})
 	flush(t, after)
-	cfg := VerifyConfig{Keys: keysOf("log"), Signer: checkSigner,
+	cfg := VerifyConfig{Keys: LogKeys{"demo": keysOf("log")[""]}, Signer: checkSigner,
 		Committer: func(key, _ string, _ time.Time) (string, error) {
 			if line, err := PublicLine(public(testKey("commits"))); err != nil || key != line {
 				return "", errors.New("nobody's")

@@ -3,7 +3,6 @@ package audit
 import (
 	"cmp"
 	"context"
-	"crypto/ed25519"
 	"fmt"
 	"runtime"
 	"slices"
@@ -43,7 +42,7 @@ type Node struct {
 
 // VerifyConfig says what the record is held against.
 type VerifyConfig struct {
-	Keys []ed25519.PublicKey // of checkpoints
+	Keys LogKeys // of checkpoints
 	// Signer checks a commit's signature and names who made it. Required.
 	Signer func(raw []byte, when time.Time) (string, error)
 	// Writer names the enforcer that a signer is; "" if its name does not say
@@ -140,6 +139,9 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 		}
 	}
 	v.keep()
+	if unnamed := cfg.Keys.Unnamed(); unnamed != "" {
+		v.rep.Notes = append(v.rep.Notes, unnamed)
+	}
 	v.links()
 	for i, a := range cfg.Anchors {
 		v.anchor(a, fmt.Sprintf("anchor %d", i+1), "")

@@ -124,7 +124,7 @@ func BenchmarkVerify(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	keys, err := audit.ParsePublicKeys(logPub)
+	keys, err := audit.ParseLogKeys(logPub)
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -50,7 +50,7 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	}
 	cp, cpErr := b.cp, b.cpErr
 	if cpErr != nil && v.keys[l.Enforcer] != nil {
-		cp, cpErr = OpenCheckpoint(string(b.note), v.keysOf(l.Enforcer))
+		cp, cpErr = v.open(string(b.note))
 	}
 	if cpErr == nil && cp.Origin != l.origin() {
 		cpErr = fmt.Errorf("the checkpoint is of another log: %s", cp.Origin)

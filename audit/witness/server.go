@@ -30,8 +30,9 @@ type Config struct {
 	Key  ed25519.PrivateKey // its own, and for nothing else
 	Dir  string             // what it has cosigned; see state
 	// Logs are the keys of the enforcers whose logs are cosigned: every origin
-	// <enforcer>/<incarnation> of an enforcer in it.
-	Logs audit.PeerKeys
+	// <enforcer>/<incarnation> of an enforcer in it, if it is signed by a key of
+	// that enforcer, or one that is nobody's.
+	Logs audit.LogKeys
 	Log  *slog.Logger // nil: none
 }
 
@@ -52,6 +53,9 @@ func Open(cfg Config) (*Witness, error) {
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if unnamed := cfg.Logs.Unnamed(); unnamed != "" {
+		cfg.Log.Warn(unnamed)
 	}
 	signer, err := torchwood.NewCosignatureSigner(cfg.Name, cfg.Key)
 	if err != nil {
@@ -172,8 +176,7 @@ func (w *Witness) cosign(ctx context.Context, body []byte) (string, error) {
 		// A log of others, whose origin or extension lines are not as ours write
 		// them, is unknown before it is anything else.
 		origin, _, _ := strings.Cut(r.signed, "\n")
-		enforcer, _, _ := strings.Cut(origin, "/")
-		if len(w.cfg.Logs[enforcer])+len(w.cfg.Logs[""]) == 0 {
+		if len(w.cfg.Logs.Of(origin)) == 0 {
 			err = audit.ErrUnknownLog
 		}
 		return "", err

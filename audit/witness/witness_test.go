@@ -116,7 +116,7 @@ var logKey, otherKey, witnessKey = newKey(1), newKey(2), newKey(3)
 func public(k ed25519.PrivateKey) ed25519.PublicKey { return k.Public().(ed25519.PublicKey) }
 
 func config(dir string) witness.Config {
-	return witness.Config{Name: "witness.example/w1", Key: witnessKey, Dir: dir, Logs: audit.PeerKeys{"prod-1": {public(logKey)}}}
+	return witness.Config{Name: "witness.example/w1", Key: witnessKey, Dir: dir, Logs: audit.LogKeys{"prod-1": {public(logKey)}}}
 }
 
 // open starts a witness in dir; its server stops with the test.

@@ -93,7 +93,7 @@ func (k recordKeys) public(id string) (signers, checkpoints string, err error) {
 			if use == audit.UseCommit {
 				signers += fmt.Sprintf("%s namespaces=\"git\" %s\n", committerEmail(id), line)
 			} else {
-				checkpoints += fmt.Sprintf("%s %s\n", line, id)
+				checkpoints += fmt.Sprintf("%s %s\n", id, line)
 			}
 		}
 	}

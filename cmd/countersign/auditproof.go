@@ -26,7 +26,8 @@ file holds the entry, the hashes that lead from it to a signed checkpoint, and t
 checkpoint. It shows that entry, and says nothing of any other.
 
 Prints the log's key as a vkey: with it, any program for such proofs can check the
-file. So does --check, given the key's .pub file; with --witness-key or
+file. So does --check, given a file with that vkey, or with the enforcer's name and
+its key's .pub line (prod-1 ssh-ed25519 AAAA…); with --witness-key or
 --witness-policy it demands cosignatures, too, and without --check chooses a
 checkpoint that has them.
 
@@ -43,8 +44,11 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 				return err
 			}
 			cfg := audit.ProveConfig{Prefix: from.prefix, Kind: audit.Kind(kind)}
-			if cfg.Keys, err = audit.ParsePublicKeys(pub); err != nil {
+			if cfg.Keys, err = audit.ParseLogKeys(pub); err != nil {
 				return fmt.Errorf("%s: %w", keys, err)
+			}
+			if unnamed := cfg.Keys.Unnamed(); unnamed != "" {
+				fmt.Fprintln(cmd.ErrOrStderr(), "note:", unnamed)
 			}
 			if cfg.Quorum, err = need.quorum(); err != nil {
 				return err
@@ -116,7 +120,7 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 	fl := cmd.Flags()
 	repo := fl.Lookup("repo")
 	repo.Value, repo.Usage = &listFlag{&repos}, rolledRepos
-	fl.StringVar(&keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
+	fl.StringVar(&keys, "checkpoint-key", "", "file of who may sign checkpoints: a line each, <enforcer> ssh-ed25519 <key>, or a log's vkey (required)")
 	fl.StringVar(&kind, "kind", "", "of a call's entries, the last of this kind: intent, outcome, …")
 	fl.StringVarP(&to, "output", "o", "", "file to write, - for standard output; by default <call>.tlog-proof")
 	fl.StringVar(&check, "check", "", "check this proof; needs no record")

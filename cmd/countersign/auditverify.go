@@ -79,7 +79,7 @@ be checked.`,
 	repo := fl.Lookup("repo") // here, of several: a log may go on in another repository
 	repo.Value, repo.Usage = &listFlag{&f.repos}, rolledRepos
 	fl.StringVar(&f.signers, "commit-signers", "", "allowed_signers file: who may sign commits (required)")
-	fl.StringVar(&f.keys, "checkpoint-key", "", "file of ssh-ed25519 public keys: who may sign checkpoints (required)")
+	fl.StringVar(&f.keys, "checkpoint-key", "", "file of who may sign checkpoints: a line each, <enforcer> ssh-ed25519 <key> (required)")
 	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere, or a folder of such files (a witness's logs); may be repeated")
 	fl.StringVar(&f.policy, "policy", "", "clone of the policy repository: decisions and approvals are held against the policy of their commit")
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
@@ -167,7 +167,7 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 	if f.keysFile, err = os.ReadFile(f.keys); err != nil {
 		return cfg, err
 	}
-	if cfg.Keys, err = audit.ParsePublicKeys(f.keysFile); err != nil {
+	if cfg.Keys, err = audit.ParseLogKeys(f.keysFile); err != nil {
 		return cfg, fmt.Errorf("%s: %w", f.keys, err)
 	}
 	for _, a := range f.anchors {

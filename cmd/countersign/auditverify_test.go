@@ -46,7 +46,7 @@ func TestVerifyForPrograms(t *testing.T) {
 	_, commitKey, commitPub := key()
 	checkpointKey, _, checkpointPub := key()
 	write("audit_signers", append([]byte("demo@countersign.invalid "), commitPub...))
-	write("checkpoint.pub", checkpointPub)
+	write("checkpoint.pub", append([]byte("demo "), checkpointPub...))
 	store, err := gitsync.OpenAudit(gitsync.AuditConfig{Dir: at("audit.git"), KeyPEM: commitKey, Name: "demo", Email: "demo@countersign.invalid"})
 	if err != nil {
 		t.Fatal(err)
@@ -100,6 +100,15 @@ func TestVerifyForPrograms(t *testing.T) {
 	}
 	if out, _, code := verify(); code != 0 || !strings.Contains(out, "checked: 2 forwarded calls, each with its intent: 0 with an outcome, 0 closed by a later run, 2 open") || !strings.HasSuffix(out, "all links hold\n") {
 		t.Errorf("%d %s", code, out)
+	}
+	// A file as earlier versions made it serves on, and verify says what that is worth.
+	write("plain.pub", checkpointPub)
+	if out, errs, code := verify("--checkpoint-key", at("plain.pub")); code != 0 || !strings.Contains(out, "note: a checkpoint key is given without an enforcer's name, and may sign the logs of every enforcer: SHA256:") {
+		t.Errorf("%d %s%s", code, out, errs)
+	}
+	write("others.pub", append([]byte("prod-2 "), checkpointPub...))
+	if out, _, code := verify("--checkpoint-key", at("others.pub")); code != 1 || !strings.Contains(out, "no key is known for this enforcer: demo") {
+		t.Errorf("another enforcer's key: %d %s", code, out)
 	}
 	// Rolled back: the state knows.
 	ref := at("audit.git/refs/heads/audit/demo/i1/" + time.Now().UTC().Format("2006-01"))

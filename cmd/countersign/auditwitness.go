@@ -74,7 +74,7 @@ cosigned last. What it cosigned last it keeps in --dir, durably, before the
 cosignature leaves. Run it where whoever runs the enforcers has no say.
 
 --logs holds a line for each enforcer: its name, and its checkpoint key as in the
-.pub file (prod-1 ssh-ed25519 AAAA…). Every run of that enforcer is a log of its
+.pub file (prod-1 ssh-ed25519 AAAA…), as its "audit key" prints it. Every run of that enforcer is a log of its
 own, and is cosigned from its beginning on.
 
 Never restore --dir from a copy, and never run two witnesses with one key: what
@@ -107,7 +107,7 @@ GET /healthz says ok. SIGTERM stops it in order.`,
 			if err != nil {
 				return fmt.Errorf("--logs: %w", err)
 			}
-			if cfg.Logs, err = audit.ParsePeerKeys(logs); err != nil {
+			if cfg.Logs, err = audit.ParseLogKeys(logs); err != nil {
 				return fmt.Errorf("%s: %w", o.logs, err)
 			}
 			cfg.Log = slog.New(slog.NewJSONHandler(cmd.ErrOrStderr(), nil))

@@ -208,7 +208,7 @@ func TestRunbookBothKeysAreRotated(t *testing.T) {
 		"COUNTERSIGN_AUDIT_COMMIT_KEY_FILE": s.Path("commit_key_2"), "COUNTERSIGN_AUDIT_CHECKPOINT_KEY_FILE": s.Path("checkpoint_key_2"),
 	}
 	addTo(t, s, "audit_signers", newKeyFile(t, s, "commit_key_2", "demo@countersign.invalid").AllowedSigner(""))
-	addTo(t, s, "checkpoint.pub", newKeyFile(t, s, "checkpoint_key_2", "checkpoints").Authorized())
+	addTo(t, s, "checkpoint.pub", stage.EnforcerN+" "+newKeyFile(t, s, "checkpoint_key_2", "checkpoints").Authorized())
 	p = serving(t, s, next)
 	denied(p)
 	p.stop()
@@ -225,7 +225,7 @@ func TestRunbookBothKeysAreRotated(t *testing.T) {
 	if err := os.Rename(s.Audit+".away", s.Audit); err != nil {
 		t.Fatal(err)
 	}
-	addTo(t, s, "checkpoint.pub", newKeyFile(t, s, "checkpoint_key_3", "checkpoints").Authorized())
+	addTo(t, s, "checkpoint.pub", stage.EnforcerN+" "+newKeyFile(t, s, "checkpoint_key_3", "checkpoints").Authorized())
 	third := map[string]string{
 		"COUNTERSIGN_AUDIT_COMMIT_KEY_FILE": s.Path("commit_key_2"), "COUNTERSIGN_AUDIT_CHECKPOINT_KEY_FILE": s.Path("checkpoint_key_3"),
 	}

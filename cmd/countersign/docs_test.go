@@ -351,7 +351,7 @@ func TestTheOperatorsPage(t *testing.T) {
 		"ssh-keygen -q -t ed25519 -N '' -C commits -f secrets/commit_key":                                                plain,
 		"ssh-keygen -q -t ed25519 -N '' -C checkpoints -f secrets/checkpoint_key":                                        plain,
 		`echo "prod-1@countersign.invalid namespaces=\"git\" $(cut -d' ' -f1,2 secrets/commit_key.pub)" > audit_signers`: plain,
-		"cp secrets/checkpoint_key.pub checkpoint_key.pub":                                                               plain,
+		`echo "prod-1 $(cut -d' ' -f1,2 secrets/checkpoint_key.pub)" > checkpoint_key.pub`:                               plain,
 		"git init -q -b main policy":                                 plain,
 		"cp -r ../docs/policy/. policy/":                             plain,
 		"git -C policy config gpg.format ssh":                        plain,

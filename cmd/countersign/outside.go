@@ -51,7 +51,7 @@ func openOutside(c config, repo *gitsync.Repo, record func(context.Context, audi
 		if err != nil {
 			return o, fmt.Errorf("COUNTERSIGN_AUDIT_PEER_KEYS: %w", err)
 		}
-		keys, err := audit.ParsePeerKeys(b)
+		keys, err := audit.ParseLogKeys(b)
 		if err != nil {
 			return o, fmt.Errorf("COUNTERSIGN_AUDIT_PEER_KEYS: %w", err)
 		}

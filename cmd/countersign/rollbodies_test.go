@@ -155,7 +155,7 @@ func TestAnchorsOfAnotherRepositoryAreNotRecalled(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		keys, err := audit.ParsePeerKeys([]byte("other " + string(line)))
+		keys, err := audit.ParseLogKeys([]byte("other " + string(line)))
 		if err != nil {
 			t.Fatal(err)
 		}
