@@ -336,7 +336,9 @@ func (e *Eraser) dropAll(ctx context.Context, er *Erasure) (err error) {
 	unseen := e.cfg.Store.FetchNew(ctx, e.prefix())
 	var log PublishedLog
 	if unseen == nil && er.Before.IsZero() {
-		if log, unseen = e.cfg.Published(ctx, "audit/"+e.cfg.Enforcer+"/"); unseen == nil {
+		got, err2 := e.cfg.Published(ctx, "audit/"+e.cfg.Enforcer+"/")
+		if unseen = err2; unseen == nil { // else it is nothing, and may be a pointer to that
+			log = got
 			defer func() { err = errors.Join(err, log.Close()) }()
 		}
 	}

@@ -371,6 +371,26 @@ func TestAnErasureGoesOnWhenTheRemoteIsBack(t *testing.T) {
 	s.verified(t)
 }
 
+// The branches of bodies were brought in, and then the log could not be: what
+// can be found here goes, and the rest waits.
+func TestAnErasureWaitsForTheLogOfTheRemote(t *testing.T) {
+	s := newErasure(t)
+	a := s.call(t, "alice", "c_a")
+	s.flush(t)
+	tmp := os.TempDir()
+	t.Setenv("TMPDIR", filepath.Join(t.TempDir(), "none")) // nowhere to clone it into
+	er := s.ask(t, alice())
+	if er.Done || er.Seen || !strings.Contains(er.Waits, "cannot be asked") || er.Count() != 2 {
+		t.Fatalf("%+v", er)
+	}
+	s.state(t, s.local(), 1, a, audit.BodyGone)
+	t.Setenv("TMPDIR", tmp)
+	s.flush(t)
+	s.done(t, er.ID, 2)
+	s.state(t, s.remote, 1, a, audit.BodyGone)
+	s.verified(t)
+}
+
 // Killed in the middle, an erasure is finished by the next start, and counts
 // what went before.
 func TestAnErasureIsFinishedAfterACrash(t *testing.T) {
