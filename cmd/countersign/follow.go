@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"countersign/enforcer"
@@ -26,7 +27,8 @@ type policyFollower struct {
 	source *gitsync.Source
 	told   func(commit, signer string, rejected error) // of each change, for check runs; may be nil
 
-	unrecorded bool // the last rejection is not in the record yet
+	unrecorded bool                         // the last rejection is not in the record yet
+	last       atomic.Pointer[rules.Policy] // that came into force
 }
 
 // holder is where the policy in force is held: the enforcer, or a bot beside
@@ -95,6 +97,10 @@ func (f *policyFollower) current() *rules.Policy {
 	}
 	return f.gate.Policy()
 }
+
+// latest is the policy in force or, when the gate has stopped, the one that was:
+// what the record still has to publish then is published as that one says.
+func (f *policyFollower) latest() *rules.Policy { return f.last.Load() }
 
 // commit is the policy in force, "" while there is none: for the record.
 func (f *policyFollower) commit() string { return commitOf(f.current()) }
@@ -218,6 +224,7 @@ func brief(s string) string {
 
 func (f *policyFollower) install(snap *gitsync.Snapshot, p *rules.Policy, status string) {
 	f.gate.Install(p, snap.Confirmed)
+	f.last.Store(p)
 	limitMemory(p.Settings().MaxMemory)
 	f.gate.Rejected("")
 	f.log.Info("policy in force", "commit", snap.Commit, "subject", snap.Subject, "signer", snap.Signer, "how", status)

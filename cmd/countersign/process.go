@@ -98,7 +98,7 @@ func (p *process) open(ctx context.Context) (err error) {
 		return err
 	}
 	p.down.add(p.record.close)
-	p.record.policy, p.record.names = p.policy.current, p.names
+	p.record.policy, p.record.names = p.policy.latest, p.names
 	if p.approvals, err = openApprovals(ctx, p.config, p.record, p.mask, p.names, p.policy, p.log); err != nil {
 		return err
 	}

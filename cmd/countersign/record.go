@@ -43,7 +43,7 @@ type record struct {
 	logs     []*rollingLog         // of earlier runs that were not wholly published, and of this one, the last
 	target   string                // where this run's log is, or is to go on
 	eraser   *audit.Eraser         // of bodies
-	policy   func() *rules.Policy  // in force, nil while none is; set before publishing begins
+	policy   func() *rules.Policy  // in force, or the last one that was; nil before the first; set before publishing begins
 	names    func() enforcer.Names // of subjects; set before publishing begins
 	recovery enforcer.Recovery
 	outside  outside

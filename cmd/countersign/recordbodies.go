@@ -54,7 +54,7 @@ func (r *record) newEraser(bodies []*audit.Bodies, at *site) (*audit.Eraser, err
 	})
 }
 
-// inForce is the policy, nil while none is.
+// inForce is the policy, the last one at a stop; nil while there is none.
 func (r *record) inForce() *rules.Policy {
 	if r.policy == nil {
 		return nil // the record was opened, and no more
