@@ -32,13 +32,14 @@ func TestVerifyByHand(t *testing.T) {
 		_, _, checkpoint := namedKey(t, "checkpoint-"+n)
 		keys = fmt.Appendf(keys, "prod-%s %s", n, checkpoint)
 	}
-	for name, b := range map[string][]byte{"verify.py": []byte(script), "audit_signers": allowed, "checkpoint.pub": keys} {
+	for name, b := range map[string][]byte{"verify.py": []byte(script), "audit_signers": allowed, "checkpoint_key.pub": keys} {
 		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
 	byHand := func(repo string) (string, bool) {
-		cmd := exec.CommandContext(t.Context(), "python3", filepath.Join(dir, "verify.py"), repo, filepath.Join(dir, "audit_signers"), filepath.Join(dir, "checkpoint.pub"))
+		cmd := exec.CommandContext(t.Context(), "python3", "verify.py", repo, "audit_signers", "checkpoint_key.pub")
+		cmd.Dir = dir
 		out, err := cmd.CombinedOutput()
 		var exit *exec.ExitError
 		if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 1 || !strings.Contains(string(out), "does not hold: ")) {

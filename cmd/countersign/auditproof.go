@@ -32,8 +32,8 @@ its key's .pub line (prod-1 ssh-ed25519 AAAA…); with --witness-key or
 checkpoint that has them.
 
 Exits with 1 if there is no such entry, or the proof does not hold.`,
-		Example: `  countersign audit proof c_4kq2m7… --repo ./audit --checkpoint-key checkpoint.pub -o call.tlog-proof
-  countersign audit proof --check call.tlog-proof --checkpoint-key checkpoint.pub`,
+		Example: `  countersign audit proof c_4kq2m7… --repo ./audit --checkpoint-key checkpoint_key.pub -o call.tlog-proof
+  countersign audit proof --check call.tlog-proof --checkpoint-key checkpoint_key.pub`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if (len(args) == 1) == (check != "") {

@@ -64,8 +64,8 @@ seen. Keep checkpoints elsewhere. docs/record.md says more.
 
 Exit status: 0 the record holds; 1 it does not, or there is none; 2 it could not
 be checked.`,
-		Example: `  countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint.pub
-  countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint.pub \
+		Example: `  countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint_key.pub
+  countersign audit verify --repo ./audit --commit-signers audit_signers --checkpoint-key checkpoint_key.pub \
     --policy ./policy --state verified.json --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {

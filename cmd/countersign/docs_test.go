@@ -103,7 +103,7 @@ func (s *shell) do(command string) int {
 	s.t.Helper()
 	ctx, cancel := context.WithTimeout(s.t.Context(), time.Minute)
 	defer cancel()
-	script := "[ ! -e \"$STATE\" ] || . \"$STATE\"\n" + command + "\nstatus=$?\n{ declare -px; printf 'cd %q\\n' \"$PWD\"; } > \"$STATE\"\nexit $status\n"
+	script := "[ ! -e \"$STATE\" ] || . \"$STATE\"\nset -a\n" + command + "\nstatus=$?\n{ declare -px; printf 'cd %q\\n' \"$PWD\"; } > \"$STATE\"\nexit $status\n"
 	cmd := exec.CommandContext(ctx, "bash", "-c", script)
 	cmd.Dir, cmd.Env = s.dir, s.env
 	var out bytes.Buffer
@@ -283,9 +283,9 @@ func TestTheReadmesCommands(t *testing.T) {
 		"countersign policy simulate ./policy --record ./audit":                                                      {says: " 0 different, 0 skipped"},
 		"countersign audit stats --repo ./audit --since 30d":                                                         {says: "95% within"},
 		"countersign audit masks --repo ./audit":                                                                     {says: "stripe"},
-		"git -c gpg.ssh.allowedSignersFile=audit_signers verify-commit <commit>": {says: "Good \"git\" signature", run: func(s *shell, c string) string {
+		`git -C audit -c gpg.ssh.allowedSignersFile="$PWD/audit_signers" verify-commit <commit>`: {says: "Good \"git\" signature", run: func(s *shell, c string) string {
 			commit := strings.TrimSpace(s.must("git -C audit for-each-ref --count=1 --format='%(objectname)' refs/remotes/origin/audit"))
-			return "cp audit_signers audit/ && cd audit && " + strings.Replace(c, "<commit>", commit, 1)
+			return strings.Replace(c, "<commit>", commit, 1)
 		}},
 	})
 }
