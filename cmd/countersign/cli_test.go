@@ -60,6 +60,8 @@ func TestExitCodesAndWords(t *testing.T) {
 		"help":               {[]string{"--help"}, 0, []string{"policy check", "audit verify"}},
 		"help of serve":      {[]string{"serve", "--help"}, 0, []string{"COUNTERSIGN_POLICY_REPO (required)", "VAULT_TOKEN_FILE"}},
 		"an unknown command": {[]string{"serv"}, 2, []string{"unknown command"}},
+		"a misspelt check":   {[]string{"audit", "verfiy", "--repo", empty}, 2, []string{`countersign audit has no command "verfiy" (verify?); see countersign audit --help`}},
+		"a group of them":    {[]string{"audit"}, 0, []string{"Available Commands"}},
 		"an unknown flag":    {[]string{"policy", "check", "--fast"}, 2, []string{"unknown flag: --fast"}},
 		"a good policy":      {[]string{"policy", "check", "../../docs/policy"}, 0, []string{"no problems: 1 server, 6 cases"}},
 		"a bad policy":       {[]string{"policy", "check", bad}, 1, []string{"countersign.yaml:2:1: ", "rules/a.yaml:2:11: ", "has(args.x)", "problems"}},

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -66,5 +67,30 @@ Start with:
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
 	root.AddCommand(serveCommand(), botCommand(), healthCommand(), freezeCommand(), unfreezeCommand(), freezesCommand(), credentialsCommand(), approvalsCommand(), policyCommand(), auditCommand())
+	for _, c := range root.Commands() {
+		if c.HasSubCommands() && !c.Runnable() {
+			c.Args, c.RunE = cobra.ArbitraryArgs, noSuchCommand
+		}
+	}
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		if c != root && c.HasSubCommands() && c.Flags().NArg() > 0 { // the flags are of the command that it has not
+			return noSuchCommand(c, c.Flags().Args())
+		}
+		return err
+	})
 	return root
+}
+
+// noSuchCommand runs where one of a command's own was to be named: a misspelt
+// "audit verify" must not pass for one that found nothing.
+func noSuchCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return cmd.Help()
+	}
+	hint := ""
+	cmd.SuggestionsMinimumDistance = 2
+	if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+		hint = fmt.Sprintf(" (%s?)", strings.Join(like, ", "))
+	}
+	return fmt.Errorf("%s has no command %q%s; see %[1]s --help", cmd.CommandPath(), args[0], hint)
 }
