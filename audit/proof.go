@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -129,8 +130,9 @@ type ProveConfig struct {
 	// Earlier are the repositories before, the oldest first, as in VerifyConfig.
 	Earlier []Repository
 	Prefix  string // limits the logs, as in VerifyConfig
-	// The entry: the last one that names the call, of that kind if one is given;
-	// or, without a call, number Seq of the only log that there is.
+	// The entry: what ended the call, or else the last one that names it, or the
+	// last of that kind if one is given; or, without a call, number Seq of the
+	// only log that there is. A call may be named by its beginning.
 	Call string
 	Kind Kind
 	Seq  uint64
@@ -151,23 +153,17 @@ func Prove(ctx context.Context, repo Repository, cfg ProveConfig) (Proof, error)
 		}
 		return Proof{}, fmt.Errorf("%w: there are %d logs; choose one: %s", ErrNoEntry, len(logs), strings.Join(names, ", "))
 	}
-	var in *shelf
-	var line []byte
+	found := map[string]sought{}
 	for _, l := range logs {
-		found, err := l.find(ctx, cfg)
-		if err != nil {
+		if err := l.find(ctx, cfg, found); err != nil {
 			return Proof{}, err
 		}
-		if found != nil {
-			in, line = l, found
-		}
 	}
-	if in == nil {
-		if cfg.Call == "" {
-			return Proof{}, fmt.Errorf("%w: number %d", ErrNoEntry, cfg.Seq)
-		}
-		return Proof{}, fmt.Errorf("%w: of call %s", ErrNoEntry, cfg.Call)
+	this, err := cfg.choose(found)
+	if err != nil {
+		return Proof{}, err
 	}
+	in, line := this.in, this.line
 	e, err := Decode(line)
 	if err != nil {
 		return Proof{}, fmt.Errorf("%w: %w", ErrProof, err)
@@ -306,20 +302,54 @@ func openMonth(repo Repository, branch string) (m month, err error) {
 	return m, nil
 }
 
-// find gives the line of the entry, nil if it is not there.
-func (l *shelf) find(ctx context.Context, cfg ProveConfig) ([]byte, error) {
+// sought is an entry that may be the one that is asked for.
+type sought struct {
+	in    *shelf
+	line  []byte
+	ended bool // it says how the call ended
+}
+
+const shortestName = 4 // of a call, by its beginning
+
+// choose picks the entry from those of each call that may be meant.
+func (cfg ProveConfig) choose(found map[string]sought) (sought, error) {
+	if s, ok := found[cfg.Call]; ok {
+		return s, nil
+	}
+	what := fmt.Sprintf("number %d", cfg.Seq)
+	if cfg.Call != "" {
+		what = "of call " + cfg.Call
+	}
+	if cfg.Kind != "" {
+		what += ", of kind " + string(cfg.Kind)
+	}
+	calls := slices.Sorted(maps.Keys(found))
+	switch {
+	case len(calls) == 1:
+		return found[calls[0]], nil
+	case len(calls) > 1:
+		return sought{}, fmt.Errorf("%w: %s is the beginning of several calls: %s", ErrNoEntry, cfg.Call, strings.Join(calls, ", "))
+	}
+	return sought{}, fmt.Errorf("%w in this record: %s", ErrNoEntry, what)
+}
+
+// find notes the entry, or of each call that may be meant the best one, in found.
+func (l *shelf) find(ctx context.Context, cfg ProveConfig, found map[string]sought) error {
 	call := appendString(nil, cfg.Call)
+	if len(cfg.Call) >= shortestName {
+		call = call[:len(call)-1] // without the quote at its end
+	}
 	for _, m := range slices.Backward(l.months) {
 		for i, b := range slices.Backward(m.batches) {
 			if err := ctx.Err(); err != nil {
-				return nil, err
+				return err
 			}
 			if cfg.Call == "" && (cfg.Seq < b.first || i+1 < len(m.batches) && cfg.Seq >= m.batches[i+1].first) {
 				continue
 			}
 			text, err := l.repo.Blob(b.lines)
 			if err != nil {
-				return nil, err
+				return err
 			}
 			if cfg.Call != "" && !bytes.Contains(text, call) {
 				continue
@@ -327,15 +357,29 @@ func (l *shelf) find(ctx context.Context, cfg ProveConfig) ([]byte, error) {
 			for _, line := range slices.Backward(trimLines(text)) {
 				e, err := Decode(line)
 				if err != nil {
-					return nil, fmt.Errorf("%w: %s, after entry %d: %w", ErrProof, l.origin, b.first, err)
+					return fmt.Errorf("%w: %s, after entry %d: %w", ErrProof, l.origin, b.first, err)
 				}
-				if cfg.Call == "" && e.Seq == cfg.Seq || cfg.Call != "" && e.Call == cfg.Call && (cfg.Kind == "" || e.Kind == cfg.Kind) {
-					return line, nil
+				if cfg.Call == "" {
+					if e.Seq == cfg.Seq {
+						found[""] = sought{in: l, line: line}
+						return nil
+					}
+					continue
+				}
+				if e.Call != cfg.Call && (len(cfg.Call) < shortestName || !strings.HasPrefix(e.Call, cfg.Call)) || cfg.Kind != "" && e.Kind != cfg.Kind {
+					continue
+				}
+				this := sought{l, line, cfg.Kind != "" || e.Kind == KindOutcome || e.Kind == KindRefused || e.Kind == KindRecovered}
+				if was, ok := found[e.Call]; !ok || this.ended && !was.ended {
+					found[e.Call] = this
+				}
+				if e.Call == cfg.Call && this.ended {
+					return nil
 				}
 			}
 		}
 	}
-	return nil, nil
+	return nil
 }
 
 // checkpoint finds the newest one that has the entry and meets the quorum.

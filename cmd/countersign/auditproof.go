@@ -20,9 +20,9 @@ func auditProofCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "proof [<call> | <number>]",
 		Short: "Prove one entry to somebody who has a public key and nothing else",
-		Long: `Writes a proof (c2sp.org/tlog-proof) that the record holds an entry: the last one
-of a call (c_…), or the one with a number, for which --log has to name one run. The
-file holds the entry, the hashes that lead from it to a signed checkpoint, and the
+		Long: `Writes a proof (c2sp.org/tlog-proof) that the record holds an entry: the one that
+ended a call (c_…, or its beginning), or the one with a number, for which --log has
+to name one run where there are several. The file holds the entry, the hashes that lead from it to a signed checkpoint, and the
 checkpoint. It shows that entry, and says nothing of any other.
 
 Prints the log's key as a vkey: with it, any program for such proofs can check the
@@ -64,7 +64,7 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 					fmt.Fprintln(out, err)
 					return errFound
 				}
-				fmt.Fprintf(out, "proven: entry %d of %s, in its tree of %d entries\n", p.Entry.Seq, p.Checkpoint.Origin, p.Checkpoint.Size)
+				fmt.Fprintf(out, "proven: %s\n", provenEntry(p))
 				for _, c := range p.Cosigned {
 					fmt.Fprintf(out, "cosigned by %s at %s\n", c.Witness, c.Time.Format(time.RFC3339))
 				}
@@ -106,12 +106,12 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 				return err
 			}
 			if to == "" {
-				to = fmt.Sprintf("%s.tlog-proof", args[0])
+				to = args[0] + ".tlog-proof"
 			}
 			if err := os.WriteFile(to, p.Encode(), 0o644); err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "%s: entry %d of %s, in its tree of %d entries\nlog %s\n", to, p.Entry.Seq, p.Checkpoint.Origin, p.Checkpoint.Size, vkey)
+			fmt.Fprintf(out, "%s: %s\nlog %s\n", to, provenEntry(p), vkey)
 			return nil
 		},
 	}
@@ -121,11 +121,20 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 	repo := fl.Lookup("repo")
 	repo.Value, repo.Usage = &listFlag{&repos}, rolledRepos
 	fl.StringVar(&keys, "checkpoint-key", "", "file of who may sign checkpoints: a line each, <enforcer> ssh-ed25519 <key>, or a log's vkey (required)")
-	fl.StringVar(&kind, "kind", "", "of a call's entries, the last of this kind: intent, outcome, …")
-	fl.StringVarP(&to, "output", "o", "", "file to write, - for standard output; by default <call>.tlog-proof")
+	fl.StringVar(&kind, "kind", "", "of a call's entries, the last of this kind (intent, approval, …) in place of the one that ended it")
+	fl.StringVarP(&to, "output", "o", "", "file to write, - for standard output; by default <what was named>.tlog-proof")
 	fl.StringVar(&check, "check", "", "check this proof; needs no record")
 	if err := cmd.MarkFlagRequired("checkpoint-key"); err != nil {
 		panic(err) // the flag is defined a few lines up
 	}
 	return cmd
+}
+
+// provenEntry says which entry a proof is of.
+func provenEntry(p audit.Proof) string {
+	of := string(p.Entry.Kind)
+	if p.Entry.Call != "" {
+		of += " of " + safe(p.Entry.Call)
+	}
+	return fmt.Sprintf("entry %d of %s (%s), in its tree of %d entries", p.Entry.Seq, p.Checkpoint.Origin, of, p.Checkpoint.Size)
 }

@@ -15,6 +15,8 @@ import (
 	"time"
 	"unicode"
 
+	"golang.org/x/crypto/ssh"
+
 	"countersign/audit"
 	"countersign/audit/index"
 )
@@ -116,6 +118,40 @@ func TestReading(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A proof of a call is of what ended it, whatever follows; a call may be named by its beginning.
+func TestProvingACall(t *testing.T) {
+	t.Parallel()
+	r := sample(t)
+	public, err := ssh.NewPublicKey(r.key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	key, file := filepath.Join(dir, "checkpoint_key.pub"), filepath.Join(dir, "call.tlog-proof")
+	if err := os.WriteFile(key, ssh.MarshalAuthorizedKey(public), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		args string
+		code int
+		says string
+	}{
+		"what ended it":       {"c_updxw3t4kq2m", 0, "entry 8 of demo/r_k3v9 (outcome of c_updxw3t4kq2m), in its tree of 11 entries"},
+		"by its beginning":    {"c_updx", 0, "(outcome of c_updxw3t4kq2m)"},
+		"its intent":          {"c_updx --kind intent", 0, "(intent of c_updxw3t4kq2m)"},
+		"a refusal":           {"c_denied9", 0, "(refused of c_denied9hashes)"},
+		"too short":           {"c_u", 1, "no such entry in this record: of call c_u"},
+		"nothing of the kind": {"c_updx --kind freeze", 1, "of call c_updx, of kind freeze"},
+		"a number":            {"3 --log audit/demo/", 0, "entry 3 of demo/r_k3v9"},
+		"which log":           {"3", 1, "there are 2 logs"},
+	} {
+		out, errs, code := reads(t, append(strings.Fields("audit proof "+c.args), "--repo", r.dir, "--checkpoint-key", key, "-o", file)...)
+		if code != c.code || !strings.Contains(out, c.says) {
+			t.Errorf("%s: exit %d, %s%s", name, code, out, errs)
+		}
 	}
 }
 

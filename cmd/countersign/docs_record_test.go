@@ -93,7 +93,7 @@ func TestTheRecordsPages(t *testing.T) {
 			return c // again, from where it was
 		}},
 		"countersign audit proof c_4kq2… --repo audit --checkpoint-key checkpoint_key.pub -o call.tlog-proof": {says: "log demo/", run: run},
-		"countersign audit proof --check call.tlog-proof --checkpoint-key checkpoint_key.pub":                 {says: "proven: entry "},
+		"countersign audit proof --check call.tlog-proof --checkpoint-key checkpoint_key.pub":                 {says: "(outcome of " + made.spent},
 		"countersign audit log --repo audit --decision deny --since 7d":                                       {says: "denied "},
 		"countersign audit log --repo audit --subject alice --tool execute --follow": {says: "there is echo", run: func(_ *shell, c string) string {
 			return strings.TrimSuffix(c, " --follow") // which ends when it is stopped: TestFollowAClone
