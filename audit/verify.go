@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,8 +67,10 @@ type VerifyConfig struct {
 	// "audit/". Empty: all.
 	Prefix string
 	// Anchors are signed checkpoints that somebody else kept: the record must
-	// hold at least what they hold.
-	Anchors []string
+	// hold at least what they hold. AnchorNames, one for each, say where from;
+	// without, they are numbered.
+	Anchors     []string
+	AnchorNames []string
 	// Quorum says who must have cosigned every log, up to what was committed
 	// Grace before Now; nil: nobody.
 	Quorum *Quorum
@@ -144,7 +147,11 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 	}
 	v.links()
 	for i, a := range cfg.Anchors {
-		v.anchor(a, fmt.Sprintf("anchor %d", i+1), "")
+		name := strconv.Itoa(i + 1)
+		if i < len(cfg.AnchorNames) {
+			name = cfg.AnchorNames[i]
+		}
+		v.anchor(a, "anchor "+name, "")
 	}
 	v.openAnchors()
 	v.hold()

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/go-git/go-git/v5/config"
 	"github.com/go-git/go-git/v5/plumbing"
 )
 
@@ -28,10 +30,16 @@ func OpenClone(ctx context.Context, urlOrPath string, auth Auth) (*Repo, error) 
 		if _, err := os.Stat(filepath.Join(dir, ".git", "HEAD")); err == nil {
 			dir, tracked = filepath.Join(dir, ".git"), true
 		}
-		if _, err := os.Stat(filepath.Join(dir, "HEAD")); err != nil {
+		switch _, err := os.Stat(filepath.Join(dir, "HEAD")); {
+		case errors.Is(err, os.ErrNotExist):
+			return nil, fmt.Errorf("%s is not a Git repository", urlOrPath)
+		case err != nil:
 			return nil, fmt.Errorf("%s is not a Git repository: %w", urlOrPath, err)
 		}
 		return &Repo{dir: dir, st: storageAt(dir), tracked: tracked}, nil
+	}
+	if !strings.Contains(urlOrPath, ":") { // as in https://host/path, and host:path
+		return nil, fmt.Errorf("%s is neither a folder nor a Git URL", urlOrPath)
 	}
 	rem, err := newRemote(urlOrPath, auth)
 	if err != nil {
@@ -63,6 +71,28 @@ func cloneFrom(ctx context.Context, rem *remote, prefix string) (*Repo, error) {
 		return nil, errors.Join(err, r.Close())
 	}
 	return r, nil
+}
+
+// Lacks says what a clone in a folder was made without: objects, so that nobody
+// can tell what is missing from what is damaged, or branches. "" where it is whole.
+func (r *Repo) Lacks() (objects, branches string, err error) {
+	switch b, err := os.ReadFile(filepath.Join(r.dir, "shallow")); {
+	case err == nil && len(b) > 0:
+		return "it is a shallow clone (--depth), which lacks commits: git fetch --unshallow", "", nil
+	case err != nil && !errors.Is(err, os.ErrNotExist):
+		return "", "", err
+	}
+	if promised, err := filepath.Glob(filepath.Join(r.dir, "objects", "pack", "*.promisor")); err != nil || len(promised) > 0 {
+		return "it is a partial clone (--filter), which lacks objects: clone it without", "", err
+	}
+	cfg, err := r.st.Config()
+	if err != nil {
+		return "", "", err
+	}
+	if origin := cfg.Remotes["origin"]; origin != nil && len(origin.Fetch) > 0 && !slices.ContainsFunc(origin.Fetch, config.RefSpec.IsWildcard) {
+		branches = "it was cloned with a single branch (--single-branch): the record may have others"
+	}
+	return "", branches, nil
 }
 
 // Dir is the repository's folder: of a working copy, .git.

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -105,6 +107,7 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 		f.repos = []string{"."}
 	}
 	var all []audit.Repository
+	var notes []string
 	for _, at := range f.repos {
 		f.from.repo = at
 		repo, err2 := f.from.open(ctx)
@@ -112,6 +115,16 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 			return err2
 		}
 		defer func() { err = errors.Join(err, repo.Close()) }()
+		lacks, branches, err2 := repo.Lacks()
+		if err2 == nil && lacks != "" {
+			err2 = errors.New(lacks)
+		}
+		if err2 != nil {
+			return fmt.Errorf("%s cannot be verified: %w", at, err2)
+		}
+		if branches != "" {
+			notes = append(notes, fmt.Sprintf("%s: %s", at, branches))
+		}
 		objects, done := sideBySide(repo, runtime.GOMAXPROCS(0))
 		defer func() { err = errors.Join(err, done()) }()
 		all = append(all, objects)
@@ -144,10 +157,11 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 		}
 		return err
 	}
+	report.Notes = append(notes, report.Notes...)
 	if f.asJSON {
 		err = printVerdict(out, report)
 	} else {
-		printReport(out, report, f.policy != "")
+		printReport(out, report, cmp.Or(f.from.prefix, "audit/"), f.policy != "")
 	}
 	if err == nil && !report.OK() {
 		return errFound
@@ -158,14 +172,17 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 	cfg.Handover = f.handover
 	if f.allowedFile, err = os.ReadFile(f.signers); err != nil {
-		return cfg, err
+		return cfg, fmt.Errorf("--commit-signers: %w", err)
+	}
+	if len(bytes.TrimSpace(f.allowedFile)) == 0 {
+		return cfg, fmt.Errorf("%s: no key is in the file", f.signers)
 	}
 	trust, err := gitsync.Signers{AllowedSigners: f.allowedFile}.Parse()
 	if err != nil {
 		return cfg, fmt.Errorf("%s: %w", f.signers, err)
 	}
 	if f.keysFile, err = os.ReadFile(f.keys); err != nil {
-		return cfg, err
+		return cfg, fmt.Errorf("--checkpoint-key: %w", err)
 	}
 	if cfg.Keys, err = audit.ParseLogKeys(f.keysFile); err != nil {
 		return cfg, fmt.Errorf("%s: %w", f.keys, err)
@@ -176,11 +193,11 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 				return err
 			}
 			b, err := os.ReadFile(path)
-			cfg.Anchors = append(cfg.Anchors, string(b))
+			cfg.Anchors, cfg.AnchorNames = append(cfg.Anchors, string(b)), append(cfg.AnchorNames, path)
 			return err
 		})
 		if err != nil {
-			return cfg, err
+			return cfg, fmt.Errorf("--anchor: %w", err)
 		}
 	}
 	if cfg.Quorum, err = f.quorum.quorum(); err != nil {
@@ -304,7 +321,7 @@ func printVerdict(w io.Writer, r *audit.Report) error {
 
 // printReport tells people: what does not hold, first; what is worth knowing;
 // what was checked; the verdict, last, where it stays on the screen.
-func printReport(w io.Writer, r *audit.Report, policy bool) {
+func printReport(w io.Writer, r *audit.Report, prefix string, policy bool) {
 	for _, p := range r.Problems {
 		fmt.Fprintln(w, "PROBLEM:", safe(p.String()))
 	}
@@ -312,12 +329,32 @@ func printReport(w io.Writer, r *audit.Report, policy bool) {
 		fmt.Fprintln(w, "note:", safe(n))
 	}
 	for _, l := range r.Logs {
+		if l.Entries == 0 {
+			fmt.Fprintf(w, "log %s/%s: none of it holds\n", l.Enforcer, l.Incarnation)
+			continue
+		}
 		resumed := ""
 		if l.Resumed > 0 {
 			resumed = fmt.Sprintf(", %d of them verified before", l.Resumed)
 		}
 		fmt.Fprintf(w, "log %s/%s: %s in %s, %s to %s, signed by %s%s\n", l.Enforcer, l.Incarnation, number(l.Entries, "entry", "entries"), count(l.Commits, "commit"),
 			l.First.Format(time.DateTime), l.Last.Format(time.DateTime), safe(strings.Join(l.Signers, ", ")), resumed)
+	}
+	printChecked(w, r, policy)
+	switch {
+	case len(r.Problems) > 0:
+		fmt.Fprintf(w, "the record does not hold: %s\n", count(len(r.Problems), "problem"))
+	case len(r.Logs) == 0:
+		fmt.Fprintf(w, "no record here: no branch begins with %s (a clone needs all branches)\n", safe(prefix))
+	default:
+		fmt.Fprintln(w, r)
+	}
+}
+
+// printChecked tells what was looked at, where anything was.
+func printChecked(w io.Writer, r *audit.Report, policy bool) {
+	if r.Entries == 0 {
+		return
 	}
 	c := r.Checked
 	line := func(format string, args ...any) { fmt.Fprintf(w, "checked: "+format+"\n", args...) }
@@ -343,13 +380,7 @@ func printReport(w io.Writer, r *audit.Report, policy bool) {
 	if n := c.Bodies + c.Sealed + c.Erased; n > 0 {
 		line("%d bodies as their entries say, %d sealed, %d not there: erased, expired, or not in this clone", c.Bodies, c.Sealed, c.Erased)
 	}
-	line("%s against what the entries say; %d checkpoints held elsewhere", count(c.Messages, "commit message"), r.Anchors)
-	switch {
-	case len(r.Problems) > 0:
-		fmt.Fprintf(w, "the record does not hold: %s\n", count(len(r.Problems), "problem"))
-	default:
-		fmt.Fprintln(w, r)
-	}
+	line("%s against what the entries say; %s held elsewhere", count(c.Messages, "commit message"), count(r.Anchors, "checkpoint"))
 }
 
 func number(n uint64, one, many string) string {

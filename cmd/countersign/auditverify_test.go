@@ -110,6 +110,9 @@ func TestVerifyForPrograms(t *testing.T) {
 	if out, _, code := verify("--checkpoint-key", at("others.pub")); code != 1 || !strings.Contains(out, "no key is known for this enforcer: demo") {
 		t.Errorf("another enforcer's key: %d %s", code, out)
 	}
+	clonesThatLack(t, at("audit.git"), dir, func(clone string) (string, string, int) {
+		return command(t, nil, "audit", "verify", "--repo", clone, "--commit-signers", at("audit_signers"), "--checkpoint-key", at("checkpoint.pub"))
+	})
 	// Rolled back: the state knows.
 	ref := at("audit.git/refs/heads/audit/demo/i1/" + time.Now().UTC().Format("2006-01"))
 	tip, err := os.ReadFile(ref)
@@ -136,10 +139,47 @@ func TestVerifyForPrograms(t *testing.T) {
 	for what, more := range map[string][]string{
 		"remove it to verify from the beginning": {"--state", at("checkpoint.pub")},
 		"made with other keys":                   {"--state", at("verified"), "--log", "audit/demo/"},
+		"no key is in the file":                  {"--commit-signers", os.DevNull},
+		"--commit-signers: open":                 {"--commit-signers", at("none")},
+		"--checkpoint-key: open":                 {"--checkpoint-key", at("none")},
+		"--anchor: ":                             {"--anchor", at("none")},
+		"is neither a folder nor a Git URL":      {"--repo", at("none")},
 		"is not a Git repository":                {"--policy", dir},
 	} {
 		if out, errs, code := verify(more...); code != 2 || !strings.Contains(errs, what) {
 			t.Errorf("%s: %d %s%s", what, code, out, errs)
 		}
+	}
+}
+
+// A clone that was made without something is not taken for one that was tampered with, nor for whole.
+func clonesThatLack(t *testing.T, repo, dir string, verify func(clone string) (string, string, int)) {
+	t.Helper()
+	git(t, repo, "config", "uploadpack.allowFilter", "true")
+	branch := strings.Fields(git(t, repo, "for-each-ref", "--format=%(refname:short)", "refs/heads/audit"))[0]
+	for flags, c := range map[string]struct {
+		code int
+		says string
+	}{
+		"--depth=1":          {2, "cannot be verified: it is a shallow clone"},
+		"--filter=blob:none": {2, "cannot be verified: it is a partial clone"},
+		"--single-branch":    {0, "with a single branch (--single-branch): the record may have others"},
+		"--mirror":           {0, "all links hold"},
+	} {
+		clone := filepath.Join(dir, "clone"+flags)
+		args := []string{"clone", "-q", flags, "file://" + repo, clone}
+		if flags != "--mirror" {
+			args = append(args, "--no-checkout", "-b", branch)
+		}
+		git(t, dir, args...)
+		out, errs, code := verify(clone)
+		if code != c.code || !strings.Contains(out+errs, c.says) || flags == "--mirror" && strings.Contains(out, "single") {
+			t.Errorf("%s: exit %d, %s%s", flags, code, out, errs)
+		}
+	}
+	empty := filepath.Join(dir, "empty.git")
+	git(t, dir, "init", "-q", "--bare", empty)
+	if out, _, code := verify(empty); code != 1 || out != "no record here: no branch begins with audit/ (a clone needs all branches)\n" {
+		t.Errorf("an empty repository: %d %s", code, out)
 	}
 }
