@@ -16,7 +16,7 @@ import (
 
 // left is what rewrites of a branch have left behind; see rewrittenDir.
 type left struct {
-	tips []plumbing.Hash // the last one last
+	tips []plumbing.Hash // and commits before them where the remote may stand; the last tip last
 	new  plumbing.Hash   // what took the last one's place
 	made []plumbing.Hash // the objects of new, itself apart, that the last one had not
 }

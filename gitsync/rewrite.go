@@ -19,9 +19,10 @@ import (
 //
 // A repository that rewrites has, beside Git's own files:
 //
-//	rewritten/<branch>   the tips that rewrites left behind, until the remote has
+//	rewritten/<branch>   the tips that rewrites left behind, and what of their
+//	                     history the remote was not known to be past, until it has
 //	                     what took their place: where the remote stands at one of
-//	                     them, and only there, Push replaces it (see left)
+//	                     these, and only there, Push replaces it (see left)
 //	doomed/<old tip>     what a rewrite takes out of the object store: a line
 //	                     "<old tip> <branch>", then the objects' names, a line
 //	                     each; gone when they are
@@ -186,13 +187,17 @@ func (r *Repo) doom(branch string, was, tree plumbing.Hash, made []plumbing.Hash
 	return list, errors.Join(writeDurable(list, []byte(b.String())), syncPath(r.dir))
 }
 
-// replace moves the branch, durably, after noting the tip that it leaves.
+// replace moves the branch, durably, after noting what it leaves.
 func (r *Repo) replace(name plumbing.ReferenceName, branch string, was, commit plumbing.Hash, made []plumbing.Hash) error {
 	l, err := r.left(branch)
 	if err != nil {
 		return err
 	}
-	l.tips = append(slices.DeleteFunc(l.tips, func(h plumbing.Hash) bool { return h == was }), was)
+	stood, err := r.remoteStands(branch, was)
+	if err != nil {
+		return err
+	}
+	l.tips = append(slices.DeleteFunc(l.tips, func(h plumbing.Hash) bool { return slices.Contains(stood, h) }), stood...)
 	l.new, l.made = commit, made
 	note := filepath.Join(r.dir, rewrittenDir, filepath.FromSlash(branch))
 	if err := os.MkdirAll(filepath.Dir(note), 0o700); err != nil {
@@ -225,6 +230,33 @@ func (r *Repo) replace(name plumbing.ReferenceName, branch string, was, commit p
 		}
 	}
 	return r.syncUp(filepath.Dir(path))
+}
+
+// remoteStands lists the commits at which the remote may stand where a branch is
+// at was here, which comes last: the one that it confirmed last, and those after
+// it, which a push may have taken there that nobody heard the end of.
+func (r *Repo) remoteStands(branch string, was plumbing.Hash) ([]plumbing.Hash, error) {
+	sent, err := r.ref(published(branch))
+	if err != nil {
+		return nil, err
+	}
+	list := []plumbing.Hash{was}
+	for at := was; at != sent; {
+		c, _, err := readCommit(r.st, at)
+		if errors.Is(err, ErrNotFound) && at != was {
+			break // what is older is not here any more
+		}
+		if err != nil {
+			return nil, err
+		}
+		if len(c.parents) == 0 {
+			break
+		}
+		at = c.parents[0]
+		list = append(list, at)
+	}
+	slices.Reverse(list)
+	return list, nil
 }
 
 // unref removes a reference: first from the file packed-refs, where stock Git

@@ -191,6 +191,42 @@ func TestWhatARewriteKeepsIsNotSentAgain(t *testing.T) {
 	git(t, remote, "fsck", "--strict", "--full")
 }
 
+// A branch is rewritten that has grown since it was pushed: wherever the remote
+// stands of what it was, it is replaced, or removed.
+func TestARewriteReplacesWhatWasNotPushedToItsEnd(t *testing.T) {
+	for at := 1; at < 3; at++ { // commits that the remote has
+		for _, heard := range []bool{true, false} { // that it has them
+			for _, nothing := range []bool{true, false} { // stays
+				t.Run(fmt.Sprintf("%d commits, heard=%v, nothing=%v", at, heard, nothing), func(t *testing.T) {
+					r, dir, remote, _ := pair(t)
+					tip, _ := fill(t, r, bodies)
+					if at > 0 {
+						there := git(t, dir, "rev-parse", fmt.Sprintf("%s~%d", tip, 3-at))
+						git(t, dir, "push", "-q", remote, there+":refs/heads/"+bodies)
+						if heard {
+							git(t, dir, "update-ref", published(bodies).String(), there)
+						}
+					}
+					now, err := r.Rewrite(t.Context(), bodies, tip, func(path string) bool { return !nothing && without1(path) }, "m", noon)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := push(r, t.Context(), bodies); err != nil {
+						t.Fatal(err)
+					}
+					if got := remoteTip(t, remote, bodies); got != now {
+						t.Errorf("the remote is at %q, want %q", got, now)
+					}
+					git(t, remote, "fsck", "--strict", "--full")
+					if left, err := r.Rewritten("bodies/"); err != nil || len(left) > 0 {
+						t.Errorf("still to be settled: %v, %v", left, err)
+					}
+				})
+			}
+		}
+	}
+}
+
 // A push replaces what a rewrite left, and nothing else: a commit that somebody
 // put there meanwhile stays.
 func TestARewriteReplacesOnlyWhatItLeft(t *testing.T) {
