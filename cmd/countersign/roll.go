@@ -148,13 +148,17 @@ func (r *record) at(name string) (*site, error) {
 
 // sitesOf gives the repository that the log of an earlier run is in, and the one
 // in which it began, where the run's bodies are. A run that died before it
-// committed anything is in none: it is published where the new one begins.
+// committed anything is in none: it begins where it says that it leaves from,
+// or else where the new one does.
 func (r *record) sitesOf(p *audit.Past, here *site) (log, bodies *site, err error) {
 	if !r.config.rolls() {
 		return here, here, nil
 	}
 	if p.Repo() == "" && p.Checkpoint() == "" {
 		single, err := r.committedBefore(p)
+		if err == nil && !single {
+			here, err = r.beginsAt(p, here)
+		}
 		if err != nil || !single {
 			return here, here, err
 		}
@@ -164,6 +168,20 @@ func (r *record) sitesOf(p *audit.Past, here *site) (log, bodies *site, err erro
 	}
 	bodies, err = r.at(p.Began())
 	return log, bodies, err
+}
+
+// beginsAt gives the repository in which a log that is in none yet begins.
+func (r *record) beginsAt(p *audit.Past, here *site) (*site, error) {
+	for e, err := range p.Read() {
+		if err != nil {
+			return nil, err
+		}
+		var roll audit.Rolled
+		if e.Kind == audit.KindRolled && json.Unmarshal(e.Detail, &roll) == nil {
+			return r.at(roll.From)
+		}
+	}
+	return here, nil
 }
 
 // committedBefore tells whether a run has commits in the repository that was the
@@ -184,7 +202,9 @@ func (r *record) committedBefore(p *audit.Past) (bool, error) {
 }
 
 // startsIn names the repository that a new run begins in: the one in which the
-// run before ended, so that no log is in another without saying so.
+// run before ended, so that no log is in another without saying so. Runs that
+// were in none do not know, and may be all that is left of a start that failed
+// again and again: then it is the one that was last pushed to.
 func (r *record) startsIn(previous []*audit.Past) (string, error) {
 	if !r.config.rolls() {
 		return "", nil
@@ -203,6 +223,9 @@ func (r *record) startsIn(previous []*audit.Past) (string, error) {
 		if _, ok := r.config.repoNumber(name); ok {
 			return name, nil
 		}
+	}
+	if _, ok := r.config.repoNumber(r.size.Repo); ok {
+		return r.size.Repo, nil
 	}
 	return r.config.repoAt(time.Now(), 1), nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -165,6 +166,57 @@ func TestRecordRollsBySize(t *testing.T) {
 	}
 	if out, code := r.verify("log-1.git", "log-2.git", "log-3.git"); code != 0 {
 		t.Errorf("all three: %s", out)
+	}
+}
+
+// Killed when it has said that it rolls, and before it committed anything, a
+// log begins in the repository that it leaves, though the next run begins in
+// the one behind it.
+func TestRecordRollsBeforeItIsCommitted(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git")
+	rec := r.start()
+	rec.weigh(rec.target, r.c.AuditRollBytes)
+	if err := rec.roll(t.Context(), time.Now()); err != nil || rec.target != r.c.repoAt(time.Now(), 2) {
+		t.Fatalf("%s, %v", rec.target, err)
+	}
+	if err := errors.Join(rec.journal.Close(), rec.closeSites()); err != nil {
+		t.Fatal(err)
+	}
+	rec = r.start()
+	if rec.target != r.c.repoAt(time.Now(), 2) {
+		t.Errorf("it starts in %s", rec.target)
+	}
+	if !r.work(rec, time.Now()) {
+		t.Error(r.said.take())
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log-1.git", "log-2.git"); code != 0 || !strings.Contains(out, "24 entries, 3 checkpoints, all links hold") {
+		t.Errorf("both: %s", out)
+	}
+}
+
+// The journal that told where the record is may be gone, pruned while one start
+// after the other failed: what was last pushed to tells it, too.
+func TestRecordKnowsItsRepositoryWithoutItsJournals(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git")
+	rec := r.start()
+	rec.weigh(rec.target, r.c.AuditRollBytes)
+	if !r.work(rec, time.Now()) || rec.target != r.c.repoAt(time.Now(), 2) {
+		t.Fatalf("it is in %s: %s", rec.target, r.said.take())
+	}
+	if err := errors.Join(rec.close(), os.RemoveAll(filepath.Join(r.c.StateDir, "journal"))); err != nil {
+		t.Fatal(err)
+	}
+	rec = r.start()
+	if rec.target != r.c.repoAt(time.Now(), 2) {
+		t.Errorf("it starts in %s", rec.target)
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
 	}
 }
 
