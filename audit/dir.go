@@ -61,7 +61,15 @@ func Lock(stateDir string) (io.Closer, error) {
 		}
 		return nil, errors.Join(fmt.Errorf("audit: state directory %s %w: stop that one, or give this one a directory of its own", stateDir, err), f.Close())
 	}
-	return f, nil
+	return lock{f}, nil
+}
+
+type lock struct{ *os.File }
+
+// Close gives the directory back, also while a process that is just being
+// started, and has all that is open here until it runs, shares the file.
+func (l lock) Close() error {
+	return errors.Join(syscall.Flock(int(l.Fd()), syscall.LOCK_UN), l.File.Close())
 }
 
 // meta is written once, before an incarnation's first entry.

@@ -322,6 +322,15 @@ func TestLock(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	shared, err := syscall.Dup(int(l.(lock).Fd())) // as a process has it that is being started
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := syscall.Close(shared); err != nil {
+			t.Error(err)
+		}
+	}()
 	if _, err := Lock(dir); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second lock: %v", err)
 	}
