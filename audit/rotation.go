@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -65,6 +66,29 @@ func Rotate(enforcer, use string, old Signer, new ed25519.PublicKey) (Rotation, 
 	r.Signature = string(sshsig.Armor(sig))
 	_, _, err = r.Keys()
 	return r, err
+}
+
+// RotatedIn gives the index of the first of earlier runs, oldest first, that
+// says that this key is the new one; their number if none on this disk does.
+// Who trusts the old key does not know the new one before that entry: what is
+// left to publish of the runs before it, the old key signs.
+func RotatedIn(past []*Past, use string, key ed25519.PublicKey) (int, error) {
+	line, err := PublicLine(key)
+	if err != nil {
+		return 0, err
+	}
+	for i, p := range past {
+		for e, err := range p.Read() {
+			if err != nil {
+				return 0, err
+			}
+			var r Rotation
+			if e.Kind == KindKey && json.Unmarshal(e.Detail, &r) == nil && r.Use == use && r.New == line {
+				return i, nil
+			}
+		}
+	}
+	return len(past), nil
 }
 
 func (r Rotation) text() []byte {

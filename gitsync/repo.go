@@ -361,6 +361,25 @@ func (r *Repo) find(tree plumbing.Hash, path string) (treeEntry, error) {
 // but for unreferenced objects. The hash depends on the arguments alone, the
 // signing key being Ed25519.
 func (r *Repo) Commit(ctx context.Context, branch, parent string, files map[string][]byte, message string, when time.Time) (string, error) {
+	return r.commitBy(ctx, r.signer, branch, parent, files, message, when)
+}
+
+// Signed is a repository where another key signs what is committed.
+type Signed struct {
+	*Repo
+	signer ssh.Signer
+}
+
+// SignedBy gives this repository, with commits signed by another Ed25519 key:
+// of a log that was begun when that was the key, and is finished later.
+func (r *Repo) SignedBy(signer ssh.Signer) Signed { return Signed{r, signer} }
+
+// Commit is Repo.Commit, signed by the other key.
+func (s Signed) Commit(ctx context.Context, branch, parent string, files map[string][]byte, message string, when time.Time) (string, error) {
+	return s.Repo.commitBy(ctx, s.signer, branch, parent, files, message, when)
+}
+
+func (r *Repo) commitBy(ctx context.Context, signer ssh.Signer, branch, parent string, files map[string][]byte, message string, when time.Time) (string, error) {
 	name, err := branchRef(branch)
 	if err != nil {
 		return "", err
@@ -397,7 +416,7 @@ func (r *Repo) Commit(ctx context.Context, branch, parent string, files map[stri
 	if err != nil {
 		return "", err
 	}
-	hash, err := to.commit(tree, old, message, when)
+	hash, err := to.commit(signer, tree, old, message, when)
 	if err != nil {
 		return "", err
 	}
@@ -411,7 +430,7 @@ func (r *Repo) Commit(ctx context.Context, branch, parent string, files map[stri
 }
 
 // commit adds a signed commit.
-func (a *additions) commit(tree, parent plumbing.Hash, message string, when time.Time) (plumbing.Hash, error) {
+func (a *additions) commit(signer ssh.Signer, tree, parent plumbing.Hash, message string, when time.Time) (plumbing.Hash, error) {
 	if strings.ContainsRune(message, 0) {
 		return plumbing.ZeroHash, errors.New("a commit message cannot hold a NUL")
 	}
@@ -425,7 +444,7 @@ func (a *additions) commit(tree, parent plumbing.Hash, message string, when time
 		fmt.Fprintf(&head, "parent %s\n", parent)
 	}
 	fmt.Fprintf(&head, "author %s\ncommitter %s\n", stamp, stamp)
-	sig, err := signGit(a.r.signer, append(slices.Clone(head.Bytes()), "\n"+message...))
+	sig, err := signGit(signer, append(slices.Clone(head.Bytes()), "\n"+message...))
 	if err != nil {
 		return plumbing.ZeroHash, err
 	}

@@ -77,7 +77,7 @@ func (r *Repo) Rewrite(ctx context.Context, branch, old string, keep func(path s
 	trees := made.names
 	commit := plumbing.ZeroHash
 	if !tree.IsZero() {
-		if commit, err = made.commit(tree, plumbing.ZeroHash, message, when); err != nil {
+		if commit, err = made.commit(r.signer, tree, plumbing.ZeroHash, message, when); err != nil {
 			return "", err
 		}
 	}

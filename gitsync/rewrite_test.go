@@ -275,7 +275,7 @@ func TestARewriteSurvivesACrash(t *testing.T) {
 				t.Fatal(err)
 			}
 			trees := made.names
-			commit, err := made.commit(tree, plumbing.ZeroHash, "m", noon)
+			commit, err := made.commit(r.signer, tree, plumbing.ZeroHash, "m", noon)
 			if err = errors.Join(err, made.store()); err != nil {
 				t.Fatal(err)
 			}

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 
 	"github.com/hashicorp/vault/api"
+	"golang.org/x/crypto/ssh"
 
 	"countersign/audit"
 	"countersign/enforcer/credential/transit"
@@ -216,6 +217,42 @@ func (r *record) rotated(ctx context.Context, use string, before audit.Signer, n
 		return err
 	}
 	r.log.Info("a key of the record was replaced", "use", use, "old", rotation.Old, "new", rotation.New)
+	return nil
+}
+
+// outgoing is the commit key before, and the earlier runs that it signs to their
+// end: those before the entry by which it is replaced. The zero one has none.
+type outgoing struct {
+	key  ssh.Signer
+	runs map[string]bool
+}
+
+func (r *record) findOutgoing(previous []*audit.Past) error {
+	before, rotating := r.keys.before[audit.UseCommit]
+	if !rotating {
+		return nil
+	}
+	now := r.keys.now[audit.UseCommit].Public
+	n, err := audit.RotatedIn(previous, audit.UseCommit, now)
+	if err != nil {
+		return err
+	}
+	if n == len(previous) { // or that entry is older than what is on this disk
+		last, err := lastKeys(r.config.StateDir)
+		if err != nil {
+			return err
+		}
+		if line, err := audit.PublicLine(now); err != nil || last[audit.UseCommit] == line {
+			return err
+		}
+	}
+	if r.outgoing.key, err = before.SSH(); err != nil {
+		return err
+	}
+	r.outgoing.runs = map[string]bool{}
+	for _, p := range previous[:n] {
+		r.outgoing.runs[p.Incarnation] = true
+	}
 	return nil
 }
 

@@ -36,6 +36,7 @@ type record struct {
 	journal  *audit.Journal
 	mask     *mask.Mask
 	keys     recordKeys
+	outgoing outgoing
 	repo     *gitsync.Repo // where this run began
 	previous []*audit.Past // journals of earlier runs that are still on this disk
 	sitesMu  sync.Mutex
@@ -93,6 +94,9 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	}
 	r.previous = previous
 	if err := r.loadSize(); err != nil {
+		return err
+	}
+	if err := r.findOutgoing(previous); err != nil {
 		return err
 	}
 	if r.target, err = r.startsIn(previous); err != nil {
@@ -208,6 +212,9 @@ func pushTo(repo *gitsync.Repo) func(context.Context, []string) (audit.Push, err
 func (r *record) publisher(pc audit.PublisherConfig, at *site) (*audit.Publisher, error) {
 	pc.Store, pc.Repo, pc.Now, pc.Log = at.repo, at.name, time.Now, r.log
 	pc.Signer, pc.Previous = r.keys.now[audit.UseCheckpoint], r.keys.before[audit.UseCheckpoint]
+	if pc.Past != nil && r.outgoing.runs[pc.Past.Incarnation] {
+		pc.Store = at.repo.SignedBy(r.outgoing.key)
+	}
 	if r.outside.witnesses != nil {
 		pc.Cosign, pc.Rand = r.outside.witnesses.Cosign, rand.Float64
 	}

@@ -311,3 +311,55 @@ func TestRecordRollsWhileAKeyIsReplaced(t *testing.T) {
 		t.Errorf("%q: %s", all, out)
 	}
 }
+
+// What a run that was killed left behind is published after the commit key was
+// replaced, and before the record says so: the key before signs it, or who
+// trusts that one alone could not follow.
+func TestACommitKeyIsReplacedAfterACrash(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log-{n}.git", "log-1.git")
+	r.c.AuditRollBytes = 1 << 30
+	killed := func(published bool) {
+		t.Helper()
+		rec := r.start()
+		if published && !r.work(rec, time.Now()) {
+			t.Fatal(r.said.take())
+		}
+		for range 3 {
+			if _, err := rec.journal.Append(t.Context(), audit.Entry{Kind: audit.KindRefused, Effect: "deny"}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := errors.Join(rec.journal.Close(), rec.closeSites()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	killed(false)
+	killed(true)
+	old := r.c.AuditCommitKey
+	next, _ := recordKey(t)
+	r.c.AuditCommitKey, r.c.AuditCommitPrevious = next, old
+	killed(false)
+	killed(true)
+	rec := r.start()
+	if len(rec.outgoing.runs) != 2 {
+		t.Errorf("the key before signs the end of %d runs", len(rec.outgoing.runs))
+	}
+	if !r.work(rec, time.Now()) {
+		t.Fatal(r.said.take())
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	r.c.AuditCommitPrevious = ""
+	rec = r.start()
+	if !r.work(rec, time.Now()) {
+		t.Fatal(r.said.take())
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log-1.git"); code != 0 || !strings.Contains(out, "all links hold") {
+		t.Errorf("%d: %s", code, out)
+	}
+}
