@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,7 +150,7 @@ func TestOfficialClientsAtOneEndpoint(t *testing.T) {
 	})
 	for _, version := range []string{"2025-11-25", "2026-07-28"} {
 		t.Run("Go "+version, func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			progress := make(chan float64, 10)
 			client, err := mcp.NewClient(&mcp.Implementation{Name: "test", Version: "1"}, &mcp.ClientOptions{
@@ -219,10 +220,12 @@ func legacyProbe(u *probe, more func(w http.ResponseWriter, id json.RawMessage, 
 func TestApprovalsAtBothEndpoints(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	arrived, release := make(chan string, 1), make(chan struct{})
+	free := sync.OnceFunc(func() { close(release) })
+	t.Cleanup(free)
 	legacyProbe(u, func(_ http.ResponseWriter, _ json.RawMessage, _, tool string) bool {
 		if tool == "hasty" {
 			arrived <- tool
@@ -246,7 +249,7 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 	}()
 	card := awaitCard(t, s, "both")
 	leave()
-	<-gone
+	within(t, gone, "the call to have left")
 	waiting := p.asking(t.Context(), "probe", alice, toolCall("risky", "both"))
 	if err := approve(t, s, card, stage.SlackBob); err != nil {
 		t.Fatal(err)
@@ -286,11 +289,11 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 	if err := approve(t, s, awaitCard(t, s, "left"), stage.SlackBob); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	within(t, arrived, "the call at the server")
 	leave()
-	<-gone
+	within(t, gone, "the call to have left")
 	p.await("the client's leaving", func() bool { return strings.Contains(p.log.String(), "has left; its answer will be kept") })
-	close(release)
+	free()
 	p.await("the call's end", func() bool { return p.happened("hasty", "finished") == 1 })
 	if a := p.ask("probe", alice, toolCall("hasty", "left")); a.failed || a.text != "ran hasty" || u.ran("hasty") != 1 {
 		t.Errorf("got %+v, and it ran %d times", a, u.ran("hasty"))
@@ -316,6 +319,8 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 
 	// The client cancels by the id that it knows.
 	stuck := make(chan struct{})
+	unstick := sync.OnceFunc(func() { close(stuck) })
+	t.Cleanup(unstick)
 	legacyProbe(u, func(_ http.ResponseWriter, _ json.RawMessage, _, tool string) bool {
 		if tool == "echo" {
 			arrived <- tool
@@ -328,14 +333,14 @@ func TestApprovalsAtBothEndpoints(t *testing.T) {
 		a, _ := p.send(t.Context(), "", alice, joined("echo", "cancelled"), toAll(session)) // checked below
 		done <- a
 	}()
-	<-arrived
+	within(t, arrived, "the call at the server")
 	if a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":1}}`); a.status != http.StatusAccepted {
 		t.Errorf("%+v", a)
 	}
 	u.mu.Lock()
 	cancelled := u.cancel
 	u.mu.Unlock()
-	if close(stuck); cancelled != 1 {
+	if unstick(); cancelled != 1 {
 		t.Errorf("the server heard of %d cancellations", cancelled)
 	}
 	<-done
@@ -495,7 +500,7 @@ func TestAStopEndsTheStreamOfAllServers(t *testing.T) {
 	u := newProbe(t)
 	legacyProbe(u, nil)
 	s := probeStage(t, u, "1s")
-	p := serving(t, s, nil)
+	p := serving(t, s, map[string]string{"COUNTERSIGN_SHUTDOWN_GRACE": "10m"}) // longer than anybody waits for the stop
 	alice := p.token("alice", "support")
 	session := p.openAll(alice)
 	if a := p.all(t.Context(), session, alice, toolCall("probe__echo", "hello")); a.text != "ran echo" {
@@ -511,16 +516,12 @@ func TestAStopEndsTheStreamOfAllServers(t *testing.T) {
 		t.Fatalf("%v %v", resp, err)
 	}
 	defer resp.Body.Close()
-	start := time.Now()
 	p.stop()
-	if took := time.Since(start); took > 10*time.Second {
-		t.Errorf("the stop took %v", took)
-	}
 	verified(t, s)
 }
 
 // Sixty servers, of which most are dead and some say nothing, are asked side by
-// side: the list is there in time, of those that live.
+// side: the list is of those that live.
 func TestSixtyServersMostOfThemDead(t *testing.T) {
 	t.Parallel()
 	s := newStage(t)
@@ -531,8 +532,11 @@ func TestSixtyServersMostOfThemDead(t *testing.T) {
 	t.Cleanup(func() { _ = silent.Close() })
 	files := map[string]string{"rules/customers.yaml": "", "tests/customers.yaml": "", "rules/all.yaml": "- { id: all, server: \"*\", tool: echo, effect: allow }\n"}
 	nobody := unused(t)
+	// Those that live answer when all of them were asked.
+	var lists atomic.Int64
+	together := make(chan struct{})
 	for i := range 60 {
-		url := nobody
+		url, timeout := nobody, "2m"
 		switch {
 		case i%20 == 7:
 			u := newProbe(t)
@@ -540,39 +544,43 @@ func TestSixtyServersMostOfThemDead(t *testing.T) {
 				if method != "tools/list" {
 					return false
 				}
+				if lists.Add(1) == 3 {
+					close(together)
+				}
+				select {
+				case <-together:
+				case <-time.After(patience):
+					t.Error("the servers are asked one after the other")
+				}
 				w.Header().Set("Content-Type", "application/json")
 				fmt.Fprintf(w, `{"jsonrpc":"2.0","id":%s,"result":{"tools":[{"name":"echo","inputSchema":{"type":"object"}},{"name":"hidden","inputSchema":{"type":"object"}}]}}`, id)
 				return true
 			})
 			url = u.url
 		case i%20 == 9:
-			url = "http://" + silent.Addr().String()
+			url, timeout = "http://"+silent.Addr().String(), "1s"
 		}
-		files[fmt.Sprintf("servers/s%02d.yaml", i)] = fmt.Sprintf("server: s%02d\nurl: %s\ntimeout: 1s\n", i, url)
+		files[fmt.Sprintf("servers/s%02d.yaml", i)] = fmt.Sprintf("server: s%02d\nurl: %s\ntimeout: %s\n", i, url, timeout)
 	}
 	amend(t, s, s.Dana, files)
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	session := p.openAll(alice)
-	start := time.Now()
-	a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
-	if took := time.Since(start); took > 9*time.Second {
-		t.Errorf("took %v", took)
-	}
-	var m struct {
-		Result struct{ Tools json.RawMessage }
-	}
-	if err := json.Unmarshal([]byte(a.body), &m); err != nil {
-		t.Fatalf("%s: %v", a.body, err)
-	}
-	if got := names(t, m.Result.Tools, "name"); got != "s07__echo s27__echo s47__echo" {
-		t.Errorf("tools: %s", got)
-	}
+	p.await("all that live in the list", func() bool { // who is late is in the next one
+		a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":2,"method":"tools/list"}`)
+		var m struct {
+			Result struct{ Tools json.RawMessage }
+		}
+		if err := json.Unmarshal([]byte(a.body), &m); err != nil {
+			t.Fatalf("%s: %v", a.body, err)
+		}
+		return names(t, m.Result.Tools, "name") == "s07__echo s27__echo s47__echo"
+	})
 	entries := p.entries(func(en audit.Entry) bool {
 		return en.Kind == audit.KindOutcome && en.Server == "*" && en.Method == "tools/list" && strings.Contains(en.Reason, "s00, s01, s02, s03, s04, s05, s06, s08, ")
 	})
-	if len(entries) != 1 {
-		t.Errorf("the record says of it: %+v", entries)
+	if len(entries) == 0 {
+		t.Errorf("the record says nothing of it")
 	}
 	if a := p.all(t.Context(), session, alice, `{"jsonrpc":"2.0","id":3,"method":"tools/call","params":{"name":"s27__echo"}}`); a.text != "ran echo" {
 		t.Errorf("%+v", a)

@@ -434,7 +434,7 @@ var attacks = []attack{
 			gone := w.asking(ctx, "probe", w.alice, toolCall("spend", "gone"))
 			c, id := w.card(t, "gone")
 			leave()
-			<-gone
+			within(t, gone, "the call to have left")
 			w.press(t, c, "approve", stage.SlackBob, "")
 			w.awaitEvents(t, id, "approved")
 			if w.u.ran("spend") != before || w.events(id, "spent") != 0 {

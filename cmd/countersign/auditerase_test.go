@@ -34,8 +34,8 @@ func TestAuditErase(t *testing.T) {
 // What a call asked and was answered is kept, and erased.
 func TestBodiesFromCallToErasure(t *testing.T) {
 	t.Parallel()
-	s := probeStage(t, newProbe(t), "45s")
-	amend(t, s, s.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\nrecord: { bodies: full }\n"})
+	s := probeStage(t, newProbe(t), "5m")
+	amend(t, s, s.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 5m, expires: 15m }\nrecord: { bodies: full }\n"})
 	p := serving(t, s, map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "200ms"})
 	alice := p.token("alice", "support")
 	p.ask("probe", alice, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`)

@@ -61,6 +61,9 @@ func TestAwaySoak(t *testing.T) {
 	var through, refused atomic.Int64
 	var words atomic.Value                   // of the last refusal
 	var outage atomic.Pointer[chan struct{}] // closed when it is over
+	none := make(chan struct{})
+	close(none)
+	outage.Store(&none)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	var callers sync.WaitGroup
@@ -93,6 +96,14 @@ func TestAwaySoak(t *testing.T) {
 		way := []string{"down", "half-open", "refused by a hook", "dies with the pack"}[n%4]
 		release, over := make(chan struct{}), make(chan struct{})
 		outage.Store(&over)
+		end := make(chan struct{})
+		hang <- end
+		underWay := p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
+		select {
+		case <-hung:
+		case a := <-underWay:
+			t.Fatalf("%s: what should be under way was answered with %+v", way, a)
+		}
 		switch way {
 		case "down":
 			git.Set(mishap.Fault{Path: info, CutBefore: true})
@@ -105,10 +116,6 @@ func TestAwaySoak(t *testing.T) {
 		case "dies with the pack":
 			git.Set(mishap.Fault{Path: push, CutAfter: true})
 		}
-		end := make(chan struct{})
-		hang <- end
-		underWay := p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
-		<-hung
 		before := refused.Load()
 		p.await(way+": the alert at half", func() bool { return p.gauge("countersign_journal_alert") == "1" })
 		p.await(way+": the bound", func() bool { return refused.Load() > before })

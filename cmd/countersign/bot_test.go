@@ -69,7 +69,7 @@ func everywhere(t *testing.T, bots ...*program) string {
 func TestBotsBesideEnforcers(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	nats := peer.StartNATS(t)
 	shared := map[string]string{"COUNTERSIGN_NATS_URL": nats.URL, "COUNTERSIGN_OIDC_AUDIENCE": "https://gate.example.test", "COUNTERSIGN_BOT": "off"}
 	a := starting(t, s, shared)

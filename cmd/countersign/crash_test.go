@@ -77,7 +77,7 @@ func runTokens(s *stage.Stage) (n int) {
 func TestCrashWhileWaiting(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -134,7 +134,7 @@ func TestCrashWhileWaiting(t *testing.T) {
 func TestCrashDuringASpentCall(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "20s")
+	s := probeStage(t, u, "5m")
 	hang := make(chan struct{})
 	t.Cleanup(sync.OnceFunc(func() { close(hang) }))
 	arrived := make(chan struct{}, 1)
@@ -158,7 +158,7 @@ func TestCrashDuringASpentCall(t *testing.T) {
 	if err := s.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	within(t, arrived, "the call at the server")
 	left := s.Vault.Leases()
 	if len(left) != 1 {
 		t.Fatalf("leases: %v", left)
@@ -286,7 +286,7 @@ func TestCrashThenVaultSealed(t *testing.T) {
 func TestStopWhileCallsAreUnderWay(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	arrived, release := make(chan string, 2), make(chan struct{})
 	free := sync.OnceFunc(func() { close(release) })
 	t.Cleanup(free)
@@ -322,11 +322,11 @@ func TestStopWhileCallsAreUnderWay(t *testing.T) {
 		})
 		stream <- err
 	}()
-	<-arrived
+	within(t, arrived, "the call at the server")
 	waiting := p.asking(t.Context(), "probe", alice, toolCall("risky", "stop"))
 	awaitCard(t, s, "stop")
 	working := p.asking(t.Context(), "probe", alice, toolCall("once", "stop"))
-	<-arrived
+	within(t, arrived, "the call at the server")
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -380,7 +380,7 @@ func TestStopCutsOffWhatLasts(t *testing.T) {
 	p := serving(t, s, map[string]string{"COUNTERSIGN_SHUTDOWN_GRACE": "1s"})
 	alice := p.token("alice", "support")
 	working := p.asking(t.Context(), "probe", alice, toolCall("once", "cut"))
-	<-arrived
+	within(t, arrived, "the call at the server")
 	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +414,7 @@ func TestStopCutsOffWhatLasts(t *testing.T) {
 func TestCrashBetweenSpendingAndIntent(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "20s")
+	s := probeStage(t, u, "5m")
 	hang := make(chan struct{})
 	t.Cleanup(sync.OnceFunc(func() { close(hang) }))
 	arrived := make(chan struct{}, 1)
@@ -438,7 +438,7 @@ func TestCrashBetweenSpendingAndIntent(t *testing.T) {
 	if err := s.Slack.Press(t.Context(), card, button(t, card, "approve"), stage.SlackBob); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	within(t, arrived, "the call at the server")
 	p.killed()
 	<-waiting
 	// The moment to die at is too short to hit, so its journal is made: cut off

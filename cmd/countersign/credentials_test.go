@@ -59,7 +59,7 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 	}
 	user, password, _ := strings.Cut(string(basic), ":")
 	running := p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
-	<-arrived
+	within(t, arrived, "the call at the server")
 
 	all := list()
 	if len(all) != 2 {
@@ -84,7 +84,7 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 	if said := revoke(0, "--credential", "probe-call", "--reason", "seen in a chat"); said != single.Key+"  revoked: probe-call of probe, minted for "+s.Issuer.URL+"#alice\n" {
 		t.Errorf("it said %s", said)
 	}
-	<-gone
+	within(t, gone, "the call to have left")
 	a := <-running
 	if !strings.Contains(a.text, `credential "probe-call" was revoked by operator uid `) || !strings.Contains(a.text, "seen in a chat; the call was with the upstream server, and may have run") {
 		t.Errorf("the call was told %+v", a)
@@ -153,12 +153,12 @@ func TestCredentialsAreListedAndRevoked(t *testing.T) {
 
 	// What cannot be revoked yet is shown until it is; its calls end at once.
 	running = p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
-	<-arrived
+	within(t, arrived, "the call at the server")
 	s.Vault.Seal(true)
 	if said := revoke(1, "--all", "--reason", "drill"); strings.Count(said, "not revoked yet") != 2 {
 		t.Errorf("it said %s", said)
 	}
-	<-gone
+	within(t, gone, "the call to have left")
 	if a := <-running; !strings.Contains(a.text, "drill; the call was with the upstream server") {
 		t.Errorf("the call was told %+v", a)
 	}

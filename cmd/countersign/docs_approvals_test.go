@@ -9,10 +9,10 @@ import (
 func TestTheApproversPagesCommands(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	st := probeStage(t, u, "45s")
+	st := probeStage(t, u, "5m")
 	amend(t, st, st.Dana, map[string]string{"rules/probe.yaml": strings.NewReplacer(
 		"reason: Spending needs a DBA, approval: { approvers: dba }, credential: probe-call", "reason: Spending needs a DBA, approval: { approvers: dba, grant: { for: 30m, scope: exact } }",
-		"expires: 10s", "expires: 15m").Replace(probeRules)})
+		"expires: 10m", "expires: 15m").Replace(probeRules)})
 	idp := signingIn(t, st)
 	idp.sit("bob", nil)
 	p := serving(t, st, map[string]string{"COUNTERSIGN_APPROVALS_CLIENT_ID": votesClient})

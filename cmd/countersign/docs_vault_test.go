@@ -100,7 +100,7 @@ func vaultCLI(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	switch {
 	case len(args) == 4 && args[0] == "policy" && args[1] == "write":

@@ -44,7 +44,7 @@ func statelessProbe(u *probe, more func(r *http.Request, tool string)) {
 func TestSessionsMeetAStatelessServer(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	arrived, release, ended := make(chan string, 1), make(chan struct{}), make(chan struct{}, 1)
@@ -52,7 +52,10 @@ func TestSessionsMeetAStatelessServer(t *testing.T) {
 		switch {
 		case tool == "hasty":
 			arrived <- tool
-			<-release
+			select {
+			case <-release:
+			case <-r.Context().Done(): // the test has failed
+			}
 		case tool == "echo" && r.Header.Get("Mcp-Param-What") == "stuck":
 			arrived <- tool
 			<-r.Context().Done()
@@ -97,7 +100,7 @@ func TestSessionsMeetAStatelessServer(t *testing.T) {
 	if err := approve(t, s, awaitCard(t, s, "left"), stage.SlackBob); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	within(t, arrived, "the call at the server")
 	leave()
 	p.await("the client's leaving", func() bool { return strings.Contains(p.log.String(), "has left; its answer will be kept") })
 	close(release)
@@ -132,9 +135,9 @@ func TestSessionsMeetAStatelessServer(t *testing.T) {
 			a, _ := p.send(t.Context(), "", alice, joined("echo", "stuck"), toAll(session)) // checked below
 			done <- a
 		}()
-		<-arrived
+		within(t, arrived, "the call at the server")
 		end()
-		<-ended
+		within(t, ended, "the end of the call at the server")
 		if a := <-done; a.status != http.StatusOK || !a.failed {
 			t.Errorf("%s: %+v", status, a)
 		}

@@ -46,7 +46,7 @@ func asLogged(t *testing.T, repo string, args ...string) (entries []logged) {
 // event an entry that names who, what and why.
 func TestEveryEventIsAnEntry(t *testing.T) {
 	t.Parallel()
-	s := probeStage(t, newProbe(t), "45s")
+	s := probeStage(t, newProbe(t), "5m")
 	serving(t, s, nil).stop()
 
 	// An unsigned commit gets into the policy's history, and the operator takes

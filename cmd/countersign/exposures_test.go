@@ -33,7 +33,7 @@ const exposureRules = `
 func TestExposuresAreToldEverywhere(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	amend(t, s, s.Dana, map[string]string{"rules/probe.yaml": exposureRules})
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")

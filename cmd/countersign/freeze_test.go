@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"countersign/audit"
@@ -69,7 +70,7 @@ func (p *program) freezeEntries(id, status string) int {
 func TestFreezeEverything(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	arrived, cancelled := make(chan string, 4), make(chan string, 4)
 	told := make(chan struct{}, 4)
 	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
@@ -123,9 +124,9 @@ func TestFreezeEverything(t *testing.T) {
 		}
 		streamed <- string(b)
 	}()
-	<-arrived
+	within(t, arrived, "the call at the server")
 	running := p.asking(t.Context(), "probe", alice, toolCall("once", "x"))
-	<-arrived
+	within(t, arrived, "the call at the server")
 	waiting := p.asking(t.Context(), "probe", alice, toolCall("risky", "frozen"))
 	awaitCard(t, s, "frozen")
 	if n := len(s.Vault.Leases()); n != 2 {
@@ -137,7 +138,7 @@ func TestFreezeEverything(t *testing.T) {
 	}
 	id := p.freeze("--all", "--reason", "incident 42")
 	for range 2 {
-		<-cancelled
+		within(t, cancelled, "the cancellation at the server")
 	}
 	p.await("the legacy era's way to cancel", func() bool {
 		select {
@@ -229,7 +230,7 @@ func TestFreezeEverything(t *testing.T) {
 func TestFreezeAPart(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	amend(t, s, s.Dana, map[string]string{
 		"servers/other.yaml": "server: other\nurl: " + u.url + "\n", "rules/other.yaml": "- { id: other-all, server: other, effect: allow }\n",
 	})
@@ -297,6 +298,8 @@ func TestFreezeAPart(t *testing.T) {
 	// A call whose credential is just being minted goes no further, and the
 	// credential ends as soon as it is there.
 	minting, mint := make(chan struct{}, 1), make(chan struct{})
+	minted := sync.OnceFunc(func() { close(mint) })
+	t.Cleanup(minted)
 	s.Vault.Intercept(func(_ http.ResponseWriter, r *http.Request) bool {
 		if strings.Contains(r.URL.Path, "database/creds/") {
 			minting <- struct{}{}
@@ -306,7 +309,7 @@ func TestFreezeAPart(t *testing.T) {
 	})
 	left := len(s.Vault.Leases())
 	caught := p.asking(t.Context(), "probe", erin, toolCall("once", "x"))
-	<-minting
+	within(t, minting, "the mint")
 	before := u.requests()
 	id = p.freeze("--tool", "once", "--reason", "in between")
 	if a := <-caught; !strings.Contains(a.text, "in between") || !strings.Contains(a.text, "nothing ran") || u.requests() != before {
@@ -315,7 +318,7 @@ func TestFreezeAPart(t *testing.T) {
 		p.wants(a.record, audit.KindOutcome, audit.StatusFrozen)
 	}
 	s.Vault.Intercept(nil)
-	close(mint)
+	minted()
 	p.await("the end of what was being minted", func() bool {
 		minted := p.entries(func(en audit.Entry) bool {
 			return en.Kind == audit.KindCredential && en.Credential == "probe-call"
@@ -371,8 +374,8 @@ func (p *program) operate(method, path, token, body string, edit func(*http.Requ
 func TestFreezeOverTheNetwork(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
-	mayFreeze(t, s, "45s")
+	s := probeStage(t, u, "5m")
+	mayFreeze(t, s, "5m")
 	p := serving(t, s, nil)
 	mint := func(sub string, aud any) string {
 		t.Helper()

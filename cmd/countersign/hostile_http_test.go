@@ -79,7 +79,7 @@ func (p *program) hostileHTTP(t *testing.T, u *probe, token string) {
 				t.Fatal(err)
 			}
 			defer conn.Close()
-			if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+			if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 				t.Fatal(err)
 			}
 			text := fill.Replace(r.text)
@@ -142,7 +142,7 @@ func TestSlowHeaders(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.WriteString(conn, "POST /mcp/probe HTTP/1.1\r\nHost: x\r\nX-Slow: "); err != nil {

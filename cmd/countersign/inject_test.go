@@ -100,7 +100,7 @@ func TestInjectedIsSeenNowhere(t *testing.T) {
 	script := `while read -r line; do echo "it holds $(cat "$TOKEN_FILE")" >&2; ` +
 		`echo '{"jsonrpc":"2.0","id":1,"result":{"content":[{"type":"text","text":"'"$(cat "$TOKEN_FILE") $(stat -c %a "$TOKEN_FILE") $TOKEN_FILE"'"}]}}'; done`
 	commit := amend(t, s, s.Dana, map[string]string{
-		"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\n",
+		"countersign.yaml": "version: 1\napprovals: { hold: 5m, expires: 15m }\n",
 		"servers/crm.yaml": "server: crm\nurl: " + srv.URL + "/mcp?tenant=1\ntls: { ca: " + quoted(t, ca) + " }\ncredentials:\n  app:\n    vault: crm/creds/app\n    scope: call\n    ttl: 60s\n    inject:\n" +
 			"      headers: { Authorization: \"Bearer {{token|url}}\", X-Basic: \"{{basic username password}}\" }\n" +
 			"      query: { key: \"{{token}}\" }\n      client_cert: { cert: \"{{certificate}}\", key: \"{{private_key}}\" }\n" +

@@ -17,14 +17,17 @@ import (
 func TestTheAnswerOfACallerWhoLeft(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	arrived, release := make(chan string, 1), make(chan struct{})
-	u.answerWith(func(_ http.ResponseWriter, _ *http.Request, _ json.RawMessage, _, tool string) bool {
+	u.answerWith(func(_ http.ResponseWriter, r *http.Request, _ json.RawMessage, _, tool string) bool {
 		if tool == "risky" {
 			arrived <- tool
-			<-release
+			select {
+			case <-release:
+			case <-r.Context().Done(): // the test has failed
+			}
 		}
 		return false
 	})
@@ -33,7 +36,7 @@ func TestTheAnswerOfACallerWhoLeft(t *testing.T) {
 	if err := approve(t, s, awaitCard(t, s, "late"), stage.SlackBob); err != nil {
 		t.Fatal(err)
 	}
-	<-arrived
+	within(t, arrived, "the call at the server")
 	leave()
 	<-waiting
 	// A write into a connection that its client has just closed succeeds: the

@@ -219,7 +219,7 @@ func TestPinnedServersBehindTheGate(t *testing.T) {
 	s := newStage(t)
 	servers := map[string]string{
 		"servers/shop.yaml":       "server: shop\nurl: " + web.URL + "\n",
-		"servers/everything.yaml": fmt.Sprintf("server: everything\ncommand: %s\nenv: { PATH: %q }\ntimeout: 30s\n", yamlList(peer.Everything(t)), os.Getenv("PATH")),
+		"servers/everything.yaml": fmt.Sprintf("server: everything\ncommand: %s\nenv: { PATH: %q }\ntimeout: 2m\n", yamlList(peer.Everything(t)), os.Getenv("PATH")),
 	}
 	dir := folder(t, servers)
 	says(t, 0, []string{dir, "--all"}, "shop: 2 tools; 2 new", `+ "echo"`)
@@ -361,7 +361,7 @@ func TestAToolChangesWhileAPersonThinks(t *testing.T) {
 	})
 	dir := folder(t, map[string]string{"servers/probe.yaml": "server: probe\nurl: " + u.url + "\n"})
 	says(t, 0, []string{dir, "--server", "probe"}, `+ "spend"`)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	amend(t, s, s.Dana, map[string]string{
 		"tools.lock":       contents(t, filepath.Join(dir, "tools.lock")),
 		"rules/probe.yaml": "- { id: spend, server: probe, tool: spend, effect: approve, reason: Spending needs a DBA, approval: { approvers: dba }, credential: probe-call }\n",

@@ -126,7 +126,7 @@ func TestStalledReadersStayWithinTheBudget(t *testing.T) {
 	amend(t, s, s.Dana, map[string]string{
 		"countersign.yaml":   "version: 1\nlimits: { memory: 64MB }\n",
 		"rules/probe.yaml":   "- { id: all, server: probe, effect: allow }\n",
-		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 60s\n",
+		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 5m\n",
 	})
 	text := strings.Repeat("all work and no play makes jack a dull boy. ", 4<<20/44)
 	end := make(chan struct{})
@@ -244,7 +244,7 @@ func TestStalledReadersStayWithinTheBudget(t *testing.T) {
 	}
 	enough()
 	for range cap(told) - 1 {
-		<-told
+		within(t, told, "what is told")
 	}
 	if n := u.requests() - before; n != 1 {
 		t.Errorf("%d requests reached the server, want the small one", n)
@@ -277,7 +277,7 @@ func TestStalledReadersAtTheEndpointForAllServers(t *testing.T) {
 	amend(t, s, s.Dana, map[string]string{
 		"countersign.yaml":   "version: 1\nlimits: { memory: 32MB }\n",
 		"rules/probe.yaml":   "- { id: all, server: probe, effect: allow }\n",
-		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 60s\n",
+		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 5m\n",
 	})
 	text := strings.Repeat("all work and no play makes jack a dull boy. ", 3<<20/44)
 	legacyProbe(u, func(w http.ResponseWriter, id json.RawMessage, _, tool string) bool {

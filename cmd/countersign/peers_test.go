@@ -164,7 +164,7 @@ func TestVaultSealedAtCallTime(t *testing.T) {
 func TestSlackRefusesTheChannel(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "25s")
+	s := probeStage(t, u, "5m")
 	p := serving(t, s, nil)
 	alice := p.token("alice", "support")
 	s.Slack.Fail("chat.postMessage", "channel_not_found")

@@ -151,6 +151,18 @@ func (p *program) await(what string, cond func() bool) {
 	}
 }
 
+// within takes what comes next by a channel; it fails the test if nothing comes.
+func within[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(2 * patience):
+		t.Fatalf("waited too long for %s", what)
+		panic("unreachable")
+	}
+}
+
 // stop ends the program in order, and checks that it ended well.
 func (p *program) stop() {
 	p.t.Helper()
@@ -252,7 +264,9 @@ func call(t *testing.T, s *mcp.ClientSession, tool, sql string) (text string, is
 // post sends one raw body, as a client of the legacy era without a session.
 func (p *program) post(server, token, body string, header map[string]string) (int, http.Header, string) {
 	p.t.Helper()
-	req, err := http.NewRequestWithContext(p.t.Context(), http.MethodPost, p.stage.URL+"/mcp/"+server, strings.NewReader(body))
+	ctx, cancel := context.WithTimeout(p.t.Context(), 2*patience)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.stage.URL+"/mcp/"+server, strings.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}

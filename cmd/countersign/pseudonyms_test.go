@@ -20,7 +20,7 @@ import (
 func TestASealedRecordOfPseudonymsOverACrash(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	auditor, err := githost.NewKey(rand.Reader, "auditors")
 	if err != nil {
 		t.Fatal(err)
@@ -28,7 +28,7 @@ func TestASealedRecordOfPseudonymsOverACrash(t *testing.T) {
 	if err := os.WriteFile(s.Path("auditor_key"), auditor.PEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	amend(t, s, s.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\n" +
+	amend(t, s, s.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 5m, expires: 15m }\n" +
 		"record:\n  bodies: full\n  subjects: pseudonym\n  retention: 90d\n  recipients: [\"" + strings.TrimSpace(auditor.Authorized()) + "\"]\n"})
 	quick := map[string]string{"COUNTERSIGN_AUDIT_WINDOW": "200ms"}
 	p := serving(t, s, quick)

@@ -17,7 +17,7 @@ import (
 )
 
 const quotaSettings = `version: 1
-approvals: { hold: 20s }
+approvals: { hold: 5m }
 limits: { depth: 16, headers: 8KB }
 quotas:
 - { id: echoes, tool: echo, per: [subject], minute: %d }
@@ -42,11 +42,14 @@ func TestQuotasAndLimits(t *testing.T) {
 	u := newProbe(t)
 	s := probeStage(t, u, "1s")
 	amend(t, s, s.Dana, map[string]string{"countersign.yaml": fmt.Sprintf(quotaSettings, 3), "rules/probe.yaml": quotaRules,
-		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 60s\n"})
+		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 2m\n"})
 	slow := make(chan struct{})
 	u.answerWith(func(w http.ResponseWriter, r *http.Request, id json.RawMessage, method, tool string) bool {
 		if tool == "slow" {
-			<-slow
+			select {
+			case <-slow:
+			case <-r.Context().Done(): // the test has failed
+			}
 		}
 		if tool != "both" {
 			return false

@@ -93,7 +93,7 @@ func clientsStage(t *testing.T) (s *stage.Stage, folder string) {
 		t.Fatal(err)
 	}
 	spawned := func(name string, command []string) string {
-		return fmt.Sprintf("server: %s\ncommand: %s\nenv: { PATH: %q }\ntimeout: 30s\n", name, yamlList(command), os.Getenv("PATH"))
+		return fmt.Sprintf("server: %s\ncommand: %s\nenv: { PATH: %q }\ntimeout: 2m\n", name, yamlList(command), os.Getenv("PATH"))
 	}
 	commit(t, s, "The clients' servers", map[string]string{
 		"servers/workshop.yaml":   "server: workshop\nurl: " + workshop(t) + "\n",

@@ -32,7 +32,7 @@ var pictures = os.Getenv("COUNTERSIGN_TEST_SCREENSHOTS")
 func votePolicy(s *stage.Stage, u *probe, issuer string) map[string]string {
 	return map[string]string{
 		"countersign.yaml":       "version: 1\napprovals: { hold: 5m, expires: 1h, max_grant: 2h, policy_link: \"https://git.example.com/acme/policy/blob/{commit}/{file}#L{line}\" }\n",
-		"servers/billing.yaml":   "server: billing\nurl: " + u.url + "\ntimeout: 5s\n",
+		"servers/billing.yaml":   "server: billing\nurl: " + u.url + "\ntimeout: 2m\n",
 		"servers/customers.yaml": "", "rules/customers.yaml": "", "rules/protocol.yaml": "", "tests/customers.yaml": "",
 		"rules/billing.yaml": `
 - id: billing-writes

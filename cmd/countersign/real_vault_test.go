@@ -158,7 +158,7 @@ func newReal(t *testing.T) *real {
 server: pg
 command: %s
 env: { PATH: %q }
-timeout: 30s
+timeout: 2m
 credential: reader
 credentials:
   reader: { vault: database/creds/app-ro, scope: holder, ttl: 5m, inject: { env: { PGUSER: "{{username}}", PGPASSWORD: "{{password}}" } } }

@@ -117,7 +117,7 @@ func probeStage(t *testing.T, u *probe, hold string) *stage.Stage {
 	s := newStage(t)
 	amend(t, s, s.Dana, map[string]string{
 		"countersign.yaml": "version: 1\napprovals: { hold: " + hold + ", expires: 15m }\n",
-		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 5s\ncredentials:\n" +
+		"servers/probe.yaml": "server: probe\nurl: " + u.url + "\ntimeout: 2m\ncredentials:\n" +
 			"  probe-db: { vault: database/creds/customers-ro, scope: holder, ttl: 60s, inject: { headers: { Authorization: \"{{basic username password}}\" } } }\n" +
 			"  probe-call: { vault: database/creds/customers-ro, scope: call, ttl: 60s, inject: { headers: { Authorization: \"{{basic username password}}\" } } }\n",
 		"rules/probe.yaml": probeRules,
@@ -133,7 +133,7 @@ const probeRules = `
 - { id: probe-once, server: probe, tool: once, effect: allow, credential: probe-call }
 - { id: probe-risky, server: probe, tool: risky, effect: approve, reason: Risky things need a DBA, approval: { approvers: dba } }
 - { id: probe-spend, server: probe, tool: spend, effect: approve, reason: Spending needs a DBA, approval: { approvers: dba }, credential: probe-call }
-- { id: probe-hasty, server: probe, tool: hasty, effect: approve, reason: Hasty things need a DBA soon, approval: { approvers: dba, expires: 10s } }
+- { id: probe-hasty, server: probe, tool: hasty, effect: approve, reason: Hasty things need a DBA soon, approval: { approvers: dba, expires: 10m } }
 `
 
 // amend puts files into the policy repository; "" deletes one.
@@ -184,8 +184,12 @@ type answer struct {
 	record string // the call id that it names
 }
 
-// send makes one request, which edit may change, and reads the whole answer.
+// send makes one request, which edit may change, and reads the whole answer. One
+// that never ends fails the test, and not the whole package after a quarter of an
+// hour.
 func (p *program) send(ctx context.Context, server, token, body string, edit func(*http.Request)) (answer, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, 2*patience, fmt.Errorf("not answered to the end within %s", 2*patience))
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.stage.URL+"/mcp/"+server, strings.NewReader(body))
 	if err != nil {
 		return answer{}, err

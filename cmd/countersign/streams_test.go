@@ -171,10 +171,10 @@ func TestFreezeEndsStreams(t *testing.T) {
 		a, _ := p.send(t.Context(), "", alice, `{"jsonrpc":"2.0","id":8,"method":"tools/list"}`, toAll(session)) // checked below
 		listing <- a
 	}()
-	<-told
+	within(t, told, "what is told")
 	p.freeze("--subject", s.Issuer.URL+"#alice", "--reason", "incident 43")
 	for range len(calls) + len(listens) + len(gets) + 1 {
-		<-ended // at the server
+		within(t, ended, "the end of the call at the server") // at the server
 	}
 	for name, c := range calls {
 		a := last(name, c)
@@ -184,7 +184,7 @@ func TestFreezeEndsStreams(t *testing.T) {
 		p.wants(a.record, audit.KindOutcome, audit.StatusFrozen)
 	}
 	for range 2 { // of the calls in sessions; in the other era the closed stream says it
-		<-told
+		within(t, told, "what is told")
 	}
 	for name, c := range listens {
 		a := last(name, c)

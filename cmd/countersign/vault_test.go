@@ -54,7 +54,7 @@ func TestCredentialsOfAnyEngine(t *testing.T) {
 	put(t, s, "gate.jwt", []byte(own))
 	tip := amend(t, s, s.Dana, map[string]string{
 		"servers/probe.yaml": "server: probe\nurl: " + u.url + `
-timeout: 5s
+timeout: 2m
 credentials:
   cluster: { vault: "kv/clusters/{{args.what}}", lease: none, scope: call, ttl: 60s, inject: { headers: { Authorization: "Bearer {{token}}" } } }
   person:

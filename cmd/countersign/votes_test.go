@@ -131,7 +131,7 @@ func voteAt(t *testing.T, signIn func(to string) string, env []string, args ...s
 func TestVotesFromTheCommandLine(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	amend(t, s, s.Dana, map[string]string{"approvers.yaml": approvers(t, s, "bob, alice")})
 	idp := signingIn(t, s)
 	p := serving(t, s, map[string]string{"COUNTERSIGN_APPROVALS_CLIENT_ID": votesClient})
@@ -322,7 +322,7 @@ func TestARealProviderSignsAVoterIn(t *testing.T) {
 	_, number, _ := strings.Cut(at, ":")
 	idp := peer.StartIssuer(t, "http://127.0.0.1:"+number+"/callback")
 	u := newProbe(t)
-	s := probeStage(t, u, "45s")
+	s := probeStage(t, u, "5m")
 	people := approvers(t, s, "bob")
 	amend(t, s, s.Dana, map[string]string{"approvers.yaml": strings.Replace(people, "issuer: "+s.Issuer.URL, "issuer: "+idp.URL, 1)})
 	p := serving(t, s, map[string]string{

@@ -14,7 +14,7 @@ import (
 func TestAWindow(t *testing.T) {
 	t.Parallel()
 	u := newProbe(t)
-	s := probeStage(t, u, "30s")
+	s := probeStage(t, u, "5m")
 	granting := strings.Replace(probeRules, "reason: Risky things need a DBA, approval: { approvers: dba }", "reason: Risky things need a DBA, approval: { approvers: dba, grant: { for: 1h, scope: tool } }", 1)
 	if granting == probeRules {
 		t.Fatal("the rule does not read as it did")

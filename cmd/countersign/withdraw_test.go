@@ -43,7 +43,7 @@ func TestAPolicyWithdrawsCredentials(t *testing.T) {
 		t.Fatalf("%+v", a)
 	}
 	running := p.asking(t.Context(), "probe", carol, strings.Replace(toolCall("leak", "x"), `"id":1`, `"id":7`, 1))
-	<-arrived
+	within(t, arrived, "the call at the server")
 	if n := len(s.Vault.Leases()); n != 2 {
 		t.Fatalf("%d leases", n)
 	}
