@@ -22,7 +22,7 @@ func TestMaskHash(t *testing.T) {
 		var out bytes.Buffer
 		cmd.SetIn(strings.NewReader(in))
 		cmd.SetOut(&out)
-		cmd.SetArgs(nil)
+		cmd.SetArgs([]string{}) // not those of the test
 		sum := sha256.Sum256([]byte(want))
 		if err := cmd.Execute(); err != nil || out.String() != hex.EncodeToString(sum[:])+"\n" {
 			t.Errorf("%q: %v %s", in, err, out.String())
