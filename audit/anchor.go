@@ -32,7 +32,7 @@ func (v *verification) openAnchors() {
 	for _, a := range v.pending {
 		c, err := ReadCheckpoint(a.signed)
 		if err == nil {
-			if c, err = v.open(a.signed); err != nil && a.in != "" {
+			if c, _, err = v.open(a.signed); err != nil && a.in != "" {
 				if claim, cerr := ReadCheckpoint(a.signed); cerr == nil && !strings.HasPrefix(anchorPrefix+claim.Origin+"/", v.cfg.Prefix) {
 					v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s holds a checkpoint of %s, which was not asked for", a.from, claim.Origin))
 					continue // so its key need not be among those given

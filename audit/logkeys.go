@@ -97,28 +97,43 @@ func (k LogKeys) Of(origin string) []ed25519.PublicKey {
 
 // Open parses a signed note, and checks that a key of its log signed it:
 // ErrUnknownLog if none is known; otherwise as OpenCheckpoint.
-func (k LogKeys) Open(signed string) (Checkpoint, error) { return k.openWith(signed, nil) }
+func (k LogKeys) Open(signed string) (Checkpoint, error) {
+	c, _, err := k.openWith(signed, nil)
+	return c, err
+}
 
-// openWith is Open, with further keys of the log.
-func (k LogKeys) openWith(signed string, more []ed25519.PublicKey) (Checkpoint, error) {
-	c, err := ReadCheckpoint(signed)
-	if err != nil {
-		return Checkpoint{}, err
+// openWith is Open, with further keys of the log; it gives those that signed, as
+// lines of .pub files.
+func (k LogKeys) openWith(signed string, more []ed25519.PublicKey) (c Checkpoint, by []string, err error) {
+	if c, err = ReadCheckpoint(signed); err != nil {
+		return Checkpoint{}, nil, err
 	}
 	keys := append(k.Of(c.Origin), more...)
 	enforcer, _, _ := strings.Cut(c.Origin, "/")
 	if len(keys) == 0 {
-		return Checkpoint{}, fmt.Errorf("%w: %w: %s", ErrCheckpoint, ErrUnknownLog, enforcer)
+		return Checkpoint{}, nil, fmt.Errorf("%w: %w: %s", ErrCheckpoint, ErrUnknownLog, enforcer)
 	}
-	if _, err = OpenCheckpoint(signed, keys); err == nil {
-		return c, nil
+	for _, key := range keys {
+		if _, err = OpenCheckpoint(signed, []ed25519.PublicKey{key}); err != nil {
+			continue
+		}
+		line, err := PublicLine(key)
+		if err != nil {
+			return Checkpoint{}, nil, err
+		}
+		by = append(by, line)
 	}
+	if len(by) > 0 {
+		slices.Sort(by)
+		return c, slices.Compact(by), nil
+	}
+	_, err = OpenCheckpoint(signed, keys)
 	for _, whose := range slices.Sorted(maps.Keys(k)) {
 		if _, stranger := OpenCheckpoint(signed, k[whose]); stranger == nil {
-			return Checkpoint{}, fmt.Errorf("%w of %s, size %d: it is signed by %s's key, and this is a log of %s; a key that both have must be listed for both", ErrCheckpoint, c.Origin, c.Size, whose, enforcer)
+			return Checkpoint{}, nil, fmt.Errorf("%w of %s, size %d: it is signed by %s's key, and this is a log of %s; a key that both have must be listed for both", ErrCheckpoint, c.Origin, c.Size, whose, enforcer)
 		}
 	}
-	return Checkpoint{}, err
+	return Checkpoint{}, nil, err
 }
 
 // Unnamed says in a sentence which keys may sign for every enforcer, since

@@ -13,6 +13,8 @@ import (
 type ownKeys struct {
 	Checkpoints []string `json:"checkpoints,omitempty"`
 	Commits     []string `json:"commits,omitempty"`
+	// Retired are the keys that were replaced, in the order in which that was read.
+	Retired []retirement `json:"retired,omitempty"`
 }
 
 // ownKeys gives the keys with which an enforcer has replaced its checkpoint key.
@@ -29,8 +31,9 @@ func (v *verification) ownKeys(enforcer string) (keys []ed25519.PublicKey) {
 	return keys
 }
 
-// open reads a checkpoint that a key of its enforcer must have signed.
-func (v *verification) open(signed string) (Checkpoint, error) {
+// open reads a checkpoint that a key of its enforcer must have signed, and gives
+// those that did.
+func (v *verification) open(signed string) (Checkpoint, []string, error) {
 	enforcer, _, _ := strings.Cut(signed, "/")
 	return v.cfg.Keys.openWith(signed, v.ownKeys(enforcer))
 }
@@ -66,6 +69,11 @@ func (v *verification) rotated(l *logState, at Problem, e *Entry, c Commit) {
 		v.keys[l.Enforcer] = own
 	}
 	add := func(list *[]string) {
+		if err := own.retire(retirement{r.Use, r.Old, r.New, l.origin(), e.Seq, e.Time}); err != nil {
+			at.Class = ClassRetired
+			bad("%v", err)
+			return
+		}
 		if !slices.Contains(*list, r.New) {
 			*list = append(*list, r.New)
 			v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s replaced its %s key at entry %d of %s, on %s: it is now %s", l.Enforcer, r.Use, e.Seq, l.origin(), clock(e.Time), r.New))

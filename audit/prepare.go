@@ -16,6 +16,7 @@ type prepared struct {
 	commit           Commit
 	signer           string
 	sigErr           error
+	commitKey        string
 
 	err     error // what did not read
 	changes changes
@@ -27,7 +28,8 @@ type prepared struct {
 	noteErr error
 	cp      Checkpoint
 	cpErr   error
-	message string // that the entries and the note make
+	cpKeys  []string // that signed it
+	message string   // that the entries and the note make
 }
 
 // batchFile is a file of lines, taken apart.
@@ -112,6 +114,7 @@ func (v *verification) prepareOne(at link, parentTree string) *prepared {
 		return p
 	}
 	p.signer, p.sigErr = v.cfg.Signer(p.commit.Raw, p.commit.When)
+	p.commitKey = commitKey(p.commit.Raw)
 	if p.changes, p.err = v.repo.diff(parentTree, p.commit.Tree); p.err != nil {
 		p.err = fmt.Errorf("its files do not read: %w", p.err)
 		return p
@@ -130,7 +133,7 @@ func (v *verification) prepareOne(at link, parentTree string) *prepared {
 		p.hashes, p.hashErr = v.blob(p.changes.added, p.path+".hashes")
 	}
 	if p.note, p.noteErr = v.blob(p.changes.latest, "checkpoint"); p.noteErr == nil {
-		p.cp, p.cpErr = v.cfg.Keys.Open(string(p.note))
+		p.cp, p.cpKeys, p.cpErr = v.cfg.Keys.openWith(string(p.note), nil)
 		if p.path != "" && p.batch.bad == nil {
 			p.message = commitMessage(p.batch.entries, string(p.note))
 		}

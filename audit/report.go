@@ -89,6 +89,7 @@ const (
 	ClassPolicy     Class = "policy"     // a policy that was not in force, or is not in its repository
 	ClassDecision   Class = "decision"   // the policy named decides otherwise
 	ClassRotation   Class = "rotation"   // a key entry that proves nothing
+	ClassRetired    Class = "retired"    // by a key that another had replaced before
 	ClassHandover   Class = "handover"   // a repository does not continue the one before
 	ClassBody       Class = "body"       // a body is not what its entry says
 	ClassQuorum     Class = "quorum"     // too few witnesses

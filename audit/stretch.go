@@ -153,7 +153,7 @@ func (v *verification) handover(l *logState, d changes, base *edge, bad func(Cla
 		bad(ClassHandover, -1, "%v", err)
 		return false
 	}
-	c, err := v.open(string(note))
+	c, keys, err := v.open(string(note))
 	switch {
 	case err != nil:
 		bad(ClassHandover, -1, "the hand-over from the repository before: %v", err)
@@ -169,6 +169,7 @@ func (v *verification) handover(l *logState, d changes, base *edge, bad func(Cla
 		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s begins here with entry %d: those before it are in another repository, which was not read; its last checkpoint is signed", l.origin(), base.size))
 		l.edge, l.base = base.clone(), base.clone()
 		l.roots = append(l.roots, sizedRoot{base.size, c.Root})
+		l.note(lastUse{UseCheckpoint, keys, c.Size, time.Time{}, ""})
 		l.calls.Continued = true
 		return true
 	}

@@ -70,9 +70,15 @@ func (w *recordWorld) must(err error) {
 	}
 }
 
-// open begins an incarnation of an enforcer on a state directory.
-func (w *recordWorld) open(state, enforcer, incarnation, commitKey, checkpointKey string) *run {
+// open begins an incarnation of an enforcer on a state directory; before are
+// the checkpoint keys that sign beside the one, while they are replaced.
+func (w *recordWorld) open(state, enforcer, incarnation, commitKey, checkpointKey string, before ...string) *run {
 	w.t.Helper()
+	var previousKey audit.Signer
+	for _, name := range before {
+		key, _, _ := namedKey(w.t, name)
+		previousKey = audit.KeySigner(key)
+	}
 	_, commit, _ := namedKey(w.t, commitKey)
 	key, _, _ := namedKey(w.t, checkpointKey)
 	store, err := gitsync.OpenAudit(gitsync.AuditConfig{Dir: w.repo, KeyPEM: commit, Name: enforcer, Email: enforcer + "@countersign.invalid"})
@@ -82,14 +88,14 @@ func (w *recordWorld) open(state, enforcer, incarnation, commitKey, checkpointKe
 	previous, err := audit.Previous(state)
 	w.must(err)
 	for _, p := range previous { // as a start does: the first entry names the last checkpoint
-		pub, err := audit.NewPublisher(audit.PublisherConfig{Past: p, Store: store, Signer: audit.KeySigner(key), Now: now})
+		pub, err := audit.NewPublisher(audit.PublisherConfig{Past: p, Store: store, Signer: audit.KeySigner(key), Previous: previousKey, Now: now})
 		w.must(err)
 		w.must(pub.Commit(context.Background()))
 	}
 	r := &run{w: w, store: store}
 	r.journal, err = audit.Open(audit.Config{Dir: state, Enforcer: enforcer, Incarnation: incarnation, Previous: previous, Now: now, Rand: zeros{}})
 	w.must(err)
-	r.log, err = audit.NewPublisher(audit.PublisherConfig{Journal: r.journal, Store: store, Signer: audit.KeySigner(key), Now: now})
+	r.log, err = audit.NewPublisher(audit.PublisherConfig{Journal: r.journal, Store: store, Signer: audit.KeySigner(key), Previous: previousKey, Now: now})
 	w.must(err)
 	return r
 }
@@ -290,6 +296,22 @@ func tamperings() []tampering {
 		r.commit()
 		r.close()
 	}
+	// replaced has a start put both keys out of use, as it should.
+	replaced := func(w *recordWorld) {
+		r := w.open("state-1", "prod-1", "r4", "commit-3", "checkpoint-3", "checkpoint-1")
+		for _, use := range []string{audit.UseCommit, audit.UseCheckpoint} {
+			old, _, _ := namedKey(w.t, use+"-1")
+			next, _, _ := namedKey(w.t, use+"-3")
+			rotation, err := audit.Rotate("prod-1", use, audit.KeySigner(old), next.Public().(ed25519.PublicKey))
+			w.must(err)
+			detail, err := audit.Detail(rotation)
+			w.must(err)
+			r.add(audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail})
+		}
+		r.commit()
+		r.close()
+		w.now = w.now.Add(time.Hour)
+	}
 	// The hand-over is one that was signed: it is the checkpoint of October's end.
 	beheaded := func(w *recordWorld) {
 		last := gitIn(w.t, w.repo, "show", october+":checkpoint")
@@ -372,6 +394,29 @@ func tamperings() []tampering {
 			w.must(err)
 			thirdRun(w, "state-1", audit.Signer{}, audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail}, "commit-1", "checkpoint-1")
 		}, nil, "the signature of the old key"},
+		{"keys are replaced", "an operator", replaced, nil, "no fault: the old keys signed the new ones"},
+		{"keys are replaced, and a run of its own is added with the old ones", "a thief of both retired keys", func(w *recordWorld) {
+			replaced(w)
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-1", "checkpoint-1")
+		}, nil, "the entry by which the key was replaced"},
+		{"keys are replaced, and a run of its own is added, its commits by the old one", "a thief of the retired commit key and the checkpoint key", func(w *recordWorld) {
+			replaced(w)
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{}, "commit-1", "checkpoint-3")
+		}, nil, "the entry by which the key was replaced"},
+		{"keys are replaced, and the end of a run before is written anew with the old ones", "a thief of both retired keys", func(w *recordWorld) {
+			replaced(w)
+			anew(w)
+		}, nil, "the next run's first entry, and another enforcer's"},
+		{"keys are replaced, and the old one says that another replaces it", "a thief of both retired keys", func(w *recordWorld) {
+			replaced(w)
+			key, _, _ := namedKey(w.t, "checkpoint-1")
+			next, _, _ := namedKey(w.t, "mallory")
+			r, err := audit.Rotate("prod-1", audit.UseCheckpoint, audit.KeySigner(key), next.Public().(ed25519.PublicKey))
+			w.must(err)
+			detail, err := audit.Detail(r)
+			w.must(err)
+			thirdRun(w, "mine", audit.Signer{}, audit.Entry{Kind: audit.KindKey, Status: audit.StatusRotated, Detail: detail}, "commit-1", "checkpoint-1")
+		}, nil, "the entry by which the key was replaced"},
 		{"a repository begins with a hand-over of its own making", "a thief of the commit key", func(w *recordWorld) {
 			w.remake(november, "commit-1", func(n int, files map[string][]byte, _ *string) bool {
 				if n == 0 {
@@ -443,9 +488,19 @@ func TestTamperTable(t *testing.T) {
 	verify := func(w *recordWorld, cfg audit.VerifyConfig) *audit.Report {
 		t.Helper()
 		cfg.Keys, cfg.Signer, cfg.Bodies = keys, trust.Commit, true
-		cfg.Writer = func(signer string) string { return strings.TrimSuffix(signer, "@countersign.invalid") }
+		cfg.Writer = func(signer string) string {
+			enforcer, ok := strings.CutSuffix(signer, "@countersign.invalid")
+			if !ok {
+				return ""
+			}
+			return enforcer
+		}
 		cfg.Committer = func(key, enforcer string, when time.Time) (string, error) {
 			return trust.Key(key, enforcer+"@countersign.invalid", when)
+		}
+		cfg.SignedBy = func(raw []byte, when time.Time, key string) error {
+			_, err := gitsync.VerifyCommit(raw, gitsync.Signers{AllowedSigners: []byte("successor namespaces=\"git\" " + key + "\n")}, when)
+			return err
 		}
 		rep, err := audit.Verify(t.Context(), objects(t, w.repo, 2), cfg)
 		if err != nil {
@@ -485,7 +540,7 @@ func TestTamperTable(t *testing.T) {
 			}
 		}
 		rep := verify(bad, cfg)
-		if rep.OK() != (c.foundBy == "") {
+		if rep.OK() != (c.foundBy == "" || strings.HasPrefix(c.foundBy, "no fault")) {
 			t.Errorf("%s by %s, against %s: %s", c.what, c.who, against, rep)
 		}
 		says := "holds"

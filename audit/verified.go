@@ -49,6 +49,7 @@ type stateLog struct {
 	Start      *Start            `json:"start,omitempty"`
 	Calls      logCalls          `json:"calls"`
 	Anchors    []stateAnchor     `json:"anchors,omitempty"` // that its entries hold
+	Uses       []lastUse         `json:"uses,omitempty"`    // of keys
 }
 
 type stateAnchor struct {
@@ -139,8 +140,9 @@ func (v *verification) resume(stretches map[string][]stretch) error {
 	}
 	v.before = *s
 	for enforcer, own := range s.Keys {
-		v.keys[enforcer] = &ownKeys{slices.Clone(own.Checkpoints), slices.Clone(own.Commits)}
+		v.keys[enforcer] = &ownKeys{slices.Clone(own.Checkpoints), slices.Clone(own.Commits), slices.Clone(own.Retired)}
 	}
+	v.untold()
 	if c := s.Calls; c != nil {
 		v.calls.Checked = c.Checked
 		v.calls.Undecided = maps.Clone(c.Checked.Undecided)
@@ -181,7 +183,7 @@ func (v *verification) begin(origin string, stretches []stretch) *logState {
 	}
 	l.edge, l.tips, l.Tip, l.Commits, l.Signers = edge, maps.Clone(s.Tips), s.Tip, s.Commits, slices.Clone(s.Signers)
 	l.First, l.Last, l.last, l.Signed, l.Resumed = s.First, s.Last, s.Last, s.Signed, s.Size
-	l.start, l.calls = s.Start, s.Calls.clone()
+	l.start, l.calls, l.uses = s.Start, s.Calls.clone(), slices.Clone(s.Uses)
 	l.Checkpoint = Checkpoint{Origin: origin, Size: s.Size, Root: edge.root()}
 	l.roots = []sizedRoot{{0, newLog(origin).roots[0].root}, {s.Size, l.Checkpoint.Root}}
 	if len(s.Base) > 0 {
@@ -244,7 +246,7 @@ func (v *verification) keep() {
 	for _, l := range v.logs {
 		at := stateLog{
 			Size: l.size, Tips: maps.Clone(l.tips), Tip: l.Tip, Commits: l.Commits, First: l.First, Last: l.Last, Signed: l.Signed,
-			Signers: l.Signers, Checkpoint: l.Checkpoint.text(), Start: l.start, Calls: l.calls.clone(),
+			Signers: l.Signers, Checkpoint: l.Checkpoint.text(), Start: l.start, Calls: l.calls.clone(), Uses: slices.Clone(l.uses),
 		}
 		if l.base.size > 0 {
 			at.Base = l.base.appendBase(nil)

@@ -146,6 +146,7 @@ func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, er
 		v.rep.Notes = append(v.rep.Notes, unnamed)
 	}
 	v.links()
+	v.retirements()
 	for i, a := range cfg.Anchors {
 		name := strconv.Itoa(i + 1)
 		if i < len(cfg.AnchorNames) {
@@ -206,6 +207,7 @@ type logState struct {
 	edge
 	last    time.Time
 	roots   []sizedRoot       // at each checkpoint walked
+	uses    []lastUse         // of keys
 	written map[uint64]int64  // when each batch was committed, by its first entry
 	tips    map[string]string // of the stretches walked
 	base    edge              // what the repository begins with: empty, unless it continues another

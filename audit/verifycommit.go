@@ -50,7 +50,7 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	}
 	cp, cpErr := b.cp, b.cpErr
 	if cpErr != nil && v.keys[l.Enforcer] != nil {
-		cp, cpErr = v.open(string(b.note))
+		cp, _, cpErr = v.open(string(b.note))
 	}
 	if cpErr == nil && cp.Origin != l.origin() {
 		cpErr = fmt.Errorf("the checkpoint is of another log: %s", cp.Origin)
@@ -115,6 +115,7 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	l.last, l.Last = batch.entries[len(batch.entries)-1].Time, batch.entries[len(batch.entries)-1].Time
 	l.Checkpoint, l.Signed = cp, c.When
 	l.roots = append(l.roots, sizedRoot{l.size, cp.Root})
+	v.used(l, b)
 	if !slices.Contains(l.Signers, b.signer) {
 		l.Signers = append(l.Signers, b.signer)
 	}
