@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -41,18 +40,29 @@ type PublishedLog interface {
 	Close() error
 }
 
-// EraserConfig says whose bodies are dropped, and when.
-type EraserConfig struct {
-	Dir      string // the state directory
-	Enforcer string
-	Store    ErasingStore
-	Repo     string // what Store is a copy of, where the record goes on from one repository to the next: those before it are not reached; else ""
+// Place is a repository that has, or had, bodies of this enforcer.
+type Place struct {
+	Name  string // its URL, without credentials; "": there is only one
+	Store ErasingStore
 	// Published brings the log's branches under prefix from the remote: what it
 	// has is soon no longer on this disk.
 	Published func(ctx context.Context, prefix string) (PublishedLog, error)
-	Journal   *Journal  // this run's: erasures are recorded in it
-	Past      []*Past   // earlier runs' that are still on this disk
-	Bodies    []*Bodies // those that commit now; more by Add
+	// Away is why the remote cannot be asked, as things are configured: what is
+	// there must not be forgotten. nil: it can.
+	Away error
+}
+
+// EraserConfig says whose bodies are dropped, and when; where they are, Reach.
+type EraserConfig struct {
+	Dir      string // the state directory
+	Enforcer string
+	// Named is told of a repository that the log of another names, where that
+	// goes on, or from where it came. If it is one of the enforcer's, it is given
+	// to Reach, and known is true. nil: none is.
+	Named   func(name string) (known bool, err error)
+	Journal *Journal  // this run's: erasures are recorded in it
+	Past    []*Past   // earlier runs' that are still on this disk
+	Bodies  []*Bodies // those that commit now
 	// Subject gives a subject as the record has it now; Pseudonym as it has
 	// been recorded where a policy wanted pseudonyms. Both nil: as it is.
 	Subject, Pseudonym func(issuer, sub string) (string, string)
@@ -73,14 +83,16 @@ type Erasure struct {
 	Before time.Time `json:"before,omitzero"`      // those older than this: retention
 	Asked  time.Time `json:"asked"`                //
 	Steps  []Erased  `json:"branches"`             // what was written anew
-	Seen   bool      `json:"seen"`                 // the remote was asked for branches that are not here, and nothing is left here
-	Done   bool      `json:"done"`                 // nor on the remote, and it is recorded
+	Seen   bool      `json:"everywhere"`           // every remote was asked for branches that are not here, and nothing is left here
+	Done   bool      `json:"done"`                 // nor on the remotes, and it is recorded
 	Waits  string    `json:"waits,omitempty"`      // why it is not done
-	Repo   string    `json:"repository,omitempty"` // the only one that was reached, though there may be others before it
+	Repo   string    `json:"repository,omitempty"` // the only one that it is about: retention; "": all, or there is only one
+	Others []string  `json:"others,omitempty"`     // repositories that the log names, and that are none of the enforcer's: not looked into
 }
 
 // Erased is a branch that was written anew.
 type Erased struct {
+	Repo   string `json:"repository,omitempty"` // that it is in, if there may be several
 	Branch string `json:"branch"`
 	Old    string `json:"old"` // its tip before
 	New    string `json:"new"` // after; "" if nothing was left of it
@@ -113,6 +125,7 @@ type erasedDetail struct {
 	Bodies   int       `json:"bodies"`
 	Branches []Erased  `json:"branches,omitempty"`
 	Repo     string    `json:"repository,omitempty"` // the only one that it is about
+	Others   []string  `json:"others,omitempty"`     // see Erasure
 }
 
 // ErrErasure is returned for an erasure that cannot be asked for like that.
@@ -120,34 +133,37 @@ var ErrErasure = errors.New("audit: erasure")
 
 // Eraser drops bodies: those of a subject or a call, when an operator asks, and
 // those that are older than the policy's retention. It writes branches of
-// bodies anew, those of every run of its enforcer, and nothing else; the log
-// stays as it is, and the erasure is an entry of it. It is a Part of an Outlet,
-// after the Bodies.
+// bodies anew, those of every run of its enforcer, in every repository that its
+// record is or was in, and nothing else; the log stays as it is, and the erasure
+// is an entry of it.
 //
 // What is to be done is on this disk before it begins; a crash in the middle is
-// finished by the next start, and what cannot be done now (the remote is down)
+// finished by the next start, and what cannot be done now (a remote is down)
 // by a later window. To do a step again changes nothing.
 type Eraser struct {
 	cfg EraserConfig
 
-	mu      sync.Mutex // one thing at a time
-	open    map[string]*Erasure
-	looked  time.Time // when what is too old was last looked for
-	viewing sync.Mutex
-	view    map[string]Erasure // what Get and List tell, also while something is done
-	erased  struct {
+	mu       sync.Mutex // never held while a remote is asked
+	places   []*reached
+	open     map[string]*Erasure
+	searches map[string]*search // of those that are open
+	viewing  sync.Mutex
+	view     map[string]Erasure // what Get and List tell, also while something is done
+	erased   struct {
 		sync.RWMutex
 		digests map[string]bool
 	}
 }
 
-// lookEvery is how often bodies that are too old are looked for.
-const lookEvery = time.Hour
+const (
+	lookEvery = time.Hour   // bodies that are too old are looked for
+	askTime   = time.Minute // who asks for an erasure waits no longer for the remotes
+)
 
 // NewEraser takes up what earlier runs did not finish.
 func NewEraser(cfg EraserConfig) (*Eraser, error) {
-	if cfg.Store == nil || cfg.Published == nil || cfg.Journal == nil || cfg.ID == nil || cfg.Enforcer == "" {
-		return nil, errors.New("audit: an eraser needs a store, a journal, an enforcer's name and ids")
+	if cfg.Journal == nil || cfg.ID == nil || cfg.Enforcer == "" {
+		return nil, errors.New("audit: an eraser needs a journal, an enforcer's name and ids")
 	}
 	same := func(issuer, sub string) (string, string) { return issuer, sub }
 	if cfg.Subject == nil {
@@ -159,24 +175,30 @@ func NewEraser(cfg EraserConfig) (*Eraser, error) {
 	if cfg.Retention == nil {
 		cfg.Retention = func() (time.Duration, bool) { return 0, true }
 	}
+	if cfg.Named == nil {
+		cfg.Named = func(string) (bool, error) { return false, nil }
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Eraser{cfg: cfg, open: map[string]*Erasure{}, view: map[string]Erasure{}}
+	e := &Eraser{cfg: cfg, open: map[string]*Erasure{}, searches: map[string]*search{}, view: map[string]Erasure{}}
 	if err := errors.Join(e.loadErased(), e.loadOpen()); err != nil {
 		return nil, err
 	}
 	return e, nil
 }
 
-// Add tells of one more that commits bodies.
-func (e *Eraser) Add(b *Bodies) {
+// Reach has the eraser reach a repository, from now on: what it does there is a
+// Part of that one's Outlet, after the Bodies.
+func (e *Eraser) Reach(p Place) Part {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.cfg.Bodies = append(e.cfg.Bodies, b)
+	r := &reached{Place: p, e: e}
+	e.places = append(e.places, r)
+	return r
 }
 
 // Erased tells whether the body of this digest must not be published any more.
@@ -194,12 +216,36 @@ func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
 	if subject == (ask.Call != "") || (ask.Issuer != "") != (ask.Sub != "") || ask.By == "" || ask.Reason == "" {
 		return Erasure{}, fmt.Errorf("%w: of a subject (issuer and sub) or of a call, with a reason", ErrErasure)
 	}
+	er, err := e.begin(ctx, ask)
+	if err != nil {
+		return Erasure{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTime)
+	defer cancel()
+	for asked := 0; ; { // what one finds may name more
+		e.mu.Lock()
+		more := e.places[asked:]
+		asked = len(e.places)
+		e.mu.Unlock()
+		if len(more) == 0 {
+			now, _ := e.Get(er.ID)
+			return now, nil
+		}
+		var all sync.WaitGroup
+		for _, p := range more {
+			all.Go(func() { _ = p.advance(ctx, er) }) // Waits says it
+		}
+		all.Wait()
+	}
+}
+
+// begin records that an erasure was asked for, unless it is under way.
+func (e *Eraser) begin(ctx context.Context, ask Erasure) (*Erasure, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, o := range e.open { // asked again
 		if o.Issuer == ask.Issuer && o.Sub == ask.Sub && o.Call == ask.Call && o.Before.IsZero() {
-			_ = e.advance(ctx, o) // Waits says it
-			return *o, nil
+			return o, nil
 		}
 	}
 	er := &Erasure{
@@ -207,15 +253,14 @@ func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
 		Asked: e.cfg.Now().UTC(), Steps: []Erased{},
 	}
 	if err := e.record(ctx, er, StatusAsked); err != nil {
-		return Erasure{}, fmt.Errorf("nothing is erased, since that cannot be recorded: %w", err)
+		return nil, fmt.Errorf("nothing is erased, since that cannot be recorded: %w", err)
 	}
 	if err := e.save(er); err != nil {
-		return Erasure{}, err
+		return nil, err
 	}
 	e.open[er.ID] = er
 	e.show(er)
-	_ = e.advance(ctx, er) // Waits says it
-	return *er, nil
+	return er, nil
 }
 
 // Get gives an erasure that is not done, or was done in this run.
@@ -245,71 +290,54 @@ func (e *Eraser) show(er *Erasure) {
 	e.viewing.Lock()
 	defer e.viewing.Unlock()
 	now := *er
-	now.Steps = slices.Clone(er.Steps)
+	now.Steps, now.Others = slices.Clone(er.Steps), slices.Clone(er.Others)
 	e.view[er.ID] = now
-}
-
-// Commit goes on with what is not done, and drops what has become too old.
-func (e *Eraser) Commit(ctx context.Context) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	errs := []error{e.expire(ctx)}
-	for _, id := range slices.Sorted(maps.Keys(e.open)) {
-		errs = append(errs, e.advance(ctx, e.open[id]))
-	}
-	return errors.Join(errs...)
-}
-
-// Dirty names the branches that the remote has as they were before.
-func (e *Eraser) Dirty() []string {
-	names, err := e.cfg.Store.Rewritten(e.prefix())
-	if err != nil {
-		e.cfg.Log.Error("the branches that were written anew cannot be listed", "err", err)
-	}
-	return names
-}
-
-// Pushed finishes what waited for the push.
-func (e *Eraser) Pushed(ctx context.Context, _ map[string]string) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var errs []error
-	for _, id := range slices.Sorted(maps.Keys(e.open)) {
-		errs = append(errs, e.advance(ctx, e.open[id]))
-	}
-	return errors.Join(errs...)
 }
 
 func (e *Eraser) prefix() string { return bodiesPrefix + e.cfg.Enforcer + "/" }
 
-// advance does what can be done of an erasure now. What it fails with, it says
-// in Waits, too.
-func (e *Eraser) advance(ctx context.Context, er *Erasure) error {
-	er.Waits, er.Repo = "", e.cfg.Repo
-	err := e.step(ctx, er)
-	if err != nil {
-		er.Waits = err.Error()
+// finish ends an erasure if nothing is left to do, here or on a remote, and says
+// in Waits what is. e.mu is held.
+func (e *Eraser) finish(ctx context.Context, er *Erasure) (err error) {
+	if er.Done {
+		return nil
 	}
-	e.show(er)
-	return err
-}
-
-func (e *Eraser) step(ctx context.Context, er *Erasure) error {
+	defer func() {
+		if err != nil {
+			er.Waits = err.Error()
+		}
+		e.show(er)
+	}()
+	var left []string
 	if !er.Seen {
-		if err := e.dropAll(ctx, er); err != nil {
-			return err
+		s := e.search(er)
+		for _, p := range e.places {
+			if !p.concerns(er) {
+				continue
+			}
+			if why := s.left(p, er); why != "" {
+				left = append(left, strings.TrimPrefix(p.Name+": "+why, ": "))
+			}
+		}
+		if er.Waits = strings.Join(left, "; "); er.Waits != "" {
+			return nil
 		}
 		er.Seen = true
 		if err := e.save(er); err != nil {
 			return err
 		}
+		delete(e.searches, er.ID) // it is known now, and may be large
 	}
-	waiting, err := e.cfg.Store.Rewritten(e.prefix())
-	if err != nil {
-		return err
+	for _, p := range e.places {
+		waiting, err := p.Store.Rewritten(e.prefix())
+		if err != nil {
+			return err
+		}
+		if slices.ContainsFunc(er.Steps, func(s Erased) bool { return s.Repo == p.Name && slices.Contains(waiting, s.Branch) }) {
+			left = append(left, strings.TrimPrefix(p.Name+": the branches are not on the remote yet as they are here", ": "))
+		}
 	}
-	if slices.ContainsFunc(er.Steps, func(s Erased) bool { return slices.Contains(waiting, s.Branch) }) {
-		er.Waits = "the branches are not on the remote yet as they are here"
+	if er.Waits = strings.Join(left, "; "); er.Waits != "" {
 		return nil
 	}
 	status := StatusErased
@@ -324,35 +352,13 @@ func (e *Eraser) step(ctx context.Context, er *Erasure) error {
 	if err := os.Remove(e.path(er.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("audit: %w", err)
 	}
-	er.Done, er.Waits = true, ""
+	er.Done = true
 	delete(e.open, er.ID)
 	return nil
 }
 
-// dropAll drops what is here and what only the remote has: of a disk that was
-// lost, and of runs whose log is no longer on this disk. While the remote cannot
-// be asked, what can be found without it goes all the same.
-func (e *Eraser) dropAll(ctx context.Context, er *Erasure) (err error) {
-	unseen := e.cfg.Store.FetchNew(ctx, e.prefix())
-	var log PublishedLog
-	if unseen == nil && er.Before.IsZero() {
-		got, err2 := e.cfg.Published(ctx, "audit/"+e.cfg.Enforcer+"/")
-		if unseen = err2; unseen == nil { // else it is nothing, and may be a pointer to that
-			log = got
-			defer func() { err = errors.Join(err, log.Close()) }()
-		}
-	}
-	if err := e.drop(ctx, er, log); err != nil {
-		return errors.Join(unseen, err)
-	}
-	if unseen != nil {
-		return fmt.Errorf("what could be found here is gone, but the remote cannot be asked what it has: %w", unseen)
-	}
-	return nil
-}
-
 func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
-	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps, Repo: e.cfg.Repo}
+	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps, Repo: er.Repo, Others: er.Others}
 	if er.Sub != "" {
 		d.Issuer, d.Sub = e.cfg.Subject(er.Issuer, er.Sub)
 	}
@@ -363,6 +369,9 @@ func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
 		d.Branches = d.Branches[:maxNamedBranches] // the line has a bound; the count is of all
 	}
 	detail, err := Detail(d)
+	for ; err == nil && len(detail) > maxErasedDetail && len(d.Branches) > 0; detail, err = Detail(d) {
+		d.Branches = d.Branches[:len(d.Branches)/2]
+	}
 	if err != nil {
 		return err
 	}
@@ -370,5 +379,8 @@ func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
 	return err
 }
 
-// maxNamedBranches bounds those that an entry names.
-const maxNamedBranches = 128
+// maxNamedBranches and maxErasedDetail bound what an entry names.
+const (
+	maxNamedBranches = 128
+	maxErasedDetail  = 48 << 10
+)

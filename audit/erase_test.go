@@ -37,6 +37,11 @@ type erasure struct {
 	bodies    *audit.Bodies
 	eraser    *audit.Eraser
 	outlet    *audit.Outlet
+
+	name    string   // of remote, for the eraser
+	before  []string // remotes that the record was in before
+	stores  []*gitsync.Repo
+	outlets []*audit.Outlet // theirs
 }
 
 // flakyStore fails before, or after, a rewrite when it is told to.
@@ -94,12 +99,16 @@ func (s *erasure) start(t *testing.T) {
 		if err := errors.Join(s.journal.Close(), s.repo.Close()); err != nil {
 			t.Fatal(err)
 		}
+		for _, r := range s.stores {
+			if err := r.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
+	s.stores, s.outlets = nil, nil
 	s.runs++
 	var err error
-	if s.repo, err = gitsync.OpenAudit(gitsync.AuditConfig{Dir: filepath.Join(s.dir, "audit.git"), URL: s.remote, KeyPEM: s.key, Name: "gate", Email: "gate@x.invalid"}); err != nil {
-		t.Fatal(err)
-	}
+	s.repo = s.copyOf(t, s.remote)
 	s.store = &flakyStore{Repo: s.repo}
 	if s.past, err = audit.Previous(s.dir); err != nil {
 		t.Fatal(err)
@@ -127,7 +136,9 @@ func (s *erasure) start(t *testing.T) {
 		return b
 	}
 	for _, p := range s.past {
-		part(nil, p)
+		if len(s.before) == 0 || !p.Published() {
+			part(nil, p)
+		}
 	}
 	if s.journal, err = audit.Open(audit.Config{Dir: s.dir, Enforcer: "gate", Incarnation: fmt.Sprintf("r_%d", s.runs), Previous: s.past, Now: s.clock}); err != nil {
 		t.Fatal(err)
@@ -135,26 +146,66 @@ func (s *erasure) start(t *testing.T) {
 	s.bodies = part(s.journal, nil)
 	n := 0
 	if s.eraser, err = audit.NewEraser(audit.EraserConfig{
-		Dir: s.dir, Enforcer: "gate", Store: s.store, Journal: s.journal, Past: s.past, Bodies: bodies,
-		Published: func(ctx context.Context, prefix string) (audit.PublishedLog, error) {
-			return s.repo.Borrow(ctx, prefix)
-		},
+		Dir: s.dir, Enforcer: "gate", Journal: s.journal, Past: s.past, Bodies: bodies,
 		Pseudonym: func(issuer, sub string) (string, string) { return issuer, "pseudonym:" + sub },
 		Retention: func() (time.Duration, bool) { return s.retention, true },
 		ID:        func() string { n++; return fmt.Sprintf("er_%d_%d", s.runs, n) }, Now: s.clock,
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if s.outlet, err = audit.NewOutlet(audit.OutletConfig{
-		Parts: append(parts, s.eraser),
+	s.outlet = s.outletTo(t, s.repo, append(parts, s.eraser.Reach(audit.Place{Name: s.name, Store: s.store, Published: borrowed(s.repo)})))
+	for _, remote := range s.before {
+		repo := s.copyOf(t, remote)
+		s.stores = append(s.stores, repo)
+		s.outlets = append(s.outlets, s.outletTo(t, repo, []audit.Part{s.eraser.Reach(audit.Place{Name: remote, Store: repo, Published: borrowed(repo)})}))
+	}
+}
+
+// copyOf opens the repository that is published to a remote.
+func (s *erasure) copyOf(t *testing.T, remote string) *gitsync.Repo {
+	t.Helper()
+	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{Dir: s.copyDir(remote), URL: remote, KeyPEM: s.key, Name: "gate", Email: "gate@x.invalid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return repo
+}
+
+func (s *erasure) copyDir(remote string) string {
+	return filepath.Join(s.dir, "audit-"+filepath.Base(remote))
+}
+
+func (s *erasure) outletTo(t *testing.T, repo *gitsync.Repo, parts []audit.Part) *audit.Outlet {
+	t.Helper()
+	o, err := audit.NewOutlet(audit.OutletConfig{
+		Parts: parts,
 		Push: func(ctx context.Context, branches []string) (audit.Push, error) {
-			done, err := s.repo.Push(ctx, branches...)
+			done, err := repo.Push(ctx, branches...)
 			return audit.Push(done), err
 		},
 		Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) }, Now: s.clock,
-	}); err != nil {
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
+	return o
+}
+
+// moveOn has the next run begin in another repository.
+func (s *erasure) moveOn(t *testing.T) {
+	t.Helper()
+	s.before = append(s.before, s.remote)
+	s.remote = filepath.Join(filepath.Dir(s.remote), fmt.Sprintf("remote-%d.git", len(s.before)+1))
+	s.name = s.remote
+	if err := githost.Init(s.remote); err != nil {
+		t.Fatal(err)
+	}
+	s.start(t)
+}
+
+// borrowed is how the eraser sees the log that a remote has.
+func borrowed(repo *gitsync.Repo) func(context.Context, string) (audit.PublishedLog, error) {
+	return func(ctx context.Context, prefix string) (audit.PublishedLog, error) { return repo.Borrow(ctx, prefix) }
 }
 
 func (s *erasure) flush(t *testing.T) {
@@ -197,7 +248,7 @@ func (s *erasure) state(t *testing.T, repo string, run int, es []audit.Entry, wa
 	}
 }
 
-func (s *erasure) local() string { return filepath.Join(s.dir, "audit.git") }
+func (s *erasure) local() string { return s.copyDir(s.remote) }
 
 // verified checks that the log still proves itself.
 func (s *erasure) verified(t *testing.T) {
@@ -467,8 +518,7 @@ func TestAnErasureIsRecordedOnce(t *testing.T) {
 	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := audit.NewEraser(audit.EraserConfig{Dir: s.dir, Enforcer: "gate", Store: s.store, Journal: s.journal, ID: func() string { return "" },
-		Published: func(context.Context, string) (audit.PublishedLog, error) { return nil, errors.New("none") }}); !errors.Is(err, audit.ErrDamaged) {
+	if _, err := audit.NewEraser(audit.EraserConfig{Dir: s.dir, Enforcer: "gate", Journal: s.journal, ID: func() string { return "" }}); !errors.Is(err, audit.ErrDamaged) {
 		t.Errorf("a damaged one: %v", err)
 	}
 }

@@ -74,6 +74,9 @@ func reader(t testing.TB, dir string) audit.Repository {
 		},
 		Tip: func(branch string) (string, bool, error) {
 			ref, err := r.Reference(plumbing.NewBranchReferenceName(branch), true)
+			if errors.Is(err, plumbing.ErrReferenceNotFound) {
+				return "", false, nil
+			}
 			if err != nil {
 				return "", false, err
 			}

@@ -28,15 +28,16 @@ func auditEraseCommand() *cobra.Command {
 		Short: "Erase the bodies of a subject's calls, or of one call, from the record",
 		Long: `Has the running enforcer drop the kept bodies of requests and answers: from its
 journals' way to Git, from its own repository, and from the remote, whose branches
-under bodies/ it writes anew. The log is not touched, and still verifies: it has
-the bodies' digests, which say nothing without the salt that went with the bodies.
-That it was done, by whom and why, is an entry.
+under bodies/ it writes anew, also in the repositories that the record was in before.
+The log is not touched, and still verifies: it has the bodies' digests, which say
+nothing without the salt that went with the bodies. That it was done, by whom and
+why, is an entry.
 
 Every enforcer erases its own: run it for each. Clones and forks keep what they
 have, and so does the Git host until it collects garbage: see docs/record.md.
 
-Exit status 1: it is not done yet (the remote cannot be reached, say). It goes on
-by itself, also after a restart.
+Exit status 1: it is not done yet (a repository cannot be reached, say: it is named).
+It goes on by itself, also after a restart.
 
 It reaches the enforcer of this machine through control.sock in
 COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
@@ -77,10 +78,10 @@ COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
 				if s.New == "" {
 					s.New = "gone"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %d bodies, %s → %s\n", s.Branch, s.Bodies, s.Old, s.New)
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %d bodies, %s → %s\n", safe(strings.TrimSpace(s.Repo+" "+s.Branch)), s.Bodies, s.Old, s.New)
 			}
-			if er.Repo != "" {
-				fmt.Fprintf(cmd.OutOrStdout(), "only in %s: what repositories before it hold is still there; remove their branches under bodies/ by hand\n", safe(er.Repo))
+			for _, name := range er.Others {
+				fmt.Fprintf(cmd.OutOrStdout(), "not looked into: %s, which the log names; it is none of COUNTERSIGN_AUDIT_REPO, or forgotten: remove its branches under bodies/ by hand\n", safe(name))
 			}
 			return nil
 		},

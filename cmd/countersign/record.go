@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"path"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -39,8 +38,10 @@ type record struct {
 	outgoing outgoing
 	repo     *gitsync.Repo // where this run began
 	previous []*audit.Past // journals of earlier runs that are still on this disk
+	opening  sync.Mutex    // over places, and what opens a site
+	places   []byte        // placesFile, as it is on the disk
 	sitesMu  sync.Mutex
-	sites    []*site               // all repositories that are published to
+	sites    []*site               // all repositories that the record is or was in
 	logs     []*rollingLog         // of earlier runs that were not wholly published, and of this one, the last
 	target   string                // where this run's log is, or is to go on
 	eraser   *audit.Eraser         // of bodies
@@ -102,6 +103,9 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	if r.target, err = r.startsIn(previous); err != nil {
 		return err
 	}
+	if err := r.openPlaces(previous); err != nil {
+		return err
+	}
 	here, err := r.at(r.target)
 	if err != nil {
 		return err
@@ -118,7 +122,7 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	var journals []iter.Seq2[audit.Entry, error]
 	for _, p := range previous {
 		journals = append(journals, r.recalled(p))
-		if r.config.rolls() && p.Published() {
+		if (r.config.rolls() || p.Repo() != "") && p.Published() {
 			continue // wherever it was
 		}
 		there, began, err := r.sitesOf(p, here)
@@ -171,12 +175,11 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	b, err := r.bodies(audit.BodiesConfig{Journal: r.journal}, here)
 	if err == nil {
 		here.outlet.Add(b)
-		r.eraser, err = r.newEraser(append(bodies, b), here)
+		err = r.newEraser(append(bodies, b))
 	}
 	if err != nil {
 		return errors.Join(err, r.journal.Close())
 	}
-	here.outlet.Add(r.eraser)
 	return nil
 }
 
@@ -239,30 +242,26 @@ func (r *record) publisher(pc audit.PublisherConfig, at *site) (*audit.Publisher
 func (r *record) publish(ctx context.Context) error {
 	var work sync.WaitGroup
 	defer work.Wait()
-	begun := func(pub *audit.Publisher, at *site) {
-		if pub != nil {
-			work.Go(func() { pub.Follow(ctx) })
-		}
-		if at != nil {
-			work.Go(func() { at.outlet.Run(ctx) })
-		}
-	}
-	for _, s := range r.openSites() {
-		begun(nil, s)
-	}
-	begun(r.logs[len(r.logs)-1].pub, nil)
+	follow := func(pub *audit.Publisher) { work.Go(func() { pub.Follow(ctx) }) }
+	follow(r.logs[len(r.logs)-1].pub)
 	work.Go(func() { r.outside.run(ctx) })
-	if !r.config.rolls() {
-		return nil // when they end
-	}
 	tick := time.NewTicker(r.config.AuditWindow)
 	defer tick.Stop()
 	for {
+		for _, s := range r.openSites() { // an erasure may have opened one
+			if !s.runs {
+				s.runs = true
+				work.Go(func() { s.outlet.Run(ctx) })
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			if err := errors.Join(r.roll(ctx, time.Now()), r.moveOn(begun)); err != nil && ctx.Err() == nil {
+			if !r.config.rolls() {
+				continue
+			}
+			if err := errors.Join(r.roll(ctx, time.Now()), r.moveOn(follow)); err != nil && ctx.Err() == nil {
 				r.log.Error("the record's next repository", "err", err)
 			}
 		}
@@ -376,7 +375,7 @@ func (r *record) close() error {
 			}
 		}
 		moved := false
-		if err := r.moveOn(func(*audit.Publisher, *site) { moved = true }); err != nil {
+		if err := r.moveOn(func(*audit.Publisher) { moved = true }); err != nil {
 			r.log.Warn("the record's end could not be published; the next start does it", "err", err)
 		}
 		if !moved {
@@ -384,17 +383,4 @@ func (r *record) close() error {
 		}
 	}
 	return errors.Join(append(errs, r.closeSites(), r.keys.close(ctx))...)
-}
-
-func (r *record) openSites() []*site {
-	r.sitesMu.Lock()
-	defer r.sitesMu.Unlock()
-	return slices.Clone(r.sites)
-}
-
-func (r *record) closeSites() (err error) {
-	for _, s := range r.openSites() {
-		err = errors.Join(err, s.repo.Close())
-	}
-	return err
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"time"
 
 	agefile "filippo.io/age"
@@ -32,12 +31,10 @@ func (r *record) bodies(bc audit.BodiesConfig, at *site) (*audit.Bodies, error) 
 	return audit.NewBodies(bc)
 }
 
-func (r *record) newEraser(bodies []*audit.Bodies, at *site) (*audit.Eraser, error) {
-	return audit.NewEraser(audit.EraserConfig{
-		Dir: r.config.StateDir, Enforcer: r.config.ID, Store: at.repo, Repo: at.name, Journal: r.journal, Past: r.previous, Bodies: bodies,
-		Published: func(ctx context.Context, prefix string) (audit.PublishedLog, error) {
-			return r.repo.Borrow(ctx, prefix)
-		},
+// newEraser makes the eraser, which reaches every repository that is open.
+func (r *record) newEraser(bodies []*audit.Bodies) (err error) {
+	r.eraser, err = audit.NewEraser(audit.EraserConfig{
+		Dir: r.config.StateDir, Enforcer: r.config.ID, Named: r.named, Journal: r.journal, Past: r.previous, Bodies: bodies,
 		Subject: func(issuer, sub string) (string, string) {
 			s := r.names().Subject(r.inForce(), rules.Subject{Issuer: issuer, Sub: sub})
 			return s.Issuer, s.Sub
@@ -52,6 +49,16 @@ func (r *record) newEraser(bodies []*audit.Bodies, at *site) (*audit.Eraser, err
 		},
 		ID: func() string { return randomID("er_") }, Now: time.Now, Log: r.log,
 	})
+	if err != nil {
+		return err
+	}
+	for _, s := range r.openSites() {
+		if s.name == "" && r.config.rolls() {
+			continue // nobody knows where that was
+		}
+		s.outlet.Add(r.eraser.Reach(s.place()))
+	}
+	return nil
 }
 
 // inForce is the policy, the last one at a stop; nil while there is none.

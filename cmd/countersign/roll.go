@@ -1,15 +1,11 @@
 package main
 
 import (
-	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -18,7 +14,6 @@ import (
 	"time"
 
 	"countersign/audit"
-	"countersign/gitsync"
 )
 
 // What the URL of the record's repository may hold: then the record goes on in
@@ -83,13 +78,6 @@ func splitUser(url string) (bare, user string) {
 	return scheme + "://" + host[i+1:] + "/" + path, host[:i+1]
 }
 
-// site is one repository of the record, and the way to it.
-type site struct {
-	name   string // its URL without credentials; empty: there is only one
-	repo   *gitsync.Repo
-	outlet *audit.Outlet
-}
-
 // rollingLog is one run's log, and where it is.
 type rollingLog struct {
 	past *audit.Past // nil: of this run
@@ -97,61 +85,12 @@ type rollingLog struct {
 	site *site
 }
 
-// at opens a repository, or finds it among those that are open. The name ""
-// stands for the only one; where repositories roll, for that which is due, with
-// what was committed before they did.
-func (r *record) at(name string) (*site, error) {
-	for _, s := range r.openSites() {
-		if s.name == name {
-			return s, nil
-		}
-	}
-	dir, url := "audit.git", r.config.AuditRepo
-	if r.config.rolls() {
-		_, user := splitUser(url)
-		scheme, rest, ok := strings.Cut(cmp.Or(name, r.config.repoAt(time.Now(), 1)), "://")
-		if url = scheme; ok {
-			url = scheme + "://" + user + rest
-		}
-		if name != "" {
-			sum := sha256.Sum256([]byte(name))
-			dir = "audit-" + hex.EncodeToString(sum[:6]) + ".git"
-		}
-	}
-	committer, err := r.keys.now[audit.UseCommit].SSH()
-	if err != nil {
-		return nil, err
-	}
-	c := r.config
-	c.AuditRepo = url
-	repo, err := gitsync.OpenAudit(gitsync.AuditConfig{
-		Dir: filepath.Join(c.StateDir, dir), URL: url, Auth: c.auditAuth(r.mask),
-		Signer: committer, Name: "countersign " + c.ID, Email: committerEmail(c.ID),
-	})
-	if err != nil {
-		return nil, fmt.Errorf("COUNTERSIGN_AUDIT_REPO: %w", err)
-	}
-	s := &site{name: name, repo: repo}
-	s.outlet, err = audit.NewOutlet(audit.OutletConfig{
-		Push: pushTo(repo), Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
-		Window: c.AuditWindow, Rand: rand.Float64, Now: time.Now, Log: r.log,
-		Pushed: func(p audit.Push) { r.weigh(s.name, p.Sent) },
-	})
-	if err != nil {
-		return nil, errors.Join(err, repo.Close())
-	}
-	r.sitesMu.Lock()
-	defer r.sitesMu.Unlock()
-	r.sites = append(r.sites, s)
-	return s, nil
-}
-
 // sitesOf gives the repository that the log of an earlier run is in, and the one
 // in which it began, where the run's bodies are. A run that died before it
 // committed anything is in none: it begins where it says that it leaves from,
 // or else where the new one does.
 func (r *record) sitesOf(p *audit.Past, here *site) (log, bodies *site, err error) {
-	if !r.config.rolls() {
+	if !r.config.rolls() && p.Repo() == "" {
 		return here, here, nil
 	}
 	if p.Repo() == "" && p.Checkpoint() == "" {
@@ -267,15 +206,14 @@ func (r *record) roll(ctx context.Context, now time.Time) error {
 }
 
 // moveOn takes logs to the next repository that have wholly arrived in the one
-// before. begun is told of each new publisher of this run, and of each new site.
-func (r *record) moveOn(begun func(*audit.Publisher, *site)) error {
+// before. begun is told of each new publisher of this run.
+func (r *record) moveOn(begun func(*audit.Publisher)) error {
 	var errs []error
 	for _, l := range r.logs {
 		to, ok := l.pub.Rolled()
 		if !ok {
 			continue
 		}
-		open := len(r.openSites())
 		next, err := r.at(to)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("the record stays in the journal: %w", err))
@@ -293,13 +231,9 @@ func (r *record) moveOn(begun func(*audit.Publisher, *site)) error {
 		l.site.outlet.Remove(l.pub)
 		next.outlet.Add(pub)
 		l.pub, l.site = pub, next
-		if l.past != nil {
-			pub = nil
+		if l.past == nil {
+			begun(pub)
 		}
-		if open == len(r.openSites()) {
-			next = nil
-		}
-		begun(pub, next)
 	}
 	return errors.Join(errs...)
 }

@@ -81,7 +81,7 @@ func (r *rolling) work(rec *record, now time.Time) (pushed bool) {
 		for _, s := range rec.openSites() {
 			pushed = s.outlet.Flush(r.t.Context()) == nil && pushed
 		}
-		if err := rec.moveOn(func(*audit.Publisher, *site) { moved = true }); err != nil {
+		if err := rec.moveOn(func(*audit.Publisher) { moved = true }); err != nil {
 			r.t.Fatal(err)
 		}
 		if !moved {
