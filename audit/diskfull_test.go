@@ -111,9 +111,11 @@ func TestABurstThatDoesNotFit(t *testing.T) {
 	dir := t.TempDir()
 	disk := newCrashDisk(dir)
 	disk.room = 4 << 20
-	j := openJournal(t, Config{Dir: filepath.Join(dir, "state"), Disk: disk, After: never})
+	salts := NewSalts(nil)
+	j := openJournal(t, Config{Dir: filepath.Join(dir, "state"), Disk: disk, After: never, Salts: salts})
 	add(t, j, Entry{Kind: KindIntent, Call: "c_1"})
-	_, err := j.Append(t.Context(), Entry{Kind: KindOutcome, Call: "c_1", Status: StatusOK}, Body{Of: "response", Text: make([]byte, 8<<20)})
+	text := make([]byte, 8<<20)
+	_, err := j.Append(t.Context(), Entry{Kind: KindOutcome, Call: "c_1", Status: StatusOK}, Body{Of: "response", Text: text})
 	if !errors.Is(err, ErrDiskFull) {
 		t.Fatalf("got %v", err)
 	}
@@ -123,6 +125,11 @@ func TestABurstThatDoesNotFit(t *testing.T) {
 	for e, err := range j.Read() {
 		if err != nil || e.Seq == 2 && (e.Status != StatusBlocked || e.Bodies[0].Kept != KeptOver) {
 			t.Errorf("%+v, %v", e, err)
+		}
+		if e.Seq == 2 { // its digest is one that can be shown to be the body's
+			if _, err := salts.Prove("demo/i1", Start{Salts: salts.Name()}, e, 0, text); err != nil {
+				t.Error(err)
+			}
 		}
 	}
 	if s := j.State(); s.Err != nil || s.Failures != 0 {

@@ -132,8 +132,8 @@ type Splice struct {
 }
 
 // BodyRef says what became of a masked body. Its digest is salted with 32
-// random bytes that are kept with the body alone: when both are erased, it
-// says nothing about what the body was.
+// bytes. Where the body is kept, they are random and kept with it alone: when
+// both are erased, it says nothing about what the body was. Else see Salts.
 type BodyRef struct {
 	Of     string `json:"of"`               // "request", "response", "segment"
 	Size   int64  `json:"size"`             // of the whole masked body, in bytes
@@ -168,6 +168,9 @@ type Start struct {
 	// Torn counts bytes at the end of the previous incarnation's journal that
 	// made no entry: written, never acknowledged, when it died.
 	Torn int64 `json:"torn,omitempty"`
+	// Salts names the key that the salts of bodies that are not kept come of.
+	// Empty: they are thrown away.
+	Salts string `json:"salts,omitempty"`
 	// Version and Config may say what started.
 	Version string `json:"version,omitempty"`
 	Config  string `json:"config,omitempty"`

@@ -63,7 +63,8 @@ type Config struct {
 	MaxBytes    int64            // bound of what is not yet published, kept bodies included; 0: 1 GiB
 
 	SegmentBytes int64                                // a new file after so many bytes; 0: 64 MiB
-	Rand         io.Reader                            // of salts; nil: crypto/rand
+	Salts        *Salts                               // of bodies that are not kept; nil: random, and thrown away
+	Rand         io.Reader                            // of the other salts; nil: crypto/rand
 	After        func(time.Duration) <-chan time.Time // between tries to mend; nil: time.After
 	Log          *slog.Logger                         // told when the disk fails or fills, and when it is well again; nil: none
 	Disk         Disk                                 // tests only; nil: the real one
@@ -165,6 +166,9 @@ func Open(cfg Config) (*Journal, error) {
 		cfg.Disk = osDisk{}
 	}
 	start := Start{Enforcer: cfg.Enforcer, Incarnation: cfg.Incarnation, Schema: Schema, Version: cfg.Version}
+	if cfg.Salts != nil {
+		start.Salts = cfg.Salts.Name()
+	}
 	began := cfg.Now().UTC()
 	var last time.Time
 	for _, p := range cfg.Previous { // oldest first
@@ -282,10 +286,6 @@ func (j *Journal) draft(e *Entry, room []byte, bodies []Body, keep bool) (d draf
 	e.Bodies = nil
 	for i, b := range bodies {
 		ref := BodyRef{Of: b.Of, Size: int64(len(b.Text)), Kept: KeptFull}
-		salt := make([]byte, saltBytes)
-		if _, err := io.ReadFull(j.cfg.Rand, salt); err != nil {
-			return draft{}, fmt.Errorf("audit: salt: %w", err)
-		}
 		switch {
 		case len(b.Text) == 0 && b.Size > 0:
 			ref.Size, ref.Kept = b.Size, KeptOver
@@ -293,6 +293,12 @@ func (j *Journal) draft(e *Entry, room []byte, bodies []Body, keep bool) (d draf
 			ref.Kept = KeptOver
 		case b.Digest:
 			ref.Kept = KeptDigest
+		}
+		salt := make([]byte, saltBytes)
+		if ref.Kept != KeptFull && j.cfg.Salts != nil {
+			salt = j.cfg.Salts.of(j.inc.origin(), e.Call, e.Kind, i, b.Text)
+		} else if _, err := io.ReadFull(j.cfg.Rand, salt); err != nil {
+			return draft{}, fmt.Errorf("audit: salt: %w", err)
 		}
 		if int64(len(b.Text)) == ref.Size {
 			ref.Digest = bodyDigest(salt, b.Text)

@@ -68,7 +68,7 @@ func TestTheSchemaAcceptsWhatWasWritten(t *testing.T) {
 	}
 	note := "countersign.example/log\n1\nqINS1GRFVWHwdkUeqLEoP4yEMkTBBzxBkGwGQlVlVcs=\n\n— x AAAA\n"
 	for kind, detail := range map[Kind]any{
-		KindStart:  Start{Enforcer: "e", Incarnation: "i", Schema: Schema, Previous: note, Torn: 3, Version: "v", Config: "c"},
+		KindStart:  Start{Enforcer: "e", Incarnation: "i", Schema: Schema, Previous: note, Torn: 3, Salts: NewSalts(nil).Name(), Version: "v", Config: "c"},
 		KindAnchor: Anchor{Checkpoint: note},
 		KindKey:    Rotation{Use: UseCommit, Enforcer: "e", Old: "ssh-ed25519 A", New: "ssh-ed25519 B", Signature: "-----BEGIN"},
 		KindRolled: Rolled{From: "https://a", To: "https://b", Reason: RolledSize},

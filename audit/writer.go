@@ -277,15 +277,38 @@ func (j *Journal) rollBack(p *pool) *pool {
 		if p == nil {
 			continue
 		}
+		e, any := Entry{}, false
 		for line := range bytes.Lines(p.buf[headRoom:]) {
-			if !bytes.HasPrefix(line, []byte(bodyMark)) {
-				if e, err := Decode(line[:len(line)-1]); err == nil { // it was encoded just now
-					j.owe(e)
-				}
+			line = line[:len(line)-1]
+			if bytes.HasPrefix(line, []byte(bodyMark)) {
+				j.unkeep(e, line)
+				continue
 			}
+			if any {
+				j.owe(e)
+			}
+			var err error
+			e, err = Decode(line)
+			any = err == nil // it was encoded just now
+		}
+		if any {
+			j.owe(e)
 		}
 	}
 	return q
+}
+
+// unkeep has an entry say of a body, whose line in the journal is lost, what it
+// says of one that is not kept.
+func (j *Journal) unkeep(e Entry, line []byte) {
+	if e.Kind != KindOutcome || j.cfg.Salts == nil {
+		return
+	}
+	if k, err := parseKept(line); err == nil && k.Index < len(e.Bodies) {
+		ref := &e.Bodies[k.Index]
+		ref.Kept = KeptOver
+		ref.Digest = bodyDigest(j.cfg.Salts.of(j.inc.origin(), e.Call, e.Kind, k.Index, k.Text), k.Text)
+	}
 }
 
 func (p *pool) release(err error) {

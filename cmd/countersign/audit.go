@@ -64,6 +64,7 @@ find it by an index beside the clone, and read it there.`,
 	cmd.AddCommand(
 		auditLogCommand(),
 		auditShowCommand(),
+		auditBodyCommand(),
 		auditEraseCommand(),
 		auditVerifyCommand(),
 		auditReplayCommand(),

@@ -150,9 +150,13 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	if r.recovery, err = enforcer.Recover(names, journals...); err != nil {
 		return err
 	}
+	secret, err := digestKey(r.config.StateDir) // of this machine, also where enforcers share one for the rest
+	if err != nil {
+		return err
+	}
 	r.journal, err = audit.Open(audit.Config{
 		Dir: r.config.StateDir, Enforcer: r.config.ID, Incarnation: randomID("r"), Previous: previous,
-		Version: version, Now: time.Now, MaxBytes: r.config.AuditJournalMax, Log: r.log,
+		Version: version, Now: time.Now, MaxBytes: r.config.AuditJournalMax, Salts: audit.NewSalts(secret), Log: r.log,
 	})
 	if err != nil {
 		return err
