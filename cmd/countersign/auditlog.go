@@ -61,8 +61,14 @@ by asking it. It ends with Ctrl-C.`,
 				if err != nil {
 					return err
 				}
-				if err := p.all(selected(cmd.Context(), r, f, last, reverse)); err != nil || !follow {
+				if err := p.all(selected(cmd.Context(), r, f, last, reverse)); err != nil {
 					return err
+				}
+				if !p.any {
+					note(cmd, "no entry matches")
+				}
+				if !follow {
+					return nil
 				}
 				return followed(cmd, r, mark, every, func(seq iter.Seq2[index.Found, error]) error { return p.all(seq) }, f)
 			})
@@ -168,6 +174,7 @@ type entryPrinter struct {
 	tty    bool
 	table  *table // nil: lines in full
 	day    string
+	any    bool // was printed
 }
 
 // rowsAtOnce is how many rows the widths of the columns are made for.
@@ -196,6 +203,7 @@ func (p *entryPrinter) all(entries iter.Seq2[index.Found, error]) error {
 }
 
 func (p *entryPrinter) one(f index.Found) error {
+	p.any = true
 	switch e := f.Entry; {
 	case p.asJSON:
 		return printFound(p.out, f, p.tty)

@@ -1,13 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -143,28 +144,10 @@ func printMasks(w io.Writer, rows []*maskedRow, asJSON bool) error {
 		_, err := fmt.Fprintln(w, "nothing was masked")
 		return err
 	}
-	tab := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(tab, "VALUES\tCALLS\tDETECTOR\tSERVER\tTOOL\tPLACE\tLAST\tCALL")
+	// The place is what goes into a policy: it is never cut, and stands last.
+	tab := &table{head: []string{"VALUES", "CALLS", "DETECTOR", "AT", "LAST", "CALL", "PLACE"}, cut: []int{2, 3}, right: []int{0, 1}, width: terminal(w)}
 	for _, r := range rows {
-		what := r.Tool
-		if what == "" {
-			what = r.Method
-		}
-		fmt.Fprintf(tab, "%d\t%d\t%s\t%s\t%s\t%s\t%s\t%s\n", r.Count, r.Calls, shownText(r.Detector), shownText(r.Server), shownText(what), shownText(r.Place), r.Last.UTC().Format("2006-01-02 15:04:05"), r.LastCall)
+		tab.row(strconv.Itoa(r.Count), strconv.Itoa(r.Calls), r.Detector, r.Server+" "+cmp.Or(r.Tool, r.Method), r.Last.UTC().Format("01-02"), shortID(r.LastCall), r.Place)
 	}
-	return tab.Flush()
-}
-
-// shownText keeps names that servers and callers chose from reaching beyond
-// their place in a table.
-func shownText(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || r >= 0x200b && r <= 0x200f || r >= 0x2028 && r <= 0x202e || r >= 0x2066 && r <= 0x2069 || r == 0xfeff {
-			return '?'
-		}
-		return r
-	}, s)
+	return tab.print(w)
 }

@@ -63,6 +63,7 @@ func TestReading(t *testing.T) {
 		"text":                      {"audit log --text PASSWORD", 0, []string{"c_denied9hashes"}, []string{"c_bobs4dropxyz"}},
 		"a day":                     {"audit log --since 2026-11-24", 0, []string{"billing"}, []string{"customers"}},
 		"nobody":                    {"audit log --subject alicia", 0, []string{"no entry has alicia", "alice, bob"}, []string{"customers query"}},
+		"nothing of a rule":         {"audit log --rule none", 0, []string{"note: no entry matches"}, nil},
 		"a bad time":                {"audit log --since yesterday", 2, []string{"2026-11-23T14:00:00Z", "2h or 7d"}, nil},
 		"a bad decision":            {"audit stats --decision maybe", 2, []string{"allow, approve or deny"}, nil},
 		"a bad policy":              {"audit log --policy main", 2, []string{"hexadecimal"}, nil},
@@ -254,6 +255,16 @@ func TestExportCSV(t *testing.T) {
 }
 
 // Text that is one cell of a spreadsheet whatever it begins with.
+// What one detector masked at many places is told once.
+func TestMaskedInATranscript(t *testing.T) {
+	e := audit.Entry{Kind: audit.KindOutcome, Status: audit.StatusOK, Masked: []audit.Masked{
+		{Detector: "stripe", Place: "a", Count: 3}, {Detector: "known", Place: "a", Count: 1}, {Detector: "stripe", Place: "b", Count: 2},
+	}}
+	if _, what, _ := utterance(e); what != "← ok, 5 × stripe masked, 1 × known masked" {
+		t.Error(what)
+	}
+}
+
 func TestInert(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "plain": "plain", "=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "\t=1": `\u{09}=1`, " =1": "' =1", "＝1": "'＝1", "'=1": "''=1", "a=b": "a=b",

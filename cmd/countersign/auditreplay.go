@@ -130,9 +130,7 @@ func utterance(e audit.Entry) (who, what, quote string) {
 		if e.Millis > 0 {
 			what += " after " + took(e)
 		}
-		for _, m := range e.Masked {
-			what += fmt.Sprintf(", %d × %s masked", m.Count, m.Detector)
-		}
+		what += maskedIn(e)
 		if e.Reason != "" && e.Status != audit.StatusOK {
 			what += ": " + e.Reason
 		}
@@ -147,6 +145,23 @@ func utterance(e audit.Entry) (who, what, quote string) {
 		return cmp.Or(e.Server, "server"), "… events of the stream" + because(e.Reason), ""
 	}
 	return "", "", ""
+}
+
+// maskedIn adds up what was masked, by detector, in the order of their first places.
+func maskedIn(e audit.Entry) string {
+	var detectors []string
+	times := map[string]int{}
+	for _, m := range e.Masked {
+		if times[m.Detector] == 0 {
+			detectors = append(detectors, m.Detector)
+		}
+		times[m.Detector] += m.Count
+	}
+	said := ""
+	for _, d := range detectors {
+		said += fmt.Sprintf(", %d × %s masked", times[d], d)
+	}
+	return said
 }
 
 func saidOfApproval(e audit.Entry) (who, what, quote string) {

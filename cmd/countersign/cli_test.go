@@ -82,6 +82,7 @@ func TestExitCodesAndWords(t *testing.T) {
 		"verify without keys":           {[]string{"audit", "verify", "--repo", empty}, 2, []string{"commit-signers", "checkpoint-key"}},
 		"log of an empty record":        {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record here"}},
 		"simulation on an empty record": {[]string{"policy", "simulate", "../../docs/policy", "--record", empty}, 2, []string{"no record here"}},
+		"simulation of a bare clone":    {[]string{"policy", "simulate", empty, "--record", empty}, 2, []string{"is a bare Git repository", "name the clone"}},
 		"replay as it was":              {[]string{"audit", "replay", "--repo", "r", "../../docs/policy"}, 2, []string{"countersign policy simulate ../../docs/policy --record r"}},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -240,11 +241,24 @@ func loadPolicy(args []string) (*rules.Policy, error) {
 	} else if !st.IsDir() {
 		return nil, fmt.Errorf("%s is not a directory", dir)
 	}
+	if bare(dir) {
+		return nil, fmt.Errorf("%s is a bare Git repository, which has no files: clone it, and name the clone", dir)
+	}
 	p, err := rules.Load(os.DirFS(dir), "working tree", mask.Detectors()...)
 	if p != nil {
 		p.FindSecrets(enforcer.SecretsByPolicy(p))
 	}
 	return p, err
+}
+
+// bare tells whether a directory is what Git keeps of a repository, and no working tree.
+func bare(dir string) bool {
+	for _, name := range []string{"HEAD", "objects", "refs"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func count(n int, what string) string {

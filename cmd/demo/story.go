@@ -381,6 +381,7 @@ func (t *teller) invite() {
 	t.out.line("  MCP Inspector   npx @modelcontextprotocol/inspector@2 --cli %s --transport http --header \"Authorization: Bearer $COUNTERSIGN_DEMO_TOKEN\" --method tools/list   (Node 22)", url)
 	t.out.line("")
 	t.out.line("  the record      %s audit log --repo %s --last 20", t.product.path, t.stage.Audit)
+	t.out.line("  its proof       %s audit verify --repo %s --commit-signers %s --checkpoint-key %s", t.product.path, t.stage.Audit, t.stage.Path("audit_signers"), t.stage.Path("checkpoint.pub"))
 	if t.page != nil {
 		t.out.line("  the buttons     %s", t.page.url)
 	}
