@@ -72,8 +72,12 @@ func TestDiskFull(t *testing.T) {
 	disk.room = 100 << 20
 	disk.mu.Unlock()
 	due.fire <- time.Time{}
-	for j.State().Refuses != nil {
-		<-time.After(time.Millisecond) // the writer looks
+	for hang := time.After(2 * time.Minute); j.State().Refuses != nil; {
+		select {
+		case <-time.After(time.Millisecond): // the writer looks
+		case <-hang:
+			t.Fatalf("it does not go on: %+v", j.State())
+		}
 	}
 	e := add(t, j, Entry{Kind: KindIntent})
 	if e.Seq != uint64(2*calls+1) {

@@ -68,6 +68,34 @@ func (w *attacked) pending(t *testing.T, tool, arg string) (slack.Card, string) 
 	return w.cardOf(t, id), id
 }
 
+// brief is pending for a call of the tool brief; without a card if that came too late.
+func (w *attacked) brief(t *testing.T, arg string) (card *slack.Card, id string) {
+	t.Helper()
+	a := w.in(t).ask("probe", w.alice, toolCall("brief", arg))
+	if id = approvalID.FindString(a.text); !a.failed || id == "" {
+		t.Fatalf("the agent is told %+v", a)
+	}
+	asked := false // for a card of its own, where it stands in the set's list
+	w.in(t).await("a card, or the end of it", func() bool {
+		for _, c := range w.stage.Slack.Cards(stage.Channel) {
+			for _, b := range c.Buttons() {
+				switch {
+				case !strings.HasPrefix(b.Value, id+"."):
+				case b.ActionID != "countersign_show":
+					card = &c
+				case !asked:
+					asked = true
+					if err := w.stage.Slack.PressButton(t.Context(), c, b, stage.SlackBob); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+		}
+		return card != nil || w.events(id, "expired") > 0
+	})
+	return card, id
+}
+
 var approvalID = regexp.MustCompile(`ap_[a-z2-7]{26}`)
 
 // card is that of the request with this argument.
@@ -235,14 +263,25 @@ var attacks = []attack{
 	{"Approved requests never expire; pending ones neither",
 		"Both end with their time. The press is told “This has expired; nothing ran”, the retry asks anew.",
 		func(t *testing.T, w *attacked) {
-			c, id := w.pending(t, "brief", "never pressed")
-			d, approved := w.pending(t, "brief", "approved in time")
-			w.press(t, d, "approve", stage.SlackBob, "")
-			w.awaitEvents(t, approved, "approved")
-			w.awaitEvents(t, id, "expired")
-			w.awaitEvents(t, approved, "expired")
-			w.press(t, c, "approve", stage.SlackBob, "This has expired; nothing ran")
-			if _, next := w.pending(t, "brief", "approved in time"); next == approved || w.u.ran("brief") != 0 {
+			// In time is within ten seconds, which may not do on a loaded machine: again then.
+			var c *slack.Card
+			var what, approved string
+			for n := 0; c == nil || approved == ""; n++ {
+				var id, other string
+				var d *slack.Card
+				c, id = w.brief(t, fmt.Sprint("never pressed ", n))
+				what = fmt.Sprint("approved in time ", n)
+				if d, other = w.brief(t, what); d != nil {
+					w.press(t, *d, "approve", stage.SlackBob, "")
+				}
+				w.awaitEvents(t, id, "expired")
+				w.awaitEvents(t, other, "expired")
+				if w.events(other, "approved") > 0 {
+					approved = other
+				}
+			}
+			w.press(t, *c, "approve", stage.SlackBob, "This has expired; nothing ran")
+			if a := w.in(t).ask("probe", w.alice, toolCall("brief", what)); !strings.Contains(a.text, "approval pending") || strings.Contains(a.text, approved) || w.u.ran("brief") != 0 {
 				t.Error("it outlived its time")
 			}
 		}},

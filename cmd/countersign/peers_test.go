@@ -125,9 +125,8 @@ func TestPolicyTooOld(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.await("readiness again", func() bool { status, _ := p.get("/readyz"); return status == http.StatusOK })
-	if a := p.ask("probe", alice, toolCall("echo", "x")); a.text != "ran echo" {
-		t.Errorf("got %+v", a)
-	}
+	// On a loaded machine a fetch may take four seconds, too.
+	p.await("a call that runs", func() bool { return p.ask("probe", alice, toolCall("echo", "x")).text == "ran echo" })
 }
 
 // A call that needs a credential is refused while Vault is sealed; others run.
