@@ -87,7 +87,7 @@ func cluster(t *testing.T) string {
 		servers = append(servers, ns)
 	}
 	for _, ns := range servers {
-		if !ns.ReadyForConnections(30 * time.Second) {
+		if !ns.ReadyForConnections(time.Minute) {
 			t.Fatal("a NATS server did not start")
 		}
 		urls = append(urls, ns.ClientURL())
@@ -232,7 +232,7 @@ func suite(t *testing.T, s *kv.Store) {
 		} {
 			got, err := b.Keys(ctx, prefix)
 			tick := time.NewTicker(20 * time.Millisecond)
-			for n := 0; n < 250 && err == nil && !slices.Equal(got, want); n++ { // a replica may lag
+			for n := 0; n < 3000 && err == nil && !slices.Equal(got, want); n++ { // a replica may lag
 				<-tick.C
 				got, err = b.Keys(ctx, prefix)
 			}
@@ -474,7 +474,7 @@ func listen(t *testing.T, dir string) *server.Server {
 	}
 	ns.Start()
 	t.Cleanup(func() { ns.Shutdown(); ns.WaitForShutdown() })
-	if !ns.ReadyForConnections(30 * time.Second) {
+	if !ns.ReadyForConnections(time.Minute) {
 		t.Fatal("the NATS server did not start")
 	}
 	return ns
