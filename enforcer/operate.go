@@ -24,6 +24,8 @@ import (
 //	DELETE /freezes/{id}   200 and the freeze, which is lifted
 //	DELETE /freezes        200, {"unfrozen":[…]}: all of them
 //
+// Either DELETE may have {"reason":"…"}, which is for the record.
+//
 // What fails answers {"error":"…"}: 400 where the request is wrong, 401 and 403
 // where the caller is, 404 where no such freeze stands, 409 where too many do,
 // 503 where the record or the store cannot be written.
@@ -192,6 +194,10 @@ func (e *Enforcer) serveUnfreeze(w http.ResponseWriter, r *http.Request, by free
 	if !e.mayLift(w, by) {
 		return
 	}
+	var ok bool
+	if by.Why, ok = e.whyLift(w, r); !ok {
+		return
+	}
 	f, err := e.Freezes.Unfreeze(r.Context(), r.PathValue("id"), by)
 	if e.lifted(r.Context(), w, err) {
 		api.Answer(w, http.StatusOK, f)
@@ -202,10 +208,26 @@ func (e *Enforcer) serveUnfreezeAll(w http.ResponseWriter, r *http.Request, by f
 	if !e.mayLift(w, by) {
 		return
 	}
+	var ok bool
+	if by.Why, ok = e.whyLift(w, r); !ok {
+		return
+	}
 	all, err := e.Freezes.UnfreezeAll(r.Context(), by)
 	if e.lifted(r.Context(), w, err) {
 		api.Answer(w, http.StatusOK, map[string]any{"unfrozen": all})
 	}
+}
+
+// whyLift reads the reason, if the request gives one.
+func (e *Enforcer) whyLift(w http.ResponseWriter, r *http.Request) (why string, ok bool) {
+	if r.ContentLength == 0 {
+		return "", true
+	}
+	var ask struct {
+		Reason string `json:"reason"`
+	}
+	ok = api.Read(w, r, maxOperation, e.words, &ask)
+	return strings.TrimSpace(e.words(ask.Reason, len(ask.Reason))), ok
 }
 
 // mayLift refuses a person whose right to lift comes from a policy that is too
@@ -227,6 +249,8 @@ func (e *Enforcer) lifted(ctx context.Context, w http.ResponseWriter, err error)
 		return true
 	case errors.Is(err, freeze.ErrNone):
 		api.Fail(w, http.StatusNotFound, e.words(err.Error(), 300))
+	case errors.Is(err, freeze.ErrWhy):
+		api.Fail(w, http.StatusBadRequest, err.Error())
 	default:
 		e.Log.ErrorContext(ctx, "a freeze could not be lifted", "err", err)
 		api.Fail(w, http.StatusServiceUnavailable, e.words(err.Error(), 1024))

@@ -419,8 +419,9 @@ func TestTheOperatorsPage(t *testing.T) {
 		`countersign freeze --all --reason "incident 42: agents are being phished"`:                             {says: "frozen: everything"},
 		`countersign freeze --subject https://id.example.com#alice --reason "laptop stolen"`:                    {says: "frozen: subject https://id.example.com#alice"},
 		`countersign freeze --server customers --tool execute --reason "no writes until the migration is over"`: {says: "frozen: server customers, tool execute"},
-		"countersign freezes":        {says: "everything"},
-		"countersign unfreeze --all": {says: "unfrozen: server customers, tool execute"},
+		"countersign freezes": {says: "everything"},
+		`countersign unfreeze --all --reason "the migration is over"`: {says: "unfrozen: server customers, tool execute"},
+		"countersign unfreeze --all":                                  {says: "nothing was frozen"},
 		"countersign unfreeze <id>": {says: "unfrozen: tool execute", run: func(s *shell, c string) string {
 			out := s.must("countersign freeze --tool execute --reason 'to be lifted'")
 			return strings.Replace(c, "<id>", freezeID.FindString(out), 1)

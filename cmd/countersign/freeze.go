@@ -104,26 +104,34 @@ with all of them. The agents are told the reason.
 func unfreezeCommand() *cobra.Command {
 	var gate gateFlags
 	var all bool
+	var reason string
 	cmd := &cobra.Command{
-		Use:     "unfreeze (<id> | --all)",
+		Use:     "unfreeze (<id> | --all) [--reason …]",
 		Short:   "Lift a freeze, or all of them",
-		Long:    "Lifts what \"countersign freezes\" lists. The record says so first." + "\n" + gateHelp,
-		Example: "  countersign unfreeze fz_4kq2m7…\n  countersign unfreeze --all",
+		Long:    "Lifts what \"countersign freezes\" lists. The record says so first, and why, if you say it." + "\n" + gateHelp,
+		Example: "  countersign unfreeze fz_4kq2m7… --reason \"the laptop was found\"\n  countersign unfreeze --all",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if all == (len(args) == 1) {
 				return errors.New("unfreeze what? want the id of a freeze (see `countersign freezes`), or --all")
 			}
+			var body []byte
+			if reason != "" {
+				var err error
+				if body, err = json.Marshal(map[string]string{"reason": reason}); err != nil {
+					return err
+				}
+			}
 			var lifted []freeze.Freeze
 			if all {
 				var out struct{ Unfrozen []freeze.Freeze }
-				if err := gate.ask(cmd.Context(), http.MethodDelete, "/freezes", nil, &out); err != nil {
+				if err := gate.ask(cmd.Context(), http.MethodDelete, "/freezes", body, &out); err != nil {
 					return fmt.Errorf("not unfrozen: %w", err)
 				}
 				lifted = out.Unfrozen
 			} else {
 				lifted = make([]freeze.Freeze, 1)
-				if err := gate.ask(cmd.Context(), http.MethodDelete, "/freezes/"+url.PathEscape(args[0]), nil, &lifted[0]); err != nil {
+				if err := gate.ask(cmd.Context(), http.MethodDelete, "/freezes/"+url.PathEscape(args[0]), body, &lifted[0]); err != nil {
 					return fmt.Errorf("not unfrozen: %w", err)
 				}
 			}
@@ -137,6 +145,7 @@ func unfreezeCommand() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "every freeze")
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the record")
 	gate.add(cmd)
 	return cmd
 }

@@ -202,7 +202,10 @@ func TestFreezeEverything(t *testing.T) {
 	if _, errs, code := p.cli("unfreeze", "fz_nosuch"); code != 2 || !strings.Contains(errs, "no such freeze stands") {
 		t.Errorf("exit %d %s", code, errs)
 	}
-	p.unfreeze(id)
+	if _, errs, code := p.cli("unfreeze", id, "--reason", "two\nlines"); code != 2 || !strings.Contains(errs, "why it is lifted is one line") {
+		t.Errorf("exit %d %s", code, errs)
+	}
+	p.unfreeze(id, "--reason", "the mail is stopped, and ghp_0123456789abcdefghijklmnopqrstuvwxyzAB revoked")
 	u.answerWith(nil)
 	if a := p.ask("probe", alice, toolCall("leak", "x")); a.text != "ran leak" {
 		t.Errorf("got %+v", a)
@@ -219,7 +222,7 @@ func TestFreezeEverything(t *testing.T) {
 	p.stop()
 	verified(t, s)
 	shown, _, _ := command(t, nil, "audit", "show", "--repo", s.Audit, id)
-	for _, words := range []string{"operator uid ", "froze everything: incident 42", "still frozen", "unfroze everything, frozen by operator uid "} {
+	for _, words := range []string{"operator uid ", "froze everything: incident 42", "still frozen", "unfroze everything (the mail is stopped, and ", `"why": "the mail is stopped, and [masked: github-pat] revoked"`} {
 		if !strings.Contains(shown, words) {
 			t.Errorf("audit show does not say %q:\n%s", words, shown)
 		}

@@ -55,13 +55,20 @@ func recordFreeze(ctx context.Context, journal *audit.Journal, f freeze.Freeze, 
 	case f.ID == "":
 		en.Reason = by.Name + " discarded freezes that could not be read"
 	case event == freeze.EventUnfrozen:
-		en.Reason = fmt.Sprintf("%s unfroze %s, frozen by %s since %s: %s", by.Name, f.Target, f.By, since, f.Reason)
+		why := ""
+		if by.Why != "" {
+			why = " (" + by.Why + ")"
+		}
+		en.Reason = fmt.Sprintf("%s unfroze %s%s, frozen by %s since %s: %s", by.Name, f.Target, why, f.By, since, f.Reason)
 	case event == freeze.EventStanding:
 		en.Reason = fmt.Sprintf("%s, frozen by %s since %s: %s", f.Target, f.By, since, f.Reason)
 	default:
 		en.Reason = fmt.Sprintf("%s froze %s: %s", f.By, f.Target, f.Reason)
 	}
 	detail := map[string]any{"by": by.Name}
+	if by.Why != "" {
+		detail["why"] = by.Why
+	}
 	if f.ID != "" {
 		detail["freeze"] = json.RawMessage(f.Encode())
 		if sealed != "" {

@@ -212,6 +212,9 @@ func (b *Board) pay(ctx context.Context, d *debt) error {
 // Unfreeze lifts a freeze: in the record first, then in the store. With any
 // error it stands.
 func (b *Board) Unfreeze(ctx context.Context, id string, by Operator) (Freeze, error) {
+	if err := by.check(); err != nil {
+		return Freeze{}, err
+	}
 	ctx = context.WithoutCancel(ctx)
 	b.writes.Lock()
 	defer b.writes.Unlock()
@@ -252,6 +255,9 @@ func (b *Board) lift(ctx context.Context, f Freeze, by Operator) error {
 // UnfreezeAll lifts every freeze, and discards a document that cannot be read.
 // It returns those that it lifted.
 func (b *Board) UnfreezeAll(ctx context.Context, by Operator) (lifted []Freeze, err error) {
+	if err := by.check(); err != nil {
+		return nil, err
+	}
 	ctx = context.WithoutCancel(ctx)
 	b.writes.Lock()
 	defer b.writes.Unlock()

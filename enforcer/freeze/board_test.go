@@ -211,6 +211,14 @@ func TestAFreezeThatCannotBeRecordedHolds(t *testing.T) {
 		t.Errorf("the record has %q", got)
 	}
 
+	twice := Operator{Name: "dana", Why: "two\nlines"}
+	if _, err := b.Unfreeze(t.Context(), f.ID, twice); !errors.Is(err, ErrWhy) {
+		t.Errorf("got %v", err)
+	}
+	if _, err := b.UnfreezeAll(t.Context(), twice); !errors.Is(err, ErrWhy) {
+		t.Errorf("got %v", err)
+	}
+	wantFrozen(t, b, f.ID)
 	w.breakRecord(errors.New("disk full"))
 	if _, err := b.Unfreeze(t.Context(), f.ID, dana); !errors.Is(err, ErrUnrecorded) {
 		t.Errorf("got %v", err)

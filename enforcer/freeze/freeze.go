@@ -60,6 +60,14 @@ type Freeze struct {
 type Operator struct {
 	Name        string // as a person reads it
 	Issuer, Sub string // empty at the command line
+	Why         string // they lift a freeze, for the record; empty: they did not say
+}
+
+func (o Operator) check() error {
+	if o.Why != "" && !plain(o.Why, maxReason) {
+		return fmt.Errorf("%w: at most %d bytes, all of them printable", ErrWhy, maxReason)
+	}
+	return nil
 }
 
 // Call is what is asked about: who calls what. Parts that a call does not have
@@ -107,6 +115,7 @@ func (s *Stopped) Error() string {
 var (
 	ErrTarget     = errors.New("what to freeze is not said clearly")
 	ErrReason     = errors.New("a freeze needs a reason, which the agents are told")
+	ErrWhy        = errors.New("why it is lifted is one line")
 	ErrFull       = errors.New("too many freezes stand: lift some, or freeze everything")
 	ErrNone       = errors.New("no such freeze stands")
 	ErrUnstored   = errors.New("the store could not be written")
