@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/sha256"
 	"database/sql"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -35,7 +37,10 @@ func TestTheRecordsPages(t *testing.T) {
 	st := probeStage(t, u, "45s")
 	vkey, witnesses := cosigned(s, st)
 	s.write("witnesses", witnesses, 0o600)
-	amend(t, st, st.Dana, map[string]string{"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\nrecord: { bodies: full }\n"})
+	amend(t, st, st.Dana, map[string]string{
+		"countersign.yaml": "version: 1\napprovals: { hold: 45s, expires: 15m }\nrecord: { bodies: full }\n",
+		"rules/quiet.yaml": "- { id: probe-quiet, server: probe, tool: quiet, effect: allow, record: digest }\n",
+	})
 	more := map[string]string{"COUNTERSIGN_AUDIT_WITNESSES": s.path("witnesses"), "COUNTERSIGN_AUDIT_WINDOW": "200ms"}
 	p := serving(t, st, more)
 	made := callsForTheRecord(s, st, u, p)
@@ -47,7 +52,7 @@ func TestTheRecordsPages(t *testing.T) {
 	s.must("git clone -q '" + st.Policy.Dir + "' policy")
 	s.must("cp '" + st.Path("audit_signers") + "' '" + st.Path("policy_signers") + "' . && cp '" + st.Path("checkpoint.pub") + "' checkpoint_key.pub")
 
-	real := strings.NewReplacer("c_4kq2…", made.spent, "c_9xw3…", made.sealed, "5f0c…", made.session, "<digest>", made.digest, "https://id.example.com", st.Issuer.URL)
+	real := strings.NewReplacer("c_4kq2…", made.spent, "c_9xw3…", made.sealed, "c_7mv5…", made.digested, "5f0c…", made.session, "<digest>", made.digest, "https://id.example.com", st.Issuer.URL)
 	run := func(_ *shell, c string) string { return real.Replace(c) }
 	inState := func(_ *shell, c string) string {
 		return "COUNTERSIGN_STATE_DIR='" + st.Path("state") + "' " + real.Replace(c)
@@ -75,6 +80,21 @@ func TestTheRecordsPages(t *testing.T) {
 				t.Errorf("it was not sealed: %s", out)
 			}
 			return real.Replace(c)
+		}},
+		"countersign audit body c_7mv5… answer.json --repo audit --key-file digest.key": {says: "salt ", run: func(s *shell, c string) string {
+			s.write("answer.json", made.answer, 0o600)
+			s.must("cp '" + st.Path("state/digest.key") + "' .")
+			return real.Replace(c)
+		}},
+		`(printf %s "$salt" | xxd -r -p; cat answer.json) | sha256sum`: {instead: "xxd may not be there; the same is computed without it", check: func(s *shell) {
+			_, text, _ := strings.Cut(s.last, "salt ")
+			salt, err := hex.DecodeString(strings.TrimSpace(text))
+			if err != nil {
+				t.Errorf("%v: %s", err, s.last)
+			}
+			if sum := fmt.Sprintf("%x", sha256.Sum256(append(salt, made.answer...))); sum != made.unkept {
+				t.Errorf("it has digest %s, and its entry %s", sum, made.unkept)
+			}
 		}},
 		"git log": mentioned("the next one is run"),
 		"git -C audit log --format='%h %(trailers:key=Policy,valueonly,separator=)' --remotes=origin/audit": {says: inForce},
@@ -176,6 +196,8 @@ func cosigned(s *shell, st *stage.Stage) (vkey, witnesses string) {
 type recordedCalls struct {
 	spent, sealed, session string
 	digest                 string // of the answer to spent
+	digested               string // of whose bodies only digests are kept
+	answer, unkept         string // its answer, and the digest of that
 }
 
 // callsForTheRecord makes them: in a session one that is masked, one that is denied, and one that
@@ -192,7 +214,7 @@ func callsForTheRecord(s *shell, st *stage.Stage, u *probe, p *program) (made re
 	})
 	alice := p.token("alice", "support")
 	open := p.ask("probe", alice, `{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}`)
-	call := func(tool string) {
+	call := func(tool string) (body string) {
 		a, err := p.send(t.Context(), "probe", alice, toolCall(tool, "for "+tool), func(r *http.Request) {
 			r.Header.Set("Mcp-Session-Id", open.header.Get("Mcp-Session-Id"))
 			r.Header.Set("Mcp-Protocol-Version", "2025-11-25")
@@ -200,8 +222,10 @@ func callsForTheRecord(s *shell, st *stage.Stage, u *probe, p *program) (made re
 		if err != nil || a.status != http.StatusOK {
 			t.Fatalf("%s: %v, %+v", tool, err, a)
 		}
+		return a.body
 	}
 	call("echo")
+	made.answer = call("quiet")
 	call("leak")
 	call("forbidden")
 	pressed := press(t, st, func(card slack.Card) error {
@@ -217,6 +241,8 @@ func callsForTheRecord(s *shell, st *stage.Stage, u *probe, p *program) (made re
 		switch e.Tool {
 		case "spend":
 			made.spent, made.digest = e.Call, strings.TrimPrefix(e.Bodies[len(e.Bodies)-1].Digest, "sha256:")
+		case "quiet":
+			made.digested, made.unkept = e.Call, strings.TrimPrefix(e.Bodies[len(e.Bodies)-1].Digest, "sha256:")
 		case "echo":
 			made.sealed, made.session = e.Call, e.Session // the last one
 		}

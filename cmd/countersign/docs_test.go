@@ -159,6 +159,7 @@ func (s *shell) page(name string, expect map[string]shown) {
 var (
 	docFence  = regexp.MustCompile("(?ms)^```(\\w*)\n(.*?)^```$")
 	docInline = regexp.MustCompile("`((?:\\./bin/)?(?:countersign|ssh-keygen|git|make|docker|vault|kubectl)\\s[^`]+)`")
+	docHidden = regexp.MustCompile(`(?m)^(?: {4}|\t)\s*(?:\./bin/)?(?:countersign|ssh-keygen|git|make|docker|vault|kubectl)\s.*$`)
 	docNote   = regexp.MustCompile(`\s+# .*$`)
 )
 
@@ -192,6 +193,9 @@ func commands(t *testing.T, name string) (out []string) {
 		}
 	}
 	text, at := docPage(t, name), 0
+	if hidden := docHidden.FindString(docFence.ReplaceAllString(text, "")); hidden != "" {
+		t.Errorf("%s shows a command outside of a block of sh: %s", name, hidden)
+	}
 	prose := func(s string) {
 		for _, m := range docInline.FindAllStringSubmatch(s, -1) {
 			add(m[1])
