@@ -14,8 +14,15 @@
 //     insertion or fork, and any cut before the newest checkpoint that an
 //     anchor holds, and names the first entry that does not hold. It cannot
 //     show that the holder of both keys rewrote what no anchor had seen.
+//   - Masked bodies are kept apart from the log, which has their salted digests:
+//     they can be erased, and the log still verifies.
 //
-// The parts: Entry and its encoding; Journal (one incarnation, being written)
-// and Past (earlier ones, on the same disk); Publisher, from either of them
-// to a Store; Verify and VerifyFiles; Replay; Line and Show for people.
+// The parts: Entry and its encoding, Decode; Journal (one incarnation, being
+// written) and Past (earlier ones, on the same disk). From either of them
+// Publisher takes the log to a Store, and Bodies the bodies, each a Part of an
+// Outlet, which pushes; Eraser drops bodies. Rotate has an old key name its
+// successor, Rolled leads to the next repository. What others hold of a log:
+// Neighbours (other enforcers), Quorum (witnesses). From a Repository, which is
+// a copy of the record, Verify checks all of it, Prove one entry, and CheckBody
+// a body; Replay decides it again; Line and Show are for people.
 package audit
