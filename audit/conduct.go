@@ -136,6 +136,13 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 		c.votes.take(l, at, e)
 	case KindLogin:
 		c.votes.login(e)
+	case KindUnrecorded:
+		var d Unrecorded
+		if json.Unmarshal(e.Detail, &d) != nil {
+			bad("it counts what was refused, and does not read")
+			return
+		}
+		c.Unrecorded += int(d.Refused + d.AuthFailed)
 	}
 }
 

@@ -36,6 +36,7 @@ const (
 	KindAnchor     Kind = "anchor"      // another log's checkpoint, or this one's, cosigned late; Detail is an Anchor
 	KindKey        Kind = "key"         // a key of the record was replaced by another
 	KindRolled     Kind = "rolled"      // the log goes on in another repository
+	KindUnrecorded Kind = "unrecorded"  // what was refused while the journal had no room; Detail is an Unrecorded
 	KindErased     Kind = "erased"      // bodies were dropped, and why
 	KindFreeze     Kind = "freeze"      // frozen, unfrozen, standing (again, so that it is found) or refused; Call is the freeze's id, Detail holds the freeze
 	// KindToolChanged: a server offers a tool that is not as tools.lock has it,

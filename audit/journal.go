@@ -106,6 +106,7 @@ type Journal struct {
 	room    int64           // then: for so many bytes there is room, the writing pool's included
 	writing int64           // bytes of the pool that is being written
 	failed  uint64          // files that were given up
+	missed  unrecorded      // what was refused without an entry
 	closed  bool
 
 	w writer
@@ -265,6 +266,8 @@ func (j *Journal) enter(e *Entry, bodies []Body) (*pool, error) {
 	if err != nil && !errors.Is(err, ErrEntry) && !errors.Is(err, ErrClosed) {
 		j.mu.Lock()
 		j.owe(*e)
+		j.miss(e, err)
+		j.tell(false)
 		j.mu.Unlock()
 		j.rouse() // it may be well by now
 	}
@@ -336,6 +339,9 @@ func (j *Journal) append(e *Entry, d draft) (*pool, error) {
 			return done.pool, nil
 		}
 	}
+	if e.Kind == KindStop {
+		j.tell(true)
+	}
 	return j.add(e, d)
 }
 
@@ -383,8 +389,11 @@ func (j *Journal) add(e *Entry, d draft) (*pool, error) {
 // those of bodies included. j.mu is held.
 func (j *Journal) refusal(kind Kind, n int64, bodies bool) error {
 	bound, begins := j.cfg.MaxBytes, kind == KindIntent || kind == KindRefused || kind == KindAuthFailed
-	if begins {
+	switch {
+	case begins:
 		bound -= bound / 16
+	case kind == KindUnrecorded:
+		bound -= bound / 32
 	}
 	if held := j.held(); held+n > bound {
 		return fmt.Errorf("%w: %d of %d bytes wait to be published to Git; see why the push fails", ErrFull, held, j.cfg.MaxBytes)
@@ -426,7 +435,7 @@ func (j *Journal) Close() error {
 	if was {
 		return nil
 	}
-	return errors.Join(j.Err(), j.w.close())
+	return errors.Join(j.Err(), j.w.close(), j.closeCounts())
 }
 
 // Err tells why the journal accepts nothing, nil if it does.
@@ -513,7 +522,7 @@ func (j *Journal) freed() {
 	if n == j.head.entries {
 		j.ages = nil
 	}
-	if len(j.owed) > 0 {
+	if len(j.owed) > 0 || j.missed.left() != (tally{}) {
 		j.rouse()
 	}
 }

@@ -228,6 +228,8 @@ func (s *story) count(g glance) {
 		s.tell(rankOther, "unknown", who(g)+target(g)+": an earlier run died; it may have run")
 	case KindAuthFailed:
 		s.tell(rankRefusal, "no token", "at "+cmp.Or(safe(g.Server, 60), "an endpoint of ours")+because(g))
+	case KindUnrecorded:
+		s.tell(rankRefusal, "unrecorded", strings.TrimPrefix(because(g), ": "))
 	default:
 		s.tell(rankOther, safe(string(g.Kind), 20), sentence(g))
 	}

@@ -47,9 +47,12 @@ type Checked struct {
 	Recovered int `json:"recovered"` // of them: closed by a later incarnation
 	Open      int `json:"open"`      // of them: neither, at the end of the record
 	Refused   int `json:"refused"`   // requests that were not forwarded
-	Answered  int `json:"answered"`  // requests that the enforcer answered itself
-	Asked     int `json:"asked"`     // what servers asked of clients
-	Before    int `json:"before"`    // outcomes and approved calls that rest on entries in a repository before, which was not read
+	// Unrecorded were refused while the journal had no room, or its disk failed:
+	// there is a count of them, and no entry of each.
+	Unrecorded int `json:"unrecorded,omitempty"`
+	Answered   int `json:"answered"` // requests that the enforcer answered itself
+	Asked      int `json:"asked"`    // what servers asked of clients
+	Before     int `json:"before"`   // outcomes and approved calls that rest on entries in a repository before, which was not read
 
 	Approved  int `json:"approved"`  // of the calls: those that people approved
 	Approvals int `json:"approvals"` // that calls ran on: quorum, people, time, use

@@ -62,16 +62,17 @@ func TestTheSchemaAcceptsWhatWasWritten(t *testing.T) {
 		}
 	}
 	for _, k := range kindsOf(t) {
-		if !kinds[k] && k != KindErased && k != KindAnchor && k != KindKey && k != KindRolled { // the details of the latter three are below
+		if !kinds[k] && k != KindErased && k != KindAnchor && k != KindKey && k != KindRolled && k != KindUnrecorded { // the details of the latter four are below
 			t.Errorf("no line of kind %s", k)
 		}
 	}
 	note := "countersign.example/log\n1\nqINS1GRFVWHwdkUeqLEoP4yEMkTBBzxBkGwGQlVlVcs=\n\n— x AAAA\n"
 	for kind, detail := range map[Kind]any{
-		KindStart:  Start{Enforcer: "e", Incarnation: "i", Schema: Schema, Previous: note, Torn: 3, Salts: NewSalts(nil).Name(), Version: "v", Config: "c"},
-		KindAnchor: Anchor{Checkpoint: note},
-		KindKey:    Rotation{Use: UseCommit, Enforcer: "e", Old: "ssh-ed25519 A", New: "ssh-ed25519 B", Signature: "-----BEGIN"},
-		KindRolled: Rolled{From: "https://a", To: "https://b", Reason: RolledSize},
+		KindStart:      Start{Enforcer: "e", Incarnation: "i", Schema: Schema, Previous: note, Torn: 3, Salts: NewSalts(nil).Name(), Version: "v", Config: "c"},
+		KindAnchor:     Anchor{Checkpoint: note},
+		KindKey:        Rotation{Use: UseCommit, Enforcer: "e", Old: "ssh-ed25519 A", New: "ssh-ed25519 B", Signature: "-----BEGIN"},
+		KindUnrecorded: Unrecorded{Run: "r1", Since: noon, Until: noon, tally: tally{3, 1, 2}, Why: "full", Short: true},
+		KindRolled:     Rolled{From: "https://a", To: "https://b", Reason: RolledSize},
 	} {
 		d, err := Detail(detail)
 		if err != nil {
@@ -84,7 +85,7 @@ func TestTheSchemaAcceptsWhatWasWritten(t *testing.T) {
 		if err := valid(t, s, line); err != nil {
 			t.Errorf("%s\n%s", line, err)
 		}
-		if kind == KindStart || kind == KindKey || kind == KindRolled {
+		if kind == KindStart || kind == KindKey || kind == KindRolled || kind == KindUnrecorded {
 			bad := bytes.Replace(line, []byte(`"detail":{`), []byte(`"detail":{"extra":1,`), 1)
 			if valid(t, s, bad) == nil {
 				t.Errorf("accepted: %s", bad)

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -70,6 +71,7 @@ func (j *Journal) write() {
 			// next group, or two half groups take turns, a sync each.
 			runtime.Gosched()
 		}
+		j.syncCounts(false)
 		if closed {
 			return
 		}
@@ -81,6 +83,7 @@ func (j *Journal) take(spare *[]byte) (p *pool, first uint64, closed bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.pay()
+	j.tell(j.closed)
 	p = j.pool
 	j.pool, *spare = newPool(*spare), nil
 	j.writing = p.size()
@@ -122,6 +125,7 @@ func (j *Journal) flush(p *pool, first uint64) error {
 	j.durable.entries = first + p.n
 	j.durable.bytes += int64(len(lines)) - p.bodies
 	j.durable.bodies += p.bodies
+	j.settled()
 	for _, call := range p.ends { // not before: should this be lost, the intent must be there
 		delete(j.open.intents, call)
 	}
@@ -268,7 +272,7 @@ func (j *Journal) giveUp(p *pool, cause error) error {
 // filling, whose numbers will be given again. Outcomes in either are owed.
 // j.mu is held.
 func (j *Journal) rollBack(p *pool) *pool {
-	q := j.pool
+	q, why := j.pool, cmp.Or(j.err, j.short, ErrDisk)
 	j.pool, j.writing = newPool(nil), 0
 	j.head = j.durable
 	j.ages = slices.DeleteFunc(j.ages, func(a age) bool { return a.seq >= j.durable.entries })
@@ -285,17 +289,27 @@ func (j *Journal) rollBack(p *pool) *pool {
 				continue
 			}
 			if any {
-				j.owe(e)
+				j.lose(e, why)
 			}
 			var err error
 			e, err = Decode(line)
 			any = err == nil // it was encoded just now
 		}
 		if any {
-			j.owe(e)
+			j.lose(e, why)
 		}
 	}
 	return q
+}
+
+// lose has another entry tell what one that is lost would have told. j.mu is
+// held.
+func (j *Journal) lose(e Entry, why error) {
+	j.owe(e)
+	if e.Kind == KindUnrecorded {
+		j.untell(&e)
+	}
+	j.miss(&e, why)
 }
 
 // unkeep has an entry say of a body, whose line in the journal is lost, what it

@@ -360,6 +360,9 @@ func printChecked(w io.Writer, r *audit.Report, policy bool) {
 	line := func(format string, args ...any) { fmt.Fprintf(w, "checked: "+format+"\n", args...) }
 	line("%s, each with its intent: %d with an outcome, %d closed by a later run, %d open; %s refused, %d answered by the enforcer itself",
 		count(c.Calls, "forwarded call"), c.Closed, c.Recovered, c.Open, count(c.Refused, "request"), c.Answered)
+	if c.Unrecorded > 0 {
+		line("%s refused or not authenticated while the journal could not take an entry of each: the record has their number", count(c.Unrecorded, "request"))
+	}
 	if c.Approved > 0 || c.Approvals > 0 {
 		line("%s on %s with %s", count(c.Approved, "approved call"), count(c.Approvals, "approval"), count(c.Votes, "vote"))
 	}

@@ -170,6 +170,9 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 		}
 		r.log.Warn("a call of an earlier run has no outcome: it may have run", "call", intent.Call, "server", intent.Server, "tool", intent.Tool)
 	}
+	if err := r.journal.Recount(ctx, previous); err != nil {
+		return errors.Join(err, r.journal.Close())
+	}
 	current, err := r.publisher(audit.PublisherConfig{Journal: r.journal}, here)
 	if err != nil {
 		return errors.Join(err, r.journal.Close())
