@@ -128,8 +128,8 @@ func (c *conduct) take(l *logCalls, at Problem, e *Entry) {
 	case KindPolicy:
 		if e.Status == "accepted" || e.Status == "reset" || e.Status == "resumed" {
 			l.Policies[e.Policy] = true
-			if e.Status == "reset" && e.Time.After(c.policy.reset) {
-				c.policy.reset = e.Time
+			if e.Status == "reset" {
+				c.policy.wasReset(at, e)
 			}
 		}
 	case KindApproval:

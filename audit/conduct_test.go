@@ -2,6 +2,7 @@ package audit
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"strings"
@@ -60,6 +61,7 @@ type scene struct {
 	policy  *rules.Policy
 	entries []Entry
 	knows   []byte // ids of an earlier run
+	accepts []string
 }
 
 func (s *scene) add(e Entry) { s.entries = append(s.entries, e) }
@@ -138,7 +140,7 @@ func goodScene(t *testing.T) *scene {
 
 // told is what a conduct says of the scene, as one log.
 func (s *scene) told(withPolicy bool) (problems []Problem, notes []string, c Checked) {
-	pol := &policies{known: map[string]bool{}}
+	pol := &policies{known: map[string]bool{}, accepted: s.accepts}
 	if withPolicy {
 		pol.load = func(commit string) (*rules.Policy, error) {
 			if commit != "c0ffee" {
@@ -305,6 +307,14 @@ func TestConductLetsPass(t *testing.T) {
 	s := goodScene(t)
 	s.edit(0).Policy, s.edit(1).Policy = "badc0de", "badc0de"
 	s.entries = append(s.entries[:3:3], append([]Entry{{Kind: KindPolicy, Policy: "c0ffee", Status: "reset"}}, s.entries[3:]...)...)
+	if ps, notes, _ := s.told(true); len(ps) != 1 || len(notes) > 0 || ps[0].Class != ClassPolicy || !strings.Contains(ps[0].Text, "nobody has seen badc0de; the policy's history was reset at") || !strings.Contains(ps[0].Text, "to c0ffee, which you have not accepted") {
+		t.Errorf("on record alone: %v %q", ps, notes)
+	}
+	s.accepts = []string{"deadbeef"}
+	if ps, _, _ := s.told(true); len(ps) != 1 {
+		t.Errorf("another one was accepted: %v", ps)
+	}
+	s.accepts = []string{"c0ff"}
 	if ps, notes, _ := s.told(true); len(ps) > 0 || len(notes) != 1 || !strings.Contains(notes[0], "nobody has seen badc0de; the policy's history was reset at") {
 		t.Errorf("%v %q", ps, notes)
 	}
@@ -325,5 +335,51 @@ func TestConductLetsPass(t *testing.T) {
 	}
 	if ps, _, _ := s.told(false); len(ps) != maxTold+1 {
 		t.Errorf("%d problems", len(ps))
+	}
+}
+
+// A reset excuses what its own enforcer decided before it, and nothing that
+// another one did, or that came after.
+func TestWhatAResetExcuses(t *testing.T) {
+	const hour = time.Hour
+	for what, c := range map[string]struct {
+		uses    map[string][]time.Duration // by enforcer: when entries name a policy that is gone
+		resets  map[string]time.Duration   // by enforcer
+		accepts string
+		notes   int
+		says    []string // problems
+	}{
+		"accepted":              {map[string][]time.Duration{"a": {1, 2 * hour}}, map[string]time.Duration{"a": 3 * hour}, "c0ffee", 1, nil},
+		"by its beginning":      {map[string][]time.Duration{"a": {1}}, map[string]time.Duration{"a": 3 * hour}, "c0f", 1, nil},
+		"not accepted":          {map[string][]time.Duration{"a": {1}}, map[string]time.Duration{"a": 3 * hour}, "", 0, []string{"to c0ffee, which you have not accepted"}},
+		"used after it as well": {map[string][]time.Duration{"a": {1, 4 * hour}}, map[string]time.Duration{"a": 3 * hour}, "c0ffee", 0, []string{"entry 14400: it was decided under policy badc0de"}},
+		"used after it alone":   {map[string][]time.Duration{"a": {4 * hour}}, map[string]time.Duration{"a": 3 * hour}, "c0ffee", 0, []string{"entry 14400"}},
+		"of another enforcer":   {map[string][]time.Duration{"b": {1}}, map[string]time.Duration{"a": 3 * hour}, "c0ffee", 0, []string{"entry 0: it was decided under policy badc0de, and nobody has it"}},
+		"of one of two":         {map[string][]time.Duration{"a": {1}, "b": {2 * hour}}, map[string]time.Duration{"a": 3 * hour}, "c0ffee", 1, []string{"entry 7200"}},
+		"of none":               {map[string][]time.Duration{"a": {1}}, nil, "c0ffee", 0, []string{"nobody has it"}},
+	} {
+		var problems []Problem
+		p := &policies{known: map[string]bool{}, accepted: []string{c.accepts}, load: func(string) (*rules.Policy, error) { return nil, errors.New("nobody has it") }}
+		p.calls = newConduct(func(at Problem) { problems = append(problems, at) }, p)
+		for enforcer, uses := range c.uses {
+			for _, after := range uses {
+				if p.of(Problem{Origin: enforcer + "/r1", Entry: int64(after / time.Second)}, noon.Add(after), "badc0de") != nil {
+					t.Fatal("it loads")
+				}
+			}
+		}
+		for enforcer, after := range c.resets {
+			p.wasReset(Problem{Origin: enforcer + "/r1"}, &Entry{Policy: "c0ffee", Time: noon.Add(after)})
+		}
+		notes := p.settle()
+		if len(notes) != c.notes || len(problems) != len(c.says) {
+			t.Errorf("%s: %q %v", what, notes, problems)
+			continue
+		}
+		for i, says := range c.says {
+			if !strings.Contains(problems[i].Text, says) || problems[i].Class != ClassPolicy {
+				t.Errorf("%s: %v", what, problems[i])
+			}
+		}
 	}
 }

@@ -12,35 +12,94 @@ import (
 // policies holds the entries against the policies that they name; without a
 // policy repository it finds nothing.
 type policies struct {
-	load  func(commit string) (*rules.Policy, error)
-	calls *conduct
-	known map[string]bool // by commit: whether it loads; what does not is told once
-	gone  []gonePolicy    // that does not load: a fault, unless history was rewritten later, on record
-	reset time.Time       // when that was last
+	load     func(commit string) (*rules.Policy, error)
+	calls    *conduct
+	known    map[string]bool // by commit: whether it loads
+	gone     []*gonePolicy   // that do not load: a fault, unless history was rewritten later, on record, and the auditor knows of it
+	resets   []policyReset
+	accepted []string // commits that resets may have led to, or their beginnings
 }
 
-// gonePolicy is one that an entry names and that does not load.
+// gonePolicy is one that entries of an enforcer name and that does not load.
 type gonePolicy struct {
+	enforcer, commit string
+	why              error
+	first, last      goneUse
+}
+
+type goneUse struct {
 	at   Problem
 	when time.Time // of the entry
 }
 
+// policyReset is an entry that puts a history in force that does not descend
+// from the one before.
+type policyReset struct {
+	enforcer, commit string
+	when             time.Time
+}
+
+// wasReset takes up such an entry.
+func (p *policies) wasReset(at Problem, e *Entry) {
+	if p != nil {
+		p.resets = append(p.resets, policyReset{enforcerOf(at.Origin), e.Policy, e.Time})
+	}
+}
+
+func enforcerOf(origin string) string {
+	enforcer, _, _ := strings.Cut(origin, "/")
+	return enforcer
+}
+
 // settle tells of policies that do not load. An operator may accept a history
 // that does not descend from the one before (a reset); what was decided before
-// it cannot be decided again from a clone made after it.
+// it cannot be decided again from a clone made after it. That the entry is there
+// does not make it so: whoever can write a log can write this entry, too, and
+// whoever can change the policy's history can have an operator reset it, and
+// with either hide the policy under which something was let through. So it
+// takes the auditor, who names the commit that a reset led to, and it covers the
+// past of the enforcer whose reset it was, and of no other.
 func (p *policies) settle() (notes []string) {
 	if p == nil {
 		return nil
 	}
 	for _, g := range p.gone {
-		if g.when.Before(p.reset) {
-			notes = append(notes, fmt.Sprintf("%s; the policy's history was reset at %s, on record, so it was not decided again", g.at.Text, clock(p.reset)))
+		var reset policyReset // the last one that is accepted
+		var other policyReset // the last one that is not
+		for _, r := range p.resets {
+			switch {
+			case r.enforcer != g.enforcer:
+			case p.accepts(r.commit) && r.when.After(reset.when):
+				reset = r
+			case !p.accepts(r.commit) && r.when.After(other.when):
+				other = r
+			}
+		}
+		if g.last.when.Before(reset.when) {
+			notes = append(notes, fmt.Sprintf("%s; the policy's history was reset at %s, on record and as you accept, so it was not decided again", g.text(g.first), clock(reset.when)))
 			continue
 		}
-		p.calls.problem(g.at)
+		of := g.first
+		if of.when.Before(reset.when) {
+			of = g.last
+		}
+		at := of.at
+		at.Class, at.Text = ClassPolicy, g.text(of)
+		if of.when.Before(other.when) {
+			at.Text += fmt.Sprintf("; the policy's history was reset at %s, on record, to %s, which you have not accepted", clock(other.when), short(other.commit))
+		}
+		p.calls.problem(at)
 	}
 	p.gone = nil
 	return notes
+}
+
+func (g *gonePolicy) text(of goneUse) string {
+	return fmt.Sprintf("entry %d: it was decided under policy %s, and %v", of.at.Entry, short(g.commit), g.why)
+}
+
+func (p *policies) accepts(commit string) bool {
+	return slices.ContainsFunc(p.accepted, func(a string) bool { return a != "" && strings.HasPrefix(commit, a) })
 }
 
 // of gives the policy of a commit; nil if there is none to hold against.
@@ -50,19 +109,41 @@ func (p *policies) of(at Problem, when time.Time, commit string) *rules.Policy {
 	}
 	loads, asked := p.known[commit]
 	if asked && !loads {
+		p.misses(at, when, commit, nil)
 		return nil
 	}
 	found, err := p.load(commit)
 	p.known[commit] = err == nil
 	switch {
 	case err != nil:
-		at.Class, at.Text = ClassPolicy, fmt.Sprintf("entry %d: it was decided under policy %s, and %v", at.Entry, short(commit), err)
-		p.gone = append(p.gone, gonePolicy{at: at, when: when})
+		p.misses(at, when, commit, err)
 		return nil
 	case !asked:
 		p.calls.Policies++
 	}
 	return found
+}
+
+// misses notes that an entry names a policy that does not load.
+func (p *policies) misses(at Problem, when time.Time, commit string, why error) {
+	use := goneUse{at, when}
+	for _, g := range p.gone {
+		if g.commit != commit {
+			continue
+		}
+		why = g.why
+		if g.enforcer != enforcerOf(at.Origin) {
+			continue
+		}
+		if when.Before(g.first.when) {
+			g.first = use
+		}
+		if when.After(g.last.when) {
+			g.last = use
+		}
+		return
+	}
+	p.gone = append(p.gone, &gonePolicy{enforcerOf(at.Origin), commit, why, use, use})
 }
 
 // earlier are the moments at which a request is decided again if it comes out
@@ -137,11 +218,12 @@ func (p *policies) decide(at Problem, e *Entry) {
 // bindsCredential tells whether an approval's digest may cover more than the
 // arguments: what Vault is asked, where that depends on the caller's token.
 // Without the policy nobody can tell.
-func (p *policies) bindsCredential(e *Entry) bool {
+func (p *policies) bindsCredential(at Problem, e *Entry) bool {
 	if p == nil || p.load == nil {
 		return true
 	}
-	pol := p.of(Problem{Entry: int64(e.Seq)}, e.Time, e.Policy)
+	at.Entry = int64(e.Seq)
+	pol := p.of(at, e.Time, e.Policy)
 	if pol == nil {
 		return true // reported already
 	}

@@ -80,6 +80,11 @@ type VerifyConfig struct {
 	// accepted history has it; else an error for people. nil: decisions and
 	// approvals are checked by the record alone.
 	Policy func(commit string) (*rules.Policy, error)
+	// AcceptResets are commits, or their beginnings, that operators have reset the
+	// policy to with good reason: what an enforcer decided before such a reset of
+	// its own cannot be decided again, and that is then a note. Without, it is a
+	// problem that a policy which decided something is not in the history.
+	AcceptResets []string
 	// Bodies has every kept body of the entries that are walked looked for, and
 	// held against the entry's digest.
 	Bodies bool
@@ -106,7 +111,7 @@ type VerifyConfig struct {
 // safe for concurrent use.
 func Verify(ctx context.Context, repo Repository, cfg VerifyConfig) (*Report, error) {
 	v := &verification{repo: repo, cfg: cfg, rep: &Report{}, keys: map[string]*ownKeys{}}
-	pol := &policies{load: cfg.Policy, known: map[string]bool{}}
+	pol := &policies{load: cfg.Policy, known: map[string]bool{}, accepted: cfg.AcceptResets}
 	v.calls = newConduct(v.problem, pol)
 	pol.calls = v.calls
 	if v.cfg.Workers == 0 {

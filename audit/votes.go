@@ -264,7 +264,7 @@ func (b *ballots) intent(l *logCalls, at Problem, e *Entry) {
 	case u.Scope != rules.ScopeServer && (u.Method != e.Method || u.Tool != e.Tool):
 		bad("ran on approval %s, which was asked for %s", e.Approval, strings.TrimSpace(u.Method+" "+u.Tool))
 	case (u.Scope == "" || u.Scope == rules.ScopeExact) && u.Digest != e.Digest:
-		if !b.calls.policy.bindsCredential(e) {
+		if !b.calls.policy.bindsCredential(at, e) {
 			bad("ran on approval %s, which was given for other arguments", e.Approval)
 			return
 		}

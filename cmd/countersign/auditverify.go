@@ -33,6 +33,7 @@ type verifyFlags struct {
 	anchors               []string
 	policy, policyBranch  string
 	policySigners, state  string
+	acceptResets          []string
 	quorum                quorumFlags
 	handover              bool
 	asJSON, bodies        bool
@@ -55,7 +56,8 @@ decision and its outcome, in this order and once; each approved one the votes of
 enough different people, before it ran, unexpired and used once. With --policy, a
 clone of the policy repository, the policy of the commit that each entry names is
 asked again: what it decides, whom it has approve, who is in its sets, and that
-the commit is in the branch's history. What the record does not hold in full
+the commit is in the branch's history (where an operator has reset that, on record,
+--accept-reset says that you know why). What the record does not hold in full
 (arguments masked or cut, claims of a token) is not decided again, and counted.
 
 With --state, what holds is noted in a file, and the next run reads only what is
@@ -86,6 +88,7 @@ be checked.`,
 	fl.StringVar(&f.policy, "policy", "", "clone of the policy repository: decisions and approvals are held against the policy of their commit")
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
 	fl.StringVar(&f.policySigners, "policy-signers", "", "allowed_signers file: each policy commit that decided must be signed by one of them")
+	fl.StringArrayVar(&f.acceptResets, "accept-reset", nil, "commit to which an operator reset the policy, with reason as you know: what its enforcer decided before under commits that are gone is then a note; may be repeated")
 	fl.BoolVar(&f.handover, "handover", false, "take a repository's signed hand-over for the ones before it that are not given: their entries are not checked, nor that they are still there")
 	fl.BoolVar(&f.bodies, "bodies", false, "look for every kept body, too, and hold it against its entry")
 	fl.StringVar(&f.state, "state", "", "file that notes what holds, for the next run; made if it is not there")
@@ -204,7 +207,15 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		return cfg, err
 	}
 	cfg.Grace, cfg.Now = f.quorum.grace, time.Now()
-	cfg.Bodies = f.bodies
+	cfg.Bodies, cfg.AcceptResets = f.bodies, f.acceptResets
+	for _, c := range f.acceptResets {
+		if len(c) < 7 || strings.Trim(c, "0123456789abcdef") != "" {
+			return cfg, fmt.Errorf("--accept-reset: %q is no commit, nor seven or more of its first digits", c)
+		}
+		if f.policy == "" {
+			return cfg, errors.New("--accept-reset: there is no --policy to hold anything against")
+		}
+	}
 	cfg.Signer, cfg.Writer, cfg.SignedBy, cfg.Prefix = trust.Commit, enforcerOf, signedBy, f.from.prefix
 	cfg.Committer = func(key, enforcer string, when time.Time) (string, error) {
 		return trust.Key(key, committerEmail(enforcer), when)
@@ -252,7 +263,11 @@ func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.policy != "" {
 		against = "policy " + f.policyBranch
 	}
-	cfg.State = audit.NewVerified(string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), strconv.FormatBool(f.handover), against, string(policySigners))
+	trust := []string{string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), strconv.FormatBool(f.handover), against, string(policySigners)}
+	for _, c := range slices.Sorted(slices.Values(f.acceptResets)) {
+		trust = append(trust, "accepts "+c)
+	}
+	cfg.State = audit.NewVerified(trust...)
 	file, err := os.ReadFile(f.state)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil

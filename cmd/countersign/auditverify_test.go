@@ -145,6 +145,8 @@ func TestVerifyForPrograms(t *testing.T) {
 		"--anchor: ":                             {"--anchor", at("none")},
 		"is neither a folder nor a Git URL":      {"--repo", at("none")},
 		"is not a Git repository":                {"--policy", dir},
+		"there is no --policy":                   {"--accept-reset", "c0ffee1"},
+		"is no commit":                           {"--accept-reset", "main", "--policy", dir},
 	} {
 		if out, errs, code := verify(more...); code != 2 || !strings.Contains(errs, what) {
 			t.Errorf("%s: %d %s%s", what, code, out, errs)
