@@ -2,8 +2,10 @@ package main
 
 import (
 	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"countersign/audit"
+	"countersign/fixtures/githost"
 	"countersign/gitsync"
 )
 
@@ -183,5 +186,75 @@ func clonesThatLack(t *testing.T, repo, dir string, verify func(clone string) (s
 	git(t, dir, "init", "-q", "--bare", empty)
 	if out, _, code := verify(empty); code != 1 || out != "no record here: no branch begins with audit/ (a clone needs all branches)\n" {
 		t.Errorf("an empty repository: %d %s", code, out)
+	}
+}
+
+// What was decided under a policy that its repository does not have any more is
+// a problem, though a reset is on record, until the auditor accepts that one.
+func TestVerifyAfterAReset(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	key := func(name, line string) *githost.Key {
+		t.Helper()
+		k, err := githost.NewKey(rand.Reader, "demo@countersign.invalid")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(at(name), []byte(line+k.Authorized()+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	commits, checkpoints := key("audit_signers", "demo@countersign.invalid "), key("checkpoint.pub", "demo ")
+	private, err := audit.ParsePrivateKey(checkpoints.PEM())
+	if err != nil {
+		t.Fatal(err)
+	}
+	store, err := gitsync.OpenAudit(gitsync.AuditConfig{Dir: at("audit.git"), KeyPEM: commits.PEM(), Name: "demo", Email: "demo@countersign.invalid"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	j, err := audit.Open(audit.Config{Dir: at("state"), Enforcer: "demo", Incarnation: "i1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Signer: audit.KeySigner(private)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, to := strings.Repeat("bad", 13)+"b", strings.Repeat("cafe", 10)
+	for _, e := range []audit.Entry{
+		{Kind: audit.KindPolicy, Policy: gone, Status: "accepted"},
+		{Kind: audit.KindRefused, Call: "c_1", Policy: gone, Effect: "deny", Server: "db", Method: "tools/call", Tool: "drop"},
+		{Kind: audit.KindPolicy, Policy: to, Status: "reset"},
+	} {
+		if _, err := j.Append(t.Context(), e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(log.Commit(t.Context()), j.Close(), store.Close()); err != nil {
+		t.Fatal(err)
+	}
+	policy, err := githost.NewRepo(at("policy.git"), time.Now())
+	if err == nil {
+		_, err = policy.Commit(map[string][]byte{"countersign.yaml": []byte("version: 1\n")}, "anew\n", nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		more []string
+		code int
+		says string
+	}{
+		{nil, 1, "to " + to[:7] + ", which you have not accepted"},
+		{[]string{"--accept-reset", gone[:12]}, 1, "which you have not accepted"},
+		{[]string{"--accept-reset", to[:12]}, 0, "note: entry 2: it was decided under policy badbadb, and branch main of the policy repository has never had that commit; the policy's history was reset at "},
+	} {
+		out, errs, code := command(t, nil, append([]string{"audit", "verify", "--repo", at("audit.git"), "--commit-signers", at("audit_signers"), "--checkpoint-key", at("checkpoint.pub"), "--policy", at("policy.git")}, c.more...)...)
+		if code != c.code || !strings.Contains(out, c.says) {
+			t.Errorf("%q: exit %d\n%s%s", c.more, code, out, errs)
+		}
 	}
 }
