@@ -384,7 +384,8 @@ func (x *Index) read(k key) (Found, error) {
 		}
 		x.blobs, i = append(x.blobs, lines{k.blob, split(data)}), len(x.blobs)
 	}
-	f := Found{Origin: strings.TrimPrefix(path.Dir(k.name), "audit/"), Branch: k.name}
+	f := Found{Origin: strings.TrimPrefix(path.Dir(k.name), "audit/")}
+	f.Branch, _ = placed(k.name)
 	err := errors.New("the file has no such line")
 	if all := x.blobs[i].all; k.at >= 0 && k.at < len(all) {
 		f.Line = all[k.at]

@@ -166,8 +166,7 @@ func (x *Index) compare(ctx context.Context, known []branch) (c compared, err er
 			c.fresh = append(c.fresh, n)
 		}
 	}
-	// By month, so that the logs of one time are read one after the other.
-	slices.SortStableFunc(c.fresh, func(a, b news) int { return strings.Compare(path.Base(a.name), path.Base(b.name)) })
+	slices.SortStableFunc(c.fresh, func(a, b news) int { return byMonth(a.name, b.name) })
 	return c, nil
 }
 

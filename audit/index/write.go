@@ -22,7 +22,11 @@ type writer struct {
 	open   map[string]decided // of calls whose intent was read, and whose end was not
 	sums   map[cell]*sum
 	late   []pending
-	stmts  struct{ entry, word, findWord, combo, intent, approval *sql.Stmt }
+	twins  struct { // the branch's, in other repositories
+		of  int64
+		ids []int64
+	}
+	stmts struct{ entry, word, findWord, combo, intent, approval *sql.Stmt }
 }
 
 // decided is what an intent says, and the entry of its end does not.
@@ -31,9 +35,10 @@ type decided struct{ decision, rules int64 }
 // pending is an entry that closes a call of an earlier run: that run's branch may
 // not have been read yet.
 type pending struct {
-	branch, batch int64
-	at            int
-	e             audit.Entry
+	branch news
+	batch  int64
+	at     int
+	e      audit.Entry
 }
 
 // combo is what entries have in common: words, in the order of the columns of
@@ -102,6 +107,33 @@ func (w *writer) branch(ctx context.Context, n news) (int64, error) {
 	return r.LastInsertId()
 }
 
+// twin tells whether an entry is there already, as read from another repository:
+// a copy of one may be given beside it, or an older copy.
+func (w *writer) twin(ctx context.Context, n news, e audit.Entry) (bool, error) {
+	name, _ := placed(n.name)
+	if w.twins.of != n.id {
+		known, err := collect(ctx, w.tx, func(s scanner) (b branch, err error) { return b, s.Scan(&b.id, &b.name) },
+			"SELECT id, name FROM branch WHERE id <> ? AND name >= ? AND name <= ?", n.id, name, name+tilde+"\U0010ffff")
+		if err != nil {
+			return false, err
+		}
+		w.twins.of, w.twins.ids = n.id, nil
+		for _, b := range known {
+			if other, _ := placed(b.name); other == name {
+				w.twins.ids = append(w.twins.ids, b.id)
+			}
+		}
+	}
+	for _, id := range w.twins.ids {
+		var there bool
+		err := w.tx.QueryRowContext(ctx, "SELECT EXISTS (SELECT 1 FROM entry WHERE time = ? AND branch = ? AND seq = ?)", e.Time.UnixMicro(), id, int64(e.Seq)).Scan(&there)
+		if err != nil || there {
+			return there, err
+		}
+	}
+	return false, nil
+}
+
 func (w *writer) batch(ctx context.Context, n news, f file, data []byte) error {
 	r, err := w.tx.ExecContext(ctx, "INSERT INTO batch (branch, path, blob, first) VALUES (?,?,?,0)", n.id, f.path, f.blob)
 	if err != nil {
@@ -123,11 +155,16 @@ func (w *writer) batch(ctx context.Context, n news, f file, data []byte) error {
 			bad(at, err)
 			continue
 		}
+		if there, err := w.twin(ctx, n, e); err != nil {
+			return err
+		} else if there {
+			continue
+		}
 		if first == 0 || e.Time.UnixMicro() < first {
 			first = e.Time.UnixMicro()
 		}
 		if e.Kind == audit.KindRecovered {
-			w.late = append(w.late, pending{n.id, id, at, e})
+			w.late = append(w.late, pending{n, id, at, e})
 			continue
 		}
 		new, err := w.entry(ctx, n.id, id, at, e)
@@ -316,7 +353,11 @@ func voters(e audit.Entry) []string {
 // finish writes what waited for the rest.
 func (w *writer) finish(ctx context.Context) error {
 	for _, p := range w.late {
-		if _, err := w.entry(ctx, p.branch, p.batch, p.at, p.e); err != nil {
+		there, err := w.twin(ctx, p.branch, p.e)
+		if err == nil && !there {
+			_, err = w.entry(ctx, p.branch.id, p.batch, p.at, p.e)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -52,15 +52,25 @@ func (f *bodyFlags) print(out io.Writer, r *reading, s story) error {
 	if err != nil {
 		return err
 	}
-	shelf := audit.NewShelf(objects(r.repo))
+	var shelves []*audit.Shelf
+	for _, repo := range r.repos {
+		shelves = append(shelves, audit.NewShelf(objects(repo)))
+	}
 	wrong := false
 	for _, found := range s.Entries {
 		e := found.Entry
 		for _, ref := range e.Bodies {
 			fmt.Fprintf(out, "\n%s of %s, %d bytes: ", safe(ref.Of), safe(found.ID()), ref.Size)
-			state, why, err := audit.CheckBody(shelf, found.Origin, e.Time, ref, ids...)
-			if err != nil {
-				return err
+			var shelf *audit.Shelf
+			var state audit.BodyState
+			var why, err error
+			for _, shelf = range shelves { // it stays where its run began
+				if state, why, err = audit.CheckBody(shelf, found.Origin, e.Time, ref, ids...); err != nil {
+					return err
+				}
+				if state != audit.BodyGone {
+					break
+				}
 			}
 			switch state {
 			case audit.BodyUnkept:

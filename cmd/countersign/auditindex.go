@@ -11,8 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"countersign/audit"
 	"countersign/audit/index"
-	"countersign/gitsync"
 )
 
 // readFlags say which record is read, and where its index lies.
@@ -29,10 +29,10 @@ func (f *readFlags) add(cmd *cobra.Command) {
 // reading is a record that is being read.
 type reading struct {
 	*index.Index
-	repo *gitsync.Repo
+	repos clones
 }
 
-func (r *reading) close() error { return errors.Join(r.Index.Close(), r.repo.Close()) }
+func (r *reading) close() error { return errors.Join(r.Index.Close(), r.repos.close()) }
 
 // read opens the record and its index, and has f read it. If the index turns out
 // to be damaged before f has printed anything, it is built anew and f runs again.
@@ -62,25 +62,24 @@ func (f *readFlags) readOnce(cmd *cobra.Command, anew bool, use func(r *reading)
 // among the user's caches, in memory.
 func (f *readFlags) openIndex(cmd *cobra.Command, anew bool) (*reading, error) {
 	ctx := cmd.Context()
-	repo, err := f.open(ctx)
+	repos, err := f.open(ctx)
 	if err != nil {
 		return nil, err
 	}
-	branches, err := repo.Branches("audit/")
-	if err == nil && len(branches) == 0 {
-		err = errors.New("no record here: no branch begins with audit/ (a clone needs all branches: git clone --mirror)")
-	}
-	if err != nil {
-		return nil, errors.Join(err, repo.Close())
+	var all []audit.Repository
+	for _, repo := range repos {
+		branches, err := repo.Branches("audit/")
+		if err == nil && len(branches) == 0 {
+			err = fmt.Errorf("no record in %s: no branch begins with audit/ (a clone needs all branches: git clone --mirror)", repo.Dir())
+		}
+		if err != nil {
+			return nil, errors.Join(err, repos.close())
+		}
+		all = append(all, objects(repo))
 	}
 	places := []string{f.index}
 	if f.index == "" {
-		places = []string{filepath.Join(repo.Dir(), "countersign", "index.sqlite")}
-		if cache, err := os.UserCacheDir(); err == nil && !repo.Temporary() {
-			name := sha256.Sum256([]byte(repo.Dir()))
-			places = append(places, filepath.Join(cache, "countersign", "index-"+hex.EncodeToString(name[:8])+".sqlite"))
-		}
-		places = append(places, "")
+		places = repos.indexes()
 	}
 	var why error
 	for i, path := range places {
@@ -90,12 +89,12 @@ func (f *readFlags) openIndex(cmd *cobra.Command, anew bool) (*reading, error) {
 				continue
 			}
 		}
-		x, err := index.Open(ctx, index.Config{Path: path, Repo: objects(repo), Anew: anew, Tell: func(s string) { note(cmd, s) }})
+		x, err := index.Open(ctx, index.Config{Path: path, Repo: index.Together(all), Anew: anew, Tell: func(s string) { note(cmd, s) }})
 		if err == nil {
 			if path == "" {
 				note(cmd, fmt.Sprintf("the index is in memory this time, since it cannot be kept: %v", why))
 			}
-			return &reading{x, repo}, nil
+			return &reading{x, repos}, nil
 		}
 		why = err
 		var failed *os.PathError
@@ -103,7 +102,25 @@ func (f *readFlags) openIndex(cmd *cobra.Command, anew bool) (*reading, error) {
 			break // the place is not what is wrong
 		}
 	}
-	return nil, errors.Join(why, repo.Close())
+	return nil, errors.Join(why, repos.close())
+}
+
+// indexes are the places where the index may lie, the best first: beside the
+// newest clone. One of several repositories is of just these, in this order.
+func (c clones) indexes() []string {
+	newest, sum, mine := c[len(c)-1], sha256.New(), "index.sqlite"
+	for _, r := range c {
+		io.WriteString(sum, r.Dir()+"\n") //nolint:errcheck // it never fails
+	}
+	name := "index-" + hex.EncodeToString(sum.Sum(nil)[:8]) + ".sqlite"
+	if len(c) > 1 {
+		mine = name
+	}
+	places := []string{filepath.Join(newest.Dir(), "countersign", mine)}
+	if cache, err := os.UserCacheDir(); err == nil && !newest.Temporary() {
+		places = append(places, filepath.Join(cache, "countersign", name))
+	}
+	return append(places, "")
 }
 
 // counted knows whether anything was written.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"slices"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 
 	"countersign/audit"
 	"countersign/audit/index"
+	"countersign/gitsync"
 )
 
 func auditLogCommand() *cobra.Command {
@@ -118,7 +120,7 @@ func selected(ctx context.Context, r *reading, f index.Filter, last int, reverse
 
 // followed prints what comes in until the context ends, which is how it ends well.
 func followed(cmd *cobra.Command, r *reading, mark index.Mark, every time.Duration, print func(iter.Seq2[index.Found, error]) error, f index.Filter) error {
-	if !r.repo.Temporary() {
+	if !slices.ContainsFunc(r.repos, (*gitsync.Repo).Temporary) {
 		every = time.Second // a look at the clone's branches costs nothing
 	}
 	ctx := cmd.Context()
@@ -131,7 +133,10 @@ func followed(cmd *cobra.Command, r *reading, mark index.Mark, every time.Durati
 			return nil
 		case <-tick.C:
 		}
-		err := r.repo.Refresh(ctx)
+		var err error
+		for _, repo := range r.repos {
+			err = errors.Join(err, repo.Refresh(ctx))
+		}
 		if err == nil {
 			err = r.Update(ctx)
 		}

@@ -15,7 +15,6 @@ import (
 func auditProofCommand() *cobra.Command {
 	var from recordFlags
 	var need quorumFlags
-	var repos []string
 	var keys, kind, to, check string
 	cmd := &cobra.Command{
 		Use:   "proof [<call> | <number>]",
@@ -35,7 +34,7 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 		Example: `  countersign audit proof c_4kq2m7… --repo ./audit --checkpoint-key checkpoint_key.pub -o call.tlog-proof
   countersign audit proof --check call.tlog-proof --checkpoint-key checkpoint_key.pub`,
 		Args: cobra.MaximumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			if (len(args) == 1) == (check != "") {
 				return errors.New("name a call or the number of an entry, or a file with --check")
 			}
@@ -74,16 +73,12 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 			if cfg.Seq, err = strconv.ParseUint(args[0], 10, 63); err != nil {
 				cfg.Call = args[0]
 			}
-			if len(repos) == 0 {
-				repos = []string{"."}
+			repos, err := from.open(cmd.Context())
+			if err != nil {
+				return err
 			}
-			for _, at := range repos {
-				from.repo = at
-				repo, err := from.open(cmd.Context())
-				if err != nil {
-					return err
-				}
-				defer repo.Close() // read only
+			defer func() { err = errors.Join(err, repos.close()) }()
+			for _, repo := range repos {
 				cfg.Earlier = append(cfg.Earlier, objects(repo))
 			}
 			last := len(cfg.Earlier) - 1
@@ -118,8 +113,6 @@ Exits with 1 if there is no such entry, or the proof does not hold.`,
 	from.add(cmd)
 	need.add(cmd)
 	fl := cmd.Flags()
-	repo := fl.Lookup("repo")
-	repo.Value, repo.Usage = &listFlag{&repos}, rolledRepos
 	fl.StringVar(&keys, "checkpoint-key", "", "file of who may sign checkpoints: a line each, <enforcer> ssh-ed25519 <key>, or a log's vkey (required)")
 	fl.StringVar(&kind, "kind", "", "of a call's entries, the last of this kind (intent, approval, …) in place of the one that ended it")
 	fl.StringVarP(&to, "output", "o", "", "file to write, - for standard output; by default <what was named>.tlog-proof")

@@ -467,7 +467,7 @@ func TestEntriesOnATerminal(t *testing.T) {
 	t.Parallel()
 	var out bytes.Buffer
 	p := &entryPrinter{out: &out, tty: true, table: &table{cut: []int{2, 3, 4}, right: []int{5}, width: 80}}
-	from := readFlags{recordFlags: recordFlags{repo: sample(t).dir}}
+	from := readFlags{recordFlags: recordFlags{repos: []string{sample(t).dir}}}
 	cmd := auditLogCommand()
 	cmd.SetContext(t.Context())
 	if err := from.read(cmd, func(r *reading) error { return p.all(r.Entries(t.Context(), index.Filter{}, false)) }); err != nil {

@@ -35,7 +35,7 @@ To decide recorded requests again under another policy, use countersign policy s
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if fi, err := os.Stat(args[0]); err == nil && fi.IsDir() {
 				return fmt.Errorf("audit replay plays a session; to decide the recorded requests again under the policy in %s: countersign policy simulate %s --record %s",
-					args[0], args[0], from.repo)
+					args[0], args[0], cmp.Or(strings.Join(from.repos, " --record "), "."))
 			}
 			if !(speed > 0) {
 				return fmt.Errorf("--speed: %v; want a number above 0, 1 for the session's own time", speed)

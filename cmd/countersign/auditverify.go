@@ -28,7 +28,6 @@ import (
 // verifyFlags say what the record is held against, and how that is told.
 type verifyFlags struct {
 	from                  recordFlags
-	repos                 []string
 	signers, keys         string
 	anchors               []string
 	policy, policyBranch  string
@@ -80,8 +79,6 @@ be checked.`,
 	f.quorum.add(cmd)
 	f.quorum.addGrace(cmd)
 	fl := cmd.Flags()
-	repo := fl.Lookup("repo") // here, of several: a log may go on in another repository
-	repo.Value, repo.Usage = &listFlag{&f.repos}, rolledRepos
 	fl.StringVar(&f.signers, "commit-signers", "", "allowed_signers file: who may sign commits (required)")
 	fl.StringVar(&f.keys, "checkpoint-key", "", "file of who may sign checkpoints: a line each, <enforcer> ssh-ed25519 <key> (required)")
 	fl.StringSliceVar(&f.anchors, "anchor", nil, "file with a signed checkpoint kept elsewhere, or a folder of such files (a witness's logs); may be repeated")
@@ -106,27 +103,23 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 	if err != nil {
 		return err
 	}
-	if len(f.repos) == 0 {
-		f.repos = []string{"."}
+	repos, err := f.from.open(ctx)
+	if err != nil {
+		return err
 	}
+	defer func() { err = errors.Join(err, repos.close()) }()
 	var all []audit.Repository
 	var notes []string
-	for _, at := range f.repos {
-		f.from.repo = at
-		repo, err2 := f.from.open(ctx)
-		if err2 != nil {
-			return err2
-		}
-		defer func() { err = errors.Join(err, repo.Close()) }()
+	for i, repo := range repos {
 		lacks, branches, err2 := repo.Lacks()
 		if err2 == nil && lacks != "" {
 			err2 = errors.New(lacks)
 		}
 		if err2 != nil {
-			return fmt.Errorf("%s cannot be verified: %w", at, err2)
+			return fmt.Errorf("%s cannot be verified: %w", f.from.places()[i], err2)
 		}
 		if branches != "" {
-			notes = append(notes, fmt.Sprintf("%s: %s", at, branches))
+			notes = append(notes, fmt.Sprintf("%s: %s", f.from.places()[i], branches))
 		}
 		objects, done := sideBySide(repo, runtime.GOMAXPROCS(0))
 		defer func() { err = errors.Join(err, done()) }()
@@ -232,21 +225,6 @@ func signedBy(raw []byte, when time.Time, key string) error {
 	return err
 }
 
-// rolledRepos says of --repo, where it may be given several times, what it is.
-const rolledRepos = "the record: a clone's folder, or a Git URL; where it was rolled over several, each, the oldest first"
-
-// listFlag takes each value of a flag that is given several times.
-type listFlag struct{ to *[]string }
-
-func (l *listFlag) String() string {
-	if l.to == nil {
-		return ""
-	}
-	return strings.Join(*l.to, ",")
-}
-func (l *listFlag) Set(s string) error { *l.to = append(*l.to, s); return nil }
-func (*listFlag) Type() string         { return "stringArray" }
-
 // resume reads the state of an earlier run, if there is one.
 func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.state == "" {
@@ -263,7 +241,7 @@ func (f *verifyFlags) resume(cfg *audit.VerifyConfig) error {
 	if f.policy != "" {
 		against = "policy " + f.policyBranch
 	}
-	trust := []string{string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.repos)), strconv.FormatBool(f.bodies), strconv.FormatBool(f.handover), against, string(policySigners)}
+	trust := []string{string(f.allowedFile), string(f.keysFile), f.from.prefix, strconv.Itoa(len(f.from.places())), strconv.FormatBool(f.bodies), strconv.FormatBool(f.handover), against, string(policySigners)}
 	for _, c := range slices.Sorted(slices.Values(f.acceptResets)) {
 		trust = append(trust, "accepts "+c)
 	}
