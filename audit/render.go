@@ -92,6 +92,9 @@ func (e Entry) Line() string {
 	if e.Kind == KindCredential && e.Credential != "" {
 		part("%s", strings.TrimSpace(e.Status+" "+e.Credential+" "+e.Lease))
 	}
+	if what := e.Dropped(); what != "" {
+		part("%s", what)
+	}
 	if e.Reason != "" {
 		part("“%s”", clip(e.Reason, 100))
 	}
@@ -148,6 +151,13 @@ func (e Entry) Verb() string {
 		if e.Status != "" {
 			return e.Status
 		}
+	case KindErased:
+		if e.Status == StatusAsked {
+			return "erases"
+		}
+		if e.Status != "" {
+			return e.Status
+		}
 	case KindLogin:
 		if e.Status != "" {
 			return e.Status
@@ -182,6 +192,31 @@ func (e Entry) Voters() string {
 		}
 	}
 	return ""
+}
+
+// Dropped says of an erasure's entry whose bodies went, or are to go, and who
+// asked; empty of any other. It is not safe for a terminal.
+func (e Entry) Dropped() string {
+	var d erasedDetail
+	if e.Kind != KindErased || json.Unmarshal(e.Detail, &d) != nil {
+		return ""
+	}
+	what := "bodies"
+	if e.Status != StatusAsked {
+		what = fmt.Sprintf("%d %s", d.Bodies, plural(d.Bodies, "body", "bodies"))
+	}
+	switch {
+	case d.Sub != "":
+		what += " of " + d.Sub
+	case d.Call != "":
+		what += " of " + d.Call
+	case !d.Before.IsZero():
+		what += " from before " + d.Before.UTC().Format(time.DateOnly)
+	}
+	if d.By != "" {
+		what += ", by " + d.By
+	}
+	return what
 }
 
 func (e Entry) target() string {

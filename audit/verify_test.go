@@ -510,6 +510,23 @@ func TestLineAndShow(t *testing.T) {
 			t.Errorf("%s: %s", status, got)
 		}
 	}
+	for _, c := range []struct {
+		d      erasedDetail
+		status string
+		want   string
+	}{
+		{erasedDetail{By: "operator uid 0", Issuer: "https://id.example.com", Sub: "alice"}, StatusAsked, "  erases        bodies of alice, by operator uid 0  “her request”  er_1"},
+		{erasedDetail{By: "operator uid 0", Call: "c_1", Bodies: 1}, StatusErased, "  erased        1 body of c_1, by operator uid 0  “her request”  er_1"},
+		{erasedDetail{Before: noon, Bodies: 12}, StatusExpired, "  expired       12 bodies from before 2026-11-23  “her request”  er_1"},
+	} {
+		detail, err := Detail(c.d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := (Entry{Kind: KindErased, Status: c.status, Call: "er_1", Reason: "her request", Detail: detail, Time: noon}).Line(); !strings.HasSuffix(got, c.want) {
+			t.Errorf("%s: %s", c.status, got)
+		}
+	}
 	if got := (Entry{Kind: KindLogin, Status: "linked", Sub: "dana", Time: noon}).Line(); !strings.Contains(got, "  linked        dana") {
 		t.Errorf("a login: %s", got)
 	}

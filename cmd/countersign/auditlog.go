@@ -243,6 +243,8 @@ func (p *entryPrinter) flush() error {
 // why is what is most worth telling of an entry, beside who, where and when.
 func why(e audit.Entry) string {
 	switch {
+	case e.Kind == audit.KindErased:
+		return strings.TrimSpace(e.Dropped() + " " + e.Reason)
 	case e.Kind == audit.KindApproval:
 		return strings.TrimSpace(e.Voters() + " " + e.Reason)
 	case e.Reason != "":
