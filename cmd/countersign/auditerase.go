@@ -73,12 +73,16 @@ COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
 					return fmt.Errorf("%s was begun, and goes on; what has become of it is not known: %w", er.ID, err)
 				}
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  erased: %d bodies on %d branches\n", er.ID, er.Count(), len(er.Steps))
+			bodies := func(n int) string { return number(uint64(n), "body", "bodies") }
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  erased: %s on %s\n", er.ID, bodies(er.Count()), number(uint64(len(er.Steps)), "branch", "branches"))
+			if er.Count() == 0 {
+				note(cmd, "no branch had a body of it: is it named as the record has it, and were bodies kept? What was in the journal only is not published")
+			}
 			for _, s := range er.Steps {
 				if s.New == "" {
 					s.New = "gone"
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %d bodies, %s → %s\n", safe(strings.TrimSpace(s.Repo+" "+s.Branch)), s.Bodies, s.Old, s.New)
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s  %s, %s → %s\n", safe(strings.TrimSpace(s.Repo+" "+s.Branch)), bodies(s.Bodies), s.Old, s.New)
 			}
 			for _, name := range er.Others {
 				fmt.Fprintf(cmd.OutOrStdout(), "not looked into: %s, which the log names; it is none of COUNTERSIGN_AUDIT_REPO, or forgotten: remove its branches under bodies/ by hand\n", safe(name))

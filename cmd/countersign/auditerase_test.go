@@ -14,7 +14,7 @@ func TestAuditErase(t *testing.T) {
 	t.Parallel()
 	p := serving(t, newStage(t), nil)
 	out, errs, code := p.cli("audit", "erase", "--call", "c_none", "--reason", "it held a secret")
-	if code != 0 || !strings.HasPrefix(out, "er_") || !strings.Contains(out, "erased: 0 bodies") {
+	if code != 0 || !strings.HasPrefix(out, "er_") || !strings.Contains(out, "erased: 0 bodies on 0 branches") || !strings.Contains(errs, "is it named as the record has it") {
 		t.Fatalf("exit %d\n%s%s", code, out, errs)
 	}
 	id, _, _ := strings.Cut(out, " ")
