@@ -90,10 +90,18 @@ func TestARolledRecordIsReadAsOne(t *testing.T) {
 			}
 		}
 	}
+	plain, err := os.ReadFile(filepath.Join(r.keys, "checkpoint.pub"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	named := filepath.Join(t.TempDir(), "checkpoint_key.pub")
+	if err := os.WriteFile(named, append([]byte("prod-1 "), plain...), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for _, kind := range []string{"intent", "outcome"} {
 		to := filepath.Join(t.TempDir(), "proof")
-		run(two, "proof", "c_rolls", "--kind", kind, "--checkpoint-key", filepath.Join(r.keys, "checkpoint.pub"), "-o", to)
-		if out := run(nil, "proof", "--check", to, "--checkpoint-key", filepath.Join(r.keys, "checkpoint.pub")); !strings.Contains(out, "proven: entry") {
+		run(two, "proof", "c_rolls", "--kind", kind, "--checkpoint-key", named, "-o", to)
+		if out := run(nil, "proof", "--check", to, "--checkpoint-key", named); !strings.Contains(out, "proven: entry") {
 			t.Errorf("%s: %s", kind, out)
 		}
 	}
