@@ -54,11 +54,12 @@ func TestVerifyForPrograms(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := audit.Open(audit.Config{Dir: at("state"), Enforcer: "demo", Incarnation: "i1"})
+	now := time.Now() // for all of it, also where a month ends
+	j, err := audit.Open(audit.Config{Dir: at("state"), Enforcer: "demo", Incarnation: "i1", Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Signer: audit.KeySigner(checkpointKey)})
+	log, err := audit.NewPublisher(audit.PublisherConfig{Journal: j, Store: store, Signer: audit.KeySigner(checkpointKey), Now: func() time.Time { return now }})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,7 +118,7 @@ func TestVerifyForPrograms(t *testing.T) {
 		return command(t, nil, "audit", "verify", "--repo", clone, "--commit-signers", at("audit_signers"), "--checkpoint-key", at("checkpoint.pub"))
 	})
 	// Rolled back: the state knows.
-	ref := at("audit.git/refs/heads/audit/demo/i1/" + time.Now().UTC().Format("2006-01"))
+	ref := at("audit.git/refs/heads/audit/demo/i1/" + now.UTC().Format("2006-01"))
 	tip, err := os.ReadFile(ref)
 	if err != nil {
 		t.Fatal(err)
