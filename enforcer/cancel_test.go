@@ -81,11 +81,11 @@ func TestALegacyCallEndsAfterItsCancellation(t *testing.T) {
 			due := g.timer(t)
 			answer := make(chan string, 1)
 			go func() { answer <- g.asks(t, hangCall) }()
-			<-arrived
+			comes(t, arrived, "the call at the server")
 			if got := g.asks(t, cancelCall); got != "" {
 				t.Errorf("the cancellation got %s", got)
 			}
-			<-told
+			comes(t, told, "the cancellation at the server")
 			grace := <-due
 			select {
 			case <-cut:
@@ -93,7 +93,7 @@ func TestALegacyCallEndsAfterItsCancellation(t *testing.T) {
 			default:
 			}
 			grace()
-			<-cut
+			comes(t, cut, "the end of the call at the server")
 			if got := <-answer; !strings.Contains(got, `"id":7`) || !strings.Contains(got, "may have run") {
 				t.Errorf("the client got %s", got)
 			}
@@ -122,7 +122,7 @@ func TestACancelledCallMayStillBeAnswered(t *testing.T) {
 	due := g.timer(t)
 	answer := make(chan string, 1)
 	go func() { answer <- g.asks(t, hangCall) }()
-	<-arrived
+	comes(t, arrived, "the call at the server")
 	g.asks(t, cancelCall)
 	if got := <-answer; !strings.Contains(got, "ran hang") {
 		t.Errorf("the client got %s", got)
@@ -222,10 +222,10 @@ func TestClosingTheStreamCancelsAStatelessCall(t *testing.T) {
 					t.Errorf("it was answered: %s", body)
 				}
 			}()
-			<-arrived
+			comes(t, arrived, "the call at the server")
 			leave()
 			<-cut // at the server, long before clientGrace
-			<-done
+			comes(t, done, "the caller to have left")
 			select {
 			case <-g.inside.close(): // the exchange has ended
 			case <-t.Context().Done():

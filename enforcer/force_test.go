@@ -196,7 +196,7 @@ func TestSixtyUpstreams(t *testing.T) {
 		}
 	}
 	for range slow {
-		<-arrived
+		comes(t, arrived, "the calls at the servers that hang")
 	}
 	const bound = 30 * time.Second // a call takes milliseconds; the dead ones hang for a minute
 	quick, done := context.WithTimeout(t.Context(), bound)

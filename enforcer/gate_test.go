@@ -36,6 +36,18 @@ type gate struct {
 	other string // of mallory, in the same
 }
 
+// comes takes what comes next by a channel; it fails the test if nothing comes.
+func comes[T any](t *testing.T, c <-chan T, what string) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case <-time.After(2 * time.Minute):
+		t.Fatalf("waited too long for %s", what)
+		panic("unreachable")
+	}
+}
+
 // newGate puts an enforcer in front of a server, which the policy calls echo.
 // policy is files over the smallest policy; ${URL} in them is the server's.
 func newGate(tb testing.TB, server http.Handler, policy map[string]string, more ...func(*Config)) *gate {

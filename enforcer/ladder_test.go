@@ -266,6 +266,8 @@ const (
 // send asks an enforcer in process, and waits for the whole answer.
 func (l *ladder) send(ctx context.Context, e *Enforcer, body string, header http.Header) sent {
 	l.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute) // one that hangs leaves
+	defer cancel()
 	r := httptest.NewRequestWithContext(ctx, http.MethodPost, e.PublicURL+"/mcp/echo", bytes.NewReader([]byte(body)))
 	for name, values := range header {
 		r.Header[name] = values

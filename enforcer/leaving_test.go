@@ -106,8 +106,13 @@ func TestOneOfTwoLeaves(t *testing.T) {
 	one := l.asking(ctx, first(sessionAsk(1, "tools/call", risky)), nil)
 	id := l.await(approval.EventAsked, 1)
 	two := l.asking(t.Context(), first(sessionAsk(2, "tools/call", risky)), nil)
+	hang := time.After(2 * time.Minute)
 	for look := time.NewTicker(time.Millisecond); l.attending.of(id) != 2; {
-		<-look.C
+		select {
+		case <-look.C:
+		case <-hang:
+			t.Fatalf("%d wait for it", l.attending.of(id))
+		}
 	}
 	leave()
 	<-one
@@ -132,7 +137,7 @@ func TestALateAnswer(t *testing.T) {
 			ctx, leave := context.WithCancel(t.Context())
 			waiting := l.asking(ctx, first(sessionAsk(1, "tools/call", risky)), nil)
 			l.vote(l.await(approval.EventAsked, 1), true)
-			<-arrived
+			comes(t, arrived, "the call at the server")
 			leave()
 			// While it runs, an identical call waits for it.
 			body, h := sessionAsk(2, "tools/call", risky)
@@ -223,7 +228,7 @@ func TestAStatelessCallerLeavesWhileItRuns(t *testing.T) {
 	body, h := statelessAsk(1, "tools/call", risky, "{}")
 	waiting := l.asking(ctx, body, h)
 	l.vote(l.await(approval.EventAsked, 1), true)
-	<-arrived
+	comes(t, arrived, "the call at the server")
 	leave()
 	<-waiting
 	l.await(approval.EventFinished, 1)
@@ -268,7 +273,7 @@ func TestWhatIsKeptIsMaskedAgain(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		waiting := l.asking(ctx, first(sessionAsk(1, "tools/call", risky)), nil)
 		l.vote(l.await(approval.EventAsked, 1), true)
-		<-arrived
+		comes(t, arrived, "the call at the server")
 		leave()
 		close(gate)
 		<-waiting
@@ -288,7 +293,7 @@ func TestWhatIsKeptIsMaskedAgain(t *testing.T) {
 			for range 2 {
 				l.getTask(id)
 				if over := l.tasks.of(id); over != nil {
-					<-over
+					comes(t, over, "the end of the task")
 				}
 			}
 			known(t, l)

@@ -189,9 +189,9 @@ func TestAServerThatIsDeafToTheEnd(t *testing.T) {
 	c.pass(sessionIdle + time.Second)
 	due := g.timer(t)
 	g.endIdle(t.Context())
-	<-s.ended
+	comes(t, s.ended, "the end of the session at the server")
 	(<-due)()
-	<-cut
+	comes(t, cut, "the end of the call at the server")
 	if all := g.endings(t, 2); len(all) != 2 || !strings.HasPrefix(all[1], "outcome notifications/session-end  error: no answer within 5s") {
 		t.Errorf("the record says\n%s", strings.Join(all, "\n"))
 	}

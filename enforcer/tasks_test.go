@@ -198,7 +198,7 @@ func TestATaskTakesItsTime(t *testing.T) {
 		ctx, leave := context.WithCancel(t.Context())
 		body, h := statelessAsk(2, "tasks/get", fmt.Sprintf(`"taskId":%q`, id), withTasks)
 		asking := l.asking(ctx, body, h)
-		<-arrived
+		comes(t, arrived, "the call at the server")
 		leave()
 		<-asking
 		return l, id, arrived, release
@@ -208,7 +208,7 @@ func TestATaskTakesItsTime(t *testing.T) {
 		over := l.tasks.of(id)
 		wantAll(t, l.getTask(id).body, `"status":"working"`)
 		release()
-		<-over
+		comes(t, over, "the end of the task")
 		wantAll(t, l.getTask(id).body, `"status":"completed"`, "ran risky")
 		if l.ran() != 1 {
 			t.Errorf("ran %d times", l.ran())
@@ -219,7 +219,7 @@ func TestATaskTakesItsTime(t *testing.T) {
 		defer release()
 		over := l.tasks.of(id)
 		l.ask(statelessAsk(3, "tasks/cancel", fmt.Sprintf(`"taskId":%q`, id), withTasks))
-		<-over
+		comes(t, over, "the end of the task")
 		wantAll(t, l.getTask(id).body, `"status":"cancelled"`, "may have run")
 		l.await(approval.EventFinished, 1)
 	})
@@ -293,7 +293,7 @@ func TestATaskAfterARestart(t *testing.T) {
 		defer leave()
 		body, h := statelessAsk(2, "tasks/get", fmt.Sprintf(`"taskId":%q`, id), withTasks)
 		l.asking(ctx, body, h)
-		<-arrived
+		comes(t, arrived, "the call at the server")
 		l.await(approval.EventWithdrawn, 1)
 		task, err := l.findTask(t.Context(), owner, id)
 		if err != nil {
@@ -425,7 +425,7 @@ func TestATaskRunsOnceForAll(t *testing.T) {
 			<-got
 		}
 		if over := l.tasks.of(id); over != nil { // they do not wait for long
-			<-over
+			comes(t, over, "the end of the task")
 		}
 		wantAll(t, l.getTask(id).body, `"status":"completed"`, "ran risky")
 		if _, err := l.Approvals.Revoke(t.Context(), asked, approval.Vote{Via: approval.ViaOperator, Reason: "the next"}, l.Policy()); err != nil {

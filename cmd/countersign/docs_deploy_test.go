@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -69,7 +70,9 @@ func servesAsThePageSays(s *shell, st *stage.Stage, v *peer.Vault) *program {
 		"COUNTERSIGN_PUBLIC_URL": st.URL, "COUNTERSIGN_OIDC_ISSUERS": st.Issuer.URL, "VAULT_ADDR": v.Address, "COUNTERSIGN_STATE_DIR": s.path("state"),
 	})
 	p := serving(t, st, vars)
-	if err := st.Slack.Await(t.Context(), func() bool { return st.Slack.Sockets() > 0 }); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	if err := st.Slack.Await(ctx, func() bool { return st.Slack.Sockets() > 0 }); err != nil {
 		t.Errorf("Socket Mode: %v", err)
 	}
 	return p

@@ -557,7 +557,9 @@ func TestRace(t *testing.T) {
 			}
 		})
 		all.Go(func() {
-			got, err := book.Wait(t.Context(), a.ID)
+			hang, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+			defer cancel()
+			got, err := book.Wait(hang, a.ID)
 			if err != nil {
 				t.Errorf("wait: %v", err)
 				return
@@ -645,7 +647,9 @@ func TestWaitWakes(t *testing.T) {
 			a := w.ask("wait-" + name)
 			got := make(chan approval.Approval, 1)
 			go func() {
-				a, err := w.book.Wait(t.Context(), a.ID)
+				hang, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+				defer cancel()
+				a, err := w.book.Wait(hang, a.ID)
 				if err != nil {
 					t.Error(err)
 				}

@@ -114,7 +114,9 @@ func (s *scene) clean() {
 // asked waits until a fault was met.
 func (s *scene) asked(path string, n int) {
 	s.t.Helper()
-	if err := s.net.Met(s.t.Context().Done(), path, n); err != nil {
+	hang, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	defer cancel()
+	if err := s.net.Met(hang.Done(), path, n); err != nil {
 		s.t.Fatal(err)
 	}
 }
