@@ -22,6 +22,7 @@ import (
 //	journal/<incarnation>/meta.json         format, enforcer, incarnation, start
 //	journal/<incarnation>/<first>.jsonl     entries from <first> on: see segment.go (format 2), format1.go
 //	journal/<incarnation>/published.json    how far the publisher came (see mark)
+//	journal/<incarnation>/unrecorded.json   what was refused without an entry and is not told yet (see counted)
 //	pruned                                  an incarnation's directory, on its way out
 const (
 	journalDir = "journal"

@@ -80,8 +80,8 @@ func TestExitCodesAndWords(t *testing.T) {
 		"health of nobody":              {[]string{"health", "--url", "http://127.0.0.1:1"}, 1, []string{"not ready"}},
 		"verify an empty record":        {[]string{"audit", "verify", "--repo", empty, "--commit-signers", "../../go.mod", "--checkpoint-key", key}, 2, []string{"go.mod"}},
 		"verify without keys":           {[]string{"audit", "verify", "--repo", empty}, 2, []string{"commit-signers", "checkpoint-key"}},
-		"log of an empty record":        {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record here"}},
-		"simulation on an empty record": {[]string{"policy", "simulate", "../../docs/policy", "--record", empty}, 2, []string{"no record here"}},
+		"log of an empty record":        {[]string{"audit", "log", "--repo", empty}, 2, []string{"no record in "}},
+		"simulation on an empty record": {[]string{"policy", "simulate", "../../docs/policy", "--record", empty}, 2, []string{"no record in "}},
 		"simulation of a bare clone":    {[]string{"policy", "simulate", empty, "--record", empty}, 2, []string{"is a bare Git repository", "name the clone"}},
 		"replay as it was":              {[]string{"audit", "replay", "--repo", "r", "../../docs/policy"}, 2, []string{"countersign policy simulate ../../docs/policy --record r"}},
 	} {
