@@ -144,10 +144,12 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 	if cfg.Progress != nil {
 		fmt.Fprint(terminal, "\r\x1b[K")
 	}
+	var unkept error
 	if err == nil || ctx.Err() != nil {
-		err = errors.Join(err, f.keep(cfg.State))
+		unkept = f.keep(cfg.State)
 	}
 	if err != nil {
+		err = errors.Join(err, unkept)
 		if ctx.Err() != nil && cfg.State != nil {
 			return fmt.Errorf("interrupted; %s has what held so far: %w", f.state, err)
 		}
@@ -159,7 +161,7 @@ func (f *verifyFlags) run(ctx context.Context, out io.Writer, terminal *os.File)
 	} else {
 		printReport(out, report, cmp.Or(f.from.prefix, "audit/"), f.policy != "")
 	}
-	if err == nil && !report.OK() {
+	if err = errors.Join(err, unkept); err == nil && !report.OK() {
 		return errFound
 	}
 	return err
@@ -184,6 +186,7 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		return cfg, fmt.Errorf("%s: %w", f.keys, err)
 	}
 	for _, a := range f.anchors {
+		before := len(cfg.Anchors)
 		err := filepath.WalkDir(a, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() {
 				return err
@@ -194,6 +197,9 @@ func (f *verifyFlags) config() (cfg audit.VerifyConfig, err error) {
 		})
 		if err != nil {
 			return cfg, fmt.Errorf("--anchor: %w", err)
+		}
+		if len(cfg.Anchors) == before {
+			return cfg, fmt.Errorf("--anchor: there is no file in %s", a)
 		}
 	}
 	if cfg.Quorum, err = f.quorum.quorum(); err != nil {
@@ -270,14 +276,14 @@ func (f *verifyFlags) keep(s *audit.Verified) error {
 	}
 	tmp, err := os.CreateTemp(filepath.Dir(f.state), filepath.Base(f.state)+".*")
 	if err != nil {
-		return err
+		return fmt.Errorf("--state: what holds is not noted: %w", err)
 	}
 	_, err = tmp.Write(b)
 	if err = errors.Join(err, tmp.Sync(), tmp.Close()); err == nil {
 		err = os.Rename(tmp.Name(), f.state)
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("%s: %w", f.state, err), os.Remove(tmp.Name()))
+		return errors.Join(fmt.Errorf("--state: what holds is not noted: %w", err), os.Remove(tmp.Name()))
 	}
 	return nil
 }

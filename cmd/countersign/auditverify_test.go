@@ -114,6 +114,10 @@ func TestVerifyForPrograms(t *testing.T) {
 	if out, _, code := verify("--checkpoint-key", at("others.pub")); code != 1 || !strings.Contains(out, "no key is known for this enforcer: demo") {
 		t.Errorf("another enforcer's key: %d %s", code, out)
 	}
+	// What was found is told, though it cannot be noted.
+	if out, errs, code := verify("--state", at("nowhere/state")); code != 2 || !strings.HasSuffix(out, "all links hold\n") || !strings.Contains(errs, "--state: what holds is not noted") {
+		t.Errorf("a state that cannot be written: %d %s%s", code, out, errs)
+	}
 	clonesThatLack(t, at("audit.git"), dir, func(clone string) (string, string, int) {
 		return command(t, nil, "audit", "verify", "--repo", clone, "--commit-signers", at("audit_signers"), "--checkpoint-key", at("checkpoint.pub"))
 	})
@@ -146,7 +150,8 @@ func TestVerifyForPrograms(t *testing.T) {
 		"no key is in the file":                  {"--commit-signers", os.DevNull},
 		"--commit-signers: open":                 {"--commit-signers", at("none")},
 		"--checkpoint-key: open":                 {"--checkpoint-key", at("none")},
-		"--anchor: ":                             {"--anchor", at("none")},
+		"--anchor: lstat":                        {"--anchor", at("none")},
+		"--anchor: there is no file in":          {"--anchor", t.TempDir()},
 		"is neither a folder nor a Git URL":      {"--repo", at("none")},
 		"is not a Git repository":                {"--policy", dir},
 		"there is no --policy":                   {"--accept-reset", "c0ffee1"},

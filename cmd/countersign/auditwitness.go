@@ -103,6 +103,9 @@ GET /healthz says ok. SIGTERM stops it in order.`,
 				fmt.Fprintln(cmd.OutOrStdout(), vkey)
 				return nil
 			}
+			if o.logs == "" {
+				return errors.New("--logs: whose checkpoints is it to cosign? Want a file with a line for each enforcer: its name, and its checkpoint key")
+			}
 			logs, err := os.ReadFile(o.logs)
 			if err != nil {
 				return fmt.Errorf("--logs: %w", err)

@@ -102,6 +102,9 @@ func TestTheRecordIsHeldOutside(t *testing.T) {
 	if out, errs, code := command(t, nil, append([]string{"audit", "witness", "--print-key"}, args[:4]...)...); code != 0 || out != vkey+"\n" {
 		t.Errorf("--print-key: %d %q %s", code, out, errs)
 	}
+	if _, errs, code := command(t, nil, append([]string{"audit", "witness"}, args[:4]...)...); code != 2 || !strings.Contains(errs, "--logs: whose checkpoints") {
+		t.Errorf("of nobody: %d %s", code, errs)
+	}
 	if _, errs, code := command(t, nil, append([]string{"audit", "witness"}, args...)...); code != 2 || !strings.Contains(errs, "is in use by another") {
 		t.Errorf("a second witness on one directory: %d %s", code, errs)
 	}
