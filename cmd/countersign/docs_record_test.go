@@ -67,8 +67,9 @@ func TestTheRecordsPages(t *testing.T) {
 	const ask = "SELECT sub, count(*) FROM entries WHERE decision = 'deny' GROUP BY sub"
 	s.page("docs/record.md", map[string]shown{
 		"git clone -q --no-checkout https://github.com/example/countersign-record.git audit": {},
-		"countersign audit key": {says: "\n" + s.read("checkpoint_key.pub")[:60], run: func(_ *shell, c string) string {
-			return fmt.Sprintf("COUNTERSIGN_ID=%s COUNTERSIGN_AUDIT_COMMIT_KEY_FILE='%s' COUNTERSIGN_AUDIT_CHECKPOINT_KEY_FILE='%s' %s", stage.EnforcerN, st.Path("commit_key"), st.Path("checkpoint_key"), c)
+		"countersign audit key": mentioned("run with its flag"),
+		"countersign audit key --dir .": {run: func(_ *shell, c string) string { // what is verified below, by what it writes
+			return "rm audit_signers checkpoint_key.pub && " + fmt.Sprintf("COUNTERSIGN_ID=%s COUNTERSIGN_AUDIT_COMMIT_KEY_FILE='%s' COUNTERSIGN_AUDIT_CHECKPOINT_KEY_FILE='%s' %s", stage.EnforcerN, st.Path("commit_key"), st.Path("checkpoint_key"), c)
 		}},
 		"countersign audit schema": {says: `"$id": "urn:countersign:record:entry:2"`},
 		"branch=$(git -C audit for-each-ref --format='%(refname)' refs/remotes/origin/bodies | tail -n 1)": {},

@@ -273,6 +273,7 @@ func TestTheReadmesCommands(t *testing.T) {
 		`./bin/countersign policy explain docs/policy --server customers --tool query --sub alice --group support --args '{"sql":"COMMIT; CREATE TABLE evil(a int)"}'`: {says: "DENY"},
 		"ssh-keygen -t ed25519 -N '' -f commit_key": {says: "commit_key.pub"},
 		"./bin/countersign serve --help":            help,
+		"countersign audit key":                     {instead: "stands in a sentence; the test of docs/record.md runs it", check: func(*shell) {}},
 		`countersign freeze --all --reason "incident 42: looking into it"`: {says: "frozen: everything", run: func(s *shell, c string) string {
 			p = serving(t, st, nil)
 			return atTheGate(s, c)
