@@ -74,7 +74,7 @@ func isTold(t *testing.T, out string) {
 	}
 	for line := range strings.Lines(out) {
 		// The lines that connect a client are for copying, and stay whole.
-		if n := len([]rune(strings.TrimRight(line, "\n"))); n > plainWidth+30 && !strings.Contains(line, "COUNTERSIGN_DEMO_TOKEN") && !strings.Contains(line, "audit log --repo") {
+		if n := len([]rune(strings.TrimRight(line, "\n"))); n > plainWidth+30 && !strings.Contains(line, "COUNTERSIGN_DEMO_TOKEN") && !strings.Contains(line, " --repo ") {
 			t.Errorf("a line of %d characters: %s", n, line)
 		}
 	}
@@ -244,6 +244,7 @@ func keep(t *testing.T, r *running) {
 	r.until(`(code --add-mcp)`)
 	r.until(`(npx @modelcontextprotocol/inspector)`)
 	log := r.until(`the record +(\S.*)$`)
+	proof := r.until(`its proof +(\S.*)$`)
 	page := r.until(`the buttons +(\S+)$`)
 	if text, _ := at(t, page); !strings.Contains(text, "#db-approvals") {
 		t.Errorf("the page: %s", text)
@@ -263,18 +264,20 @@ func keep(t *testing.T, r *running) {
 	if cerr := resp.Body.Close(); err != nil || cerr != nil || resp.StatusCode != http.StatusOK || strings.Contains(string(b), "isError\":true") {
 		t.Errorf("%d %s, %v %v", resp.StatusCode, b, err, cerr)
 	}
-	words := strings.Fields(log)
 	// What was called is in the record with the next push.
-	for ctx, cancel := context.WithTimeout(t.Context(), time.Minute); ; {
-		out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
-		if err == nil && strings.Contains(string(out), "query") {
-			cancel()
-			break
-		}
-		if ctx.Err() != nil {
-			t.Errorf("%s: %v\n%s", log, err, out)
-			cancel()
-			break
+	for command, want := range map[string]string{log: "query", proof: "all links hold"} {
+		words := strings.Fields(command)
+		for ctx, cancel := context.WithTimeout(t.Context(), time.Minute); ; {
+			out, err := exec.CommandContext(ctx, words[0], words[1:]...).CombinedOutput()
+			if err == nil && strings.Contains(string(out), want) {
+				cancel()
+				break
+			}
+			if ctx.Err() != nil {
+				t.Errorf("%s: %v\n%s", command, err, out)
+				cancel()
+				break
+			}
 		}
 	}
 	if err := r.cmd.Process.Signal(syscall.SIGINT); err != nil {
