@@ -96,7 +96,9 @@ func (l *logState) note(u lastUse) {
 // whatever comes with that entry or after it; in the runs before that one,
 // whatever comes after the end that the next run names; in the runs after it,
 // anything. A run that neither follows it nor is followed by it, as after a
-// state directory was lost, can only be held to its dates.
+// state directory was lost, can only be held to its dates; and so can what of a
+// run comes after its end as the next one names it, if that is a roll: killed
+// there, the run goes on in the next repository when the one before is pushed.
 func (v *verification) retirements() {
 	byOrigin := map[string]*logState{}
 	ends := map[string]uint64{} // of runs that another follows, as that one says
@@ -134,7 +136,8 @@ func (v *verification) retirements() {
 			case l.origin() == r.Origin:
 				late = u.Size > r.Entry
 			case before(byOrigin[r.Origin])[l.origin()]:
-				late = u.Size > ends[l.origin()]
+				end := ends[l.origin()]
+				late = u.Size > end && (!slices.Contains(l.rolled, end) || u.Last.After(r.Time))
 			default:
 				late = mine[r.Origin] || u.Last.After(r.Time)
 			}

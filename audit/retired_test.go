@@ -161,6 +161,82 @@ func TestARunOfThePastStaysAsItWas(t *testing.T) {
 	}
 }
 
+// halfRolled is a run that was killed when it had said that it rolls from a to b,
+// and the run after it: what is left of the first, in b, is committed last.
+type halfRolled struct {
+	a, b  *memStore
+	c     *clockAt
+	first *Journal
+	rest  *Publisher
+}
+
+// newHalfRolled makes them, each with an entry of its own; a PublisherConfig
+// says by which keys each is signed.
+func newHalfRolled(t *testing.T, firstOf, secondOf Entry, first, second PublisherConfig) *halfRolled {
+	t.Helper()
+	h := &halfRolled{a: newStore(), b: newStore(), c: &clockAt{t: noon}}
+	dir := t.TempDir()
+	h.first = openJournal(t, Config{Dir: dir, Incarnation: "i1", Now: h.c.Now})
+	roll, err := Detail(Rolled{From: "a", To: "b", Reason: RolledSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(t, h.first, firstOf)
+	add(t, h.first, Entry{Kind: KindRolled, Detail: roll})
+	add(t, h.first, Entry{Kind: KindRefused})
+	first.Journal, first.Store, first.Repo, first.Now = h.first, h.a, "a", h.c.Now
+	flush(t, newPublisher(t, first))
+	past, err := Previous(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.c.Set(noon.Add(time.Hour))
+	j := openJournal(t, Config{Dir: dir, Incarnation: "i2", Now: h.c.Now, Previous: past})
+	add(t, j, secondOf)
+	second.Journal, second.Store, second.Repo, second.Now = j, h.b, "b", h.c.Now
+	flush(t, newPublisher(t, second))
+	h.c.Set(noon.Add(2 * time.Hour))
+	first.Store, first.Repo = h.b, "b"
+	h.rest = newPublisher(t, first)
+	flush(t, h.rest)
+	return h
+}
+
+// A run that was killed in the middle of a roll goes on in the next repository
+// after the next run began, and so after the end that this one names: that is no
+// sign of a thief, whenever a key is replaced.
+func TestARunOfThePastGoesOnBehindARoll(t *testing.T) {
+	old, next := KeySigner(testKey("log")), KeySigner(testKey("next"))
+	h := newHalfRolled(t, Entry{Kind: KindRefused}, replaced(t, "log", "next"), PublisherConfig{Signer: old}, PublisherConfig{Signer: next, Previous: old})
+	state := NewVerified("test")
+	cfg := VerifyConfig{Keys: LogKeys{"demo": keysOf("log")[""]}, Signer: checkSigner, Earlier: []Repository{h.a.repository()}, State: state}
+	for range 2 {
+		if rep, err := Verify(t.Context(), h.b.repository(), cfg); err != nil || !rep.OK() || rep.Entries != 6 {
+			t.Fatalf("%v, %v", rep, err)
+		}
+	}
+	add(t, h.first, Entry{Kind: KindRefused}) // now it is
+	flush(t, h.rest)
+	for _, cfg.State = range []*Verified{nil, state} {
+		rep, err := Verify(t.Context(), h.b.repository(), cfg)
+		if err != nil || rep.OK() || rep.Problems[0].Class != ClassRetired {
+			t.Errorf("%v, %v", rep, err)
+		}
+	}
+}
+
+// The run that was killed says that a key was replaced, and the next one is
+// signed by the new key alone: what was begun first is read first, though it was
+// committed last.
+func TestAKeyIsReplacedByARunThatIsCommittedLast(t *testing.T) {
+	old, next := KeySigner(testKey("log")), KeySigner(testKey("next"))
+	h := newHalfRolled(t, replaced(t, "log", "next"), Entry{Kind: KindRefused}, PublisherConfig{Signer: next, Previous: old}, PublisherConfig{Signer: next})
+	cfg := VerifyConfig{Keys: LogKeys{"demo": keysOf("log")[""]}, Signer: checkSigner, Earlier: []Repository{h.a.repository()}}
+	if rep, err := Verify(t.Context(), h.b.repository(), cfg); err != nil || !rep.OK() || rep.Entries != 6 {
+		t.Errorf("%v, %v", rep, err)
+	}
+}
+
 // A state of an earlier version does not say when keys were replaced; that is
 // told, and what is new is read as before.
 func TestAStateWithoutRetirements(t *testing.T) {

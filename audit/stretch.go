@@ -47,35 +47,24 @@ func (v *verification) stretches() (map[string][]stretch, error) {
 	return of, nil
 }
 
-// inOrder lists the logs by when their newest commit says that it was made, so
-// that an enforcer's keys are replaced before a later incarnation uses the new
-// ones; of those of one second, which is all that Git tells, by their first
-// entries. Who lies there gains nothing: what is signed by a key that is not
-// known yet does not hold.
+// inOrder lists the logs by their first entries, so that an enforcer's keys are
+// replaced before a later incarnation uses the new ones. When commits were made
+// says less: what is left of a run that was killed while it went on in another
+// repository may be committed after all of the next run. Who lies there gains
+// nothing: what is signed by a key that is not known yet does not hold.
 func (v *verification) inOrder(stretches map[string][]stretch) []string {
-	when := map[string]time.Time{}
+	began := map[string]time.Time{}
 	var origins []string
 	for o, list := range stretches {
 		origins = append(origins, o)
-		last := list[len(list)-1]
-		if tip, ok, err := v.repos[last.repo].Tip(branchName(o, last.month)); err == nil && ok {
-			if c, err := v.repo.Commit(tip); err == nil {
-				when[o] = c.When
-			} // what does not read is told where it is walked
-		}
-	}
-	of := map[int64]int{} // logs by the second
-	for _, o := range origins {
-		of[when[o].Unix()]++
-	}
-	began := map[string]time.Time{}
-	for _, o := range origins {
-		if of[when[o].Unix()] > 1 {
-			began[o] = v.began(branchName(o, stretches[o][0].month), stretches[o][0].repo)
+		if known, ok := v.before.Logs[o]; ok {
+			began[o] = known.First
+		} else {
+			began[o] = v.began(branchName(o, list[0].month), list[0].repo)
 		}
 	}
 	slices.SortFunc(origins, func(a, b string) int {
-		return cmp.Or(cmp.Compare(when[a].Unix(), when[b].Unix()), began[a].Compare(began[b]), strings.Compare(a, b))
+		return cmp.Or(began[a].Compare(began[b]), strings.Compare(a, b))
 	})
 	return origins
 }

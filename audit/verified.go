@@ -50,6 +50,7 @@ type stateLog struct {
 	Calls      logCalls          `json:"calls"`
 	Anchors    []stateAnchor     `json:"anchors,omitempty"` // that its entries hold
 	Uses       []lastUse         `json:"uses,omitempty"`    // of keys
+	Rolled     []uint64          `json:"rolled,omitempty"`
 }
 
 type stateAnchor struct {
@@ -183,7 +184,7 @@ func (v *verification) begin(origin string, stretches []stretch) *logState {
 	}
 	l.edge, l.tips, l.Tip, l.Commits, l.Signers = edge, maps.Clone(s.Tips), s.Tip, s.Commits, slices.Clone(s.Signers)
 	l.First, l.Last, l.last, l.Signed, l.Resumed = s.First, s.Last, s.Last, s.Signed, s.Size
-	l.start, l.calls, l.uses = s.Start, s.Calls.clone(), slices.Clone(s.Uses)
+	l.start, l.calls, l.uses, l.rolled = s.Start, s.Calls.clone(), slices.Clone(s.Uses), slices.Clone(s.Rolled)
 	l.Checkpoint = Checkpoint{Origin: origin, Size: s.Size, Root: edge.root()}
 	l.roots = []sizedRoot{{0, newLog(origin).roots[0].root}, {s.Size, l.Checkpoint.Root}}
 	if len(s.Base) > 0 {
@@ -246,7 +247,7 @@ func (v *verification) keep() {
 	for _, l := range v.logs {
 		at := stateLog{
 			Size: l.size, Tips: maps.Clone(l.tips), Tip: l.Tip, Commits: l.Commits, First: l.First, Last: l.Last, Signed: l.Signed,
-			Signers: l.Signers, Checkpoint: l.Checkpoint.text(), Start: l.start, Calls: l.calls.clone(), Uses: slices.Clone(l.uses),
+			Signers: l.Signers, Checkpoint: l.Checkpoint.text(), Start: l.start, Calls: l.calls.clone(), Uses: slices.Clone(l.uses), Rolled: slices.Clone(l.rolled),
 		}
 		if l.base.size > 0 {
 			at.Base = l.base.appendBase(nil)

@@ -213,6 +213,7 @@ type logState struct {
 	last    time.Time
 	roots   []sizedRoot       // at each checkpoint walked
 	uses    []lastUse         // of keys
+	rolled  []uint64          // entries before which it went on in another repository
 	written map[uint64]int64  // when each batch was committed, by its first entry
 	tips    map[string]string // of the stretches walked
 	base    edge              // what the repository begins with: empty, unless it continues another

@@ -193,6 +193,8 @@ func (v *verification) collect(l *logState, at Problem, entries []Entry) {
 				return
 			}
 			l.start = &s
+		case e.Kind == KindRolled:
+			l.rolled = append(l.rolled, e.Seq+1)
 		case e.Kind == KindAnchor:
 			var a Anchor
 			if json.Unmarshal(e.Detail, &a) == nil && a.Checkpoint != "" {
