@@ -4,23 +4,18 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"filippo.io/age"
-
 	"countersign/audit"
-	"countersign/gitsync"
 )
 
 // The process that TestKilledAtRandom kills: this test binary, told by its environment.
@@ -30,6 +25,9 @@ import (
 //	A <incarnation> <number> <time> <SHA-256 of the line>   Append returned
 //	P <signed note, base64>                                 the remote has it
 //	phase <what>                                            this begins now
+//	E <id>                                                  this erasure was asked for
+//	key <use>                                               it is on record that this key was replaced
+//	repo <number>                                           the log goes on in this repository
 //	clean                                                   it ended in order
 //
 // A line is written by one write(2) of few bytes, so that none is ever torn.
@@ -38,17 +36,24 @@ const asKilled = "COUNTERSIGN_TEST_AS_KILLED"
 
 // orders are what the child is told.
 type orders struct {
-	Dir, URL             string
-	CommitKey, LogKey    []byte // PEM
+	Dir, URL             string     // the URL without the repository's name
+	Keys, Before         signingKey // Before: those that were replaced, while both are at hand
 	Run                  int
 	Seed                 uint64
 	Now                  time.Time     // its clock begins here …
 	Step                 time.Duration // … and moves on by this whenever it is read
 	Writers              int
 	SegmentBytes         int64
-	Keep                 int // earlier journals
+	Keep                 int // earlier journals, at least
 	Window, LongestPause time.Duration
+	Rolls                bool          // the log goes on in another repository
+	Erases               int           // bodies are erased once in so many commits and pushes; 0: none are
+	Retention            time.Duration // of bodies; 0: for ever
 }
+
+// signingKey are the keys that sign the record, in PEM; one that there is not is
+// empty.
+type signingKey struct{ Commit, Log []byte }
 
 func init() {
 	text := os.Getenv(asKilled)
@@ -69,13 +74,23 @@ func init() {
 
 type child struct {
 	orders
-	clock   atomic.Int64 // microseconds
-	month   atomic.Int64
-	journal *audit.Journal
-	current *audit.Publisher
-	outlet  *audit.Outlet
-	past    []*audit.Past
-	pushed  chan struct{} // something was
+	clock    atomic.Int64 // microseconds
+	still    bool         // it stands still
+	month    atomic.Int64
+	journal  *audit.Journal
+	past     []*audit.Past
+	signers  childKeys
+	outgoing map[string]bool // runs that the commit key before signs to their end
+	sites    []*childSite
+	logs     []*childLog // the last one is this run's
+	target   string      // name of the repository in which this run's log is, or is to go on
+	eraser   *audit.Eraser
+
+	published chan struct{} // something was committed, or pushed
+	kept      struct {      // what could be erased
+		sync.Mutex
+		calls []string
+	}
 }
 
 func (c *child) say(format string, args ...any) {
@@ -84,7 +99,12 @@ func (c *child) say(format string, args ...any) {
 	}
 }
 
-func (c *child) now() time.Time { return time.UnixMicro(c.clock.Add(c.Step.Microseconds())).UTC() }
+func (c *child) now() time.Time {
+	if c.still {
+		return time.UnixMicro(c.clock.Load()).UTC()
+	}
+	return time.UnixMicro(c.clock.Add(c.Step.Microseconds())).UTC()
+}
 
 // append records an entry, and says so.
 func (c *child) append(ctx context.Context, e audit.Entry, bodies ...audit.Body) error {
@@ -96,6 +116,7 @@ func (c *child) append(ctx context.Context, e audit.Entry, bodies ...audit.Body)
 	if err != nil {
 		return err
 	}
+	c.keeps(e)
 	c.say("A %s %d %d %x", c.journal.Incarnation(), e.Seq, e.Time.UnixMicro(), sha256.Sum256(line))
 	month := int64(e.Time.Year()*12 + int(e.Time.Month()))
 	if was := c.month.Swap(month); was != 0 && was != month {
@@ -106,19 +127,14 @@ func (c *child) append(ctx context.Context, e audit.Entry, bodies ...audit.Body)
 
 func (c *child) live() (err error) {
 	c.clock.Store(c.Now.UnixMicro())
-	c.pushed = make(chan struct{}, 1)
+	c.published, c.outgoing = make(chan struct{}, 1), map[string]bool{}
 	lock, err := audit.Lock(c.Dir)
-	if err != nil {
-		return err
-	}
-	store, err := gitsync.OpenAudit(gitsync.AuditConfig{
-		Dir: filepath.Join(c.Dir, "audit.git"), URL: c.URL, KeyPEM: c.CommitKey, Name: "demo", Email: "demo@countersign.example"})
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	if err := c.start(ctx, store); err != nil {
+	if err := c.start(ctx); err != nil {
 		return err
 	}
 	stop := make(chan struct{})
@@ -129,9 +145,11 @@ func (c *child) live() (err error) {
 	}()
 	var working, publishing sync.WaitGroup
 	failed := make(chan error, c.Writers+1)
-	publishing.Go(func() { c.current.Follow(ctx) })
-	publishing.Go(func() { c.outlet.Run(ctx) })
-	publishing.Go(func() { failed <- c.prune(ctx) })
+	for _, s := range c.sites {
+		publishing.Go(func() { s.outlet.Run(ctx) })
+	}
+	publishing.Go(func() { c.logs[len(c.logs)-1].pub.Follow(ctx) })
+	publishing.Go(func() { failed <- c.tend(ctx, &publishing) })
 	for n := range c.Writers {
 		working.Go(func() { failed <- c.work(stop, n) })
 	}
@@ -154,52 +172,44 @@ func (c *child) live() (err error) {
 			return err
 		}
 	}
-	return c.end(store, lock)
+	return c.end(lock)
 }
 
 // start takes up what earlier runs left.
-func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
-	key, err := audit.ParsePrivateKey(c.LogKey)
-	if err != nil {
+func (c *child) start(ctx context.Context) (err error) {
+	if c.signers, err = c.parseKeys(); err != nil {
 		return err
-	}
-	publisher := func(pc audit.PublisherConfig) (*audit.Publisher, error) {
-		pc.Store, pc.Signer, pc.Now = store, audit.KeySigner(key), c.now
-		pc.Done = func(_ audit.Checkpoint, signed string, pushed bool) {
-			if !pushed {
-				return
-			}
-			c.say("P %s", base64.StdEncoding.EncodeToString([]byte(signed)))
-			select {
-			case c.pushed <- struct{}{}:
-			default:
-			}
-		}
-		return audit.NewPublisher(pc)
 	}
 	if c.past, err = audit.Previous(c.Dir); err != nil {
 		return err
 	}
 	c.say("phase prune")
-	if c.past, err = audit.Prune(c.past, c.Keep, c.now()); err != nil {
+	keep := c.Keep
+	for i, p := range c.past {
+		if p.Repo() != "" { // the newest of these tells where the log is
+			keep = max(c.Keep, len(c.past)-i)
+		}
+	}
+	if c.past, err = audit.Prune(c.past, keep, c.now()); err != nil {
 		return err
 	}
 	c.say("phase recover")
-	open := map[string]audit.Entry{}
-	var order []string
-	var parts []audit.Part
-	bodies := func(bc audit.BodiesConfig) error {
-		bc.Store, bc.Now = store, c.now
-		bc.Recipients = func() ([]age.Recipient, bool) { return nil, true }
-		part, err := audit.NewBodies(bc)
-		parts = append(parts, part)
+	if err := errors.Join(c.finds(), c.begins()); err != nil {
 		return err
 	}
+	here, err := c.at(c.target)
+	if err != nil {
+		return err
+	}
+	open := map[string]audit.Entry{}
+	var order []string
+	var bodies []*audit.Bodies
 	for _, p := range c.past {
 		for e, err := range p.Read() {
 			if err != nil {
 				return err
 			}
+			c.keeps(e)
 			switch e.Kind {
 			case audit.KindIntent:
 				open[e.Call] = e
@@ -208,25 +218,25 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 				delete(open, e.Call)
 			}
 		}
-		pub, err := publisher(audit.PublisherConfig{Past: p})
+		b, err := c.takeUp(ctx, p, here)
 		if err != nil {
 			return err
 		}
-		if err := pub.Commit(ctx); err != nil {
-			return err
-		}
-		if !p.Published() {
-			if err := bodies(audit.BodiesConfig{Past: p}); err != nil {
-				return err
-			}
-			parts = append(parts, pub)
+		if b != nil {
+			bodies = append(bodies, b)
 		}
 	}
+	// A run's first commit says by whose key it is signed: not across a month.
+	c.still = true
 	c.journal, err = audit.Open(audit.Config{Dir: c.Dir, Enforcer: "demo", Incarnation: fmt.Sprintf("r%d", c.Run), Previous: c.past,
 		Now: c.now, SegmentBytes: c.SegmentBytes})
 	if err != nil {
 		return err
 	}
+	if err := c.rotate(ctx); err != nil {
+		return err
+	}
+	c.still = false
 	for _, call := range order {
 		if _, dangling := open[call]; !dangling {
 			continue
@@ -235,25 +245,18 @@ func (c *child) start(ctx context.Context, store *gitsync.Repo) error {
 			return err
 		}
 	}
-	if c.current, err = publisher(audit.PublisherConfig{Journal: c.journal}); err != nil {
+	current, err := c.publisher(audit.PublisherConfig{Journal: c.journal}, here)
+	if err != nil {
 		return err
 	}
-	if err := bodies(audit.BodiesConfig{Journal: c.journal}); err != nil {
+	c.logs = append(c.logs, &childLog{nil, current, here})
+	b, err := c.bodies(audit.BodiesConfig{Journal: c.journal}, here)
+	if err != nil {
 		return err
 	}
-	c.outlet, err = audit.NewOutlet(audit.OutletConfig{
-		Parts: append(parts, c.current), Window: c.Window,
-		Rejected: func(err error) bool { return errors.Is(err, gitsync.ErrRejected) },
-		Push: func(ctx context.Context, branches []string) (audit.Push, error) {
-			done, err := store.Push(ctx, branches...)
-			for branch, why := range done.Failed {
-				c.say("phase failed %s: %v", branch, why)
-			}
-			return audit.Push(done), err
-		},
-		After: func(d time.Duration) <-chan time.Time { return time.After(min(d, c.LongestPause)) },
-	})
-	return err
+	here.outlet.Add(current)
+	here.outlet.Add(b)
+	return c.newEraser(append(bodies, b))
 }
 
 // work makes calls, one after the other; some stay open for a while, the first
@@ -272,7 +275,7 @@ func (c *child) work(stop <-chan struct{}, n int) error {
 			return nil
 		default:
 		}
-		intent := audit.Entry{Kind: audit.KindIntent, Call: fmt.Sprintf("c_%d_%d_%d", c.Run, n, i), Server: "postgres", Method: "tools/call", Tool: "query",
+		intent := audit.Entry{Kind: audit.KindIntent, Call: fmt.Sprintf("c_%d_%d_%d", c.Run, n, i), Issuer: issuer, Sub: fmt.Sprint("s", n), Server: "postgres", Method: "tools/call", Tool: "query",
 			Effect: "allow", Args: strings.Repeat("some words ", r.IntN(40))}
 		outcome := audit.Entry{Kind: audit.KindOutcome, Call: intent.Call, Status: audit.StatusOK, Bytes: r.Int64N(10_000)}
 		var bodies []audit.Body
@@ -302,46 +305,93 @@ func (c *child) work(stop <-chan struct{}, n int) error {
 	}
 }
 
-// prune removes, after every other push, what is published.
-func (c *child) prune(ctx context.Context) error {
+// tend does, when something was committed or pushed, what else is done to the
+// record: what is published is pruned, the log rolls, bodies are erased.
+func (c *child) tend(ctx context.Context, running *sync.WaitGroup) error {
 	r := rand.New(rand.NewPCG(c.Seed, uint64(c.Run)))
-	for {
+	rolls := 1 + r.IntN(4)
+	for times := 1; ; times++ {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-c.pushed:
+		case <-c.published:
 		}
-		if r.IntN(2) == 0 {
-			continue
-		}
-		c.say("phase prune")
 		var err error
-		if c.past, err = audit.Prune(c.past, 0, c.now()); err == nil {
-			err = c.journal.Prune(c.now())
+		if c.Rolls && times == rolls {
+			err = c.roll(ctx)
 		}
-		if err != nil {
+		if c.Erases > 0 && r.IntN(c.Erases) == 0 {
+			err = errors.Join(err, c.erase(ctx, r))
+		}
+		if r.IntN(4) == 0 {
+			err = errors.Join(err, c.prune())
+		}
+		if err = errors.Join(err, c.moveOn(ctx, running)); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
 }
 
-// end writes the last entry, and publishes what there is.
-func (c *child) end(store *gitsync.Repo, lock io.Closer) error {
+// prune removes what is published, once this run's log tells where it is: the
+// earlier ones may be all that does.
+func (c *child) prune() (err error) {
+	if _, _, ok := c.logs[len(c.logs)-1].pub.Last(); !ok {
+		return nil
+	}
+	c.say("phase prune")
+	if c.past, err = audit.Prune(c.past, 0, c.now()); err != nil {
+		return err
+	}
+	return c.journal.Prune(c.now())
+}
+
+// end finishes what was asked for, writes the last entry, and publishes what
+// there is.
+func (c *child) end(lock io.Closer) error {
+	c.Retention = 0
+	if err := c.flush(func() bool { return len(c.eraser.List()) == 0 }); err != nil {
+		return err
+	}
 	if err := c.append(context.Background(), audit.Entry{Kind: audit.KindStop}); err != nil {
 		return err
 	}
 	if err := c.journal.Close(); err != nil {
 		return err
 	}
-	// A push of the run before may be under way still, at the remote alone.
-	for err := c.outlet.Flush(context.Background()); err != nil; err = c.outlet.Flush(context.Background()) {
-		if errors.Is(err, audit.ErrForked) {
+	if err := c.flush(func() bool { return true }); err != nil {
+		return err
+	}
+	for _, s := range c.sites {
+		if err := s.store.Close(); err != nil {
 			return err
 		}
 	}
-	if err := errors.Join(store.Close(), lock.Close()); err != nil {
+	if err := lock.Close(); err != nil {
 		return err
 	}
 	c.say("clean")
 	return nil
+}
+
+// flush publishes everything, until that is enough.
+func (c *child) flush(enough func() bool) error {
+	ctx := context.Background()
+	for {
+		var errs []error
+		for _, s := range c.sites {
+			// A push of the run before may be under way still, at the remote alone.
+			errs = append(errs, s.outlet.Flush(ctx))
+		}
+		err := errors.Join(errs...)
+		if errors.Is(err, audit.ErrForked) {
+			return err
+		}
+		moved, merr := c.moved(func(*audit.Publisher, *childSite) {})
+		if merr != nil {
+			return merr
+		}
+		if err == nil && !moved && enough() {
+			return nil
+		}
+	}
 }

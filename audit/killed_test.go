@@ -30,10 +30,13 @@ import (
 // TestKilledAtRandom kills a process that keeps a record under load, again and again, at
 // moments that the seed chooses: after so many entries, or when a push has just
 // reached the remote, or its answer been lost, or old files are being removed,
-// or a month begins. After each death it looks at the disk, now and then at the
-// remote as well, and in the end at all: what Append had returned for is there,
-// once, as it was; what was pushed is verified and holds all that was ever said
-// to be pushed; and each call that was begun has one end.
+// or a month begins, the log goes on in the next repository, a key is replaced,
+// bodies are erased or expire. After each death it looks at the disk, now and
+// then at the remotes as well, and in the end at all: what Append had returned
+// for is there, once, as it was; what was pushed is verified under the first
+// keys, over all repositories, and holds all that was ever said to be pushed;
+// each call that was begun has one end; and of the bodies those are there that
+// were not erased, and no other.
 //
 // COUNTERSIGN_SOAK_KILLS says how often (`make soak`: 500), COUNTERSIGN_SOAK_SEED
 // when.
@@ -73,19 +76,24 @@ func number(t *testing.T, name string, otherwise int) int {
 	return n
 }
 
-// plan says when a run ends, and what its remote is like.
+// plan says when a run ends, what its remote is like, and what changes in it.
 type plan struct {
-	after int    // entries; 0: it is not killed, and ends in order
-	phase string // or, if it comes first, when this begins …
-	nth   int    // … for the nth time
-	fault string // of the remote
+	after     int    // entries; 0: it is not killed, and ends in order
+	phase     string // or, if it comes first, when this begins …
+	nth       int    // … for the nth time
+	fault     string // of the remotes
+	rolls     bool
+	rotates   bool
+	erases    int // once in so many commits and pushes; 0: never
+	retention time.Duration
 }
 
 func (p plan) String() string {
-	return fmt.Sprintf("killed after %d entries, or when %q began %d times, with the fault %q", p.after, p.phase, p.nth, p.fault)
+	return fmt.Sprintf("killed after %d entries, or when %q began %d times, with the fault %q; rolls %v, rotates %v, erases %d, retention %v",
+		p.after, p.phase, p.nth, p.fault, p.rolls, p.rotates, p.erases, p.retention)
 }
 
-// The faults of the remote.
+// The faults of the remotes.
 const (
 	remoteDown = "the remote is down"
 	pushHeld   = "killed while the remote has yet to take the push, which it does"
@@ -94,11 +102,25 @@ const (
 )
 
 func (k *killing) plan(run int) plan {
-	p := plan{after: 1 + k.r.IntN(600), nth: 1 + k.r.IntN(2)}
-	p.phase = []string{"", "", "prune", "prune", "month", "month", "recover"}[k.r.IntN(7)]
+	p := plan{after: 1 + k.r.IntN(500), nth: 1 + k.r.IntN(2), rolls: k.r.IntN(5) == 0, rotates: k.r.IntN(3) == 0}
+	if k.r.IntN(3) == 0 {
+		p.erases = 4
+	}
+	if k.r.IntN(5) == 0 {
+		p.retention = 30 * 24 * time.Hour
+	}
+	p.phase = []string{"", "", "prune", "month", "recover", "roll", "move", "moved", "rotate", "erase", "rewrite", "rewritten"}[k.r.IntN(12)]
 	p.fault = []string{"", "", "", remoteDown, pushHeld, pushHeld, answerLost, answersCut}[k.r.IntN(8)]
+	switch p.phase { // what is waited for happens
+	case "roll", "move", "moved":
+		p.rolls, p.fault, p.nth, p.after = true, "", 1, 600
+	case "rotate":
+		p.rotates, p.nth = true, 1+k.r.IntN(3)
+	case "erase", "rewrite", "rewritten":
+		p.erases, p.after = 2, 600
+	}
 	if run%20 == 19 { // a backlog of several runs is taken to the remote
-		p.fault, p.after = "", 1500
+		p.fault, p.after = "", 1000
 	}
 	if p.fault == pushHeld || p.fault == answerLost {
 		p.after = 4000 // the push comes first, or the machine is very slow
@@ -108,26 +130,29 @@ func (k *killing) plan(run int) plan {
 
 type killing struct {
 	*testing.T
-	dir, bare string
-	r         *rand.Rand
-	orders    orders
-	proxy     *mishap.Proxy
-	verify    audit.VerifyConfig
-	seen      map[string]int
+	dir    string
+	r      *rand.Rand
+	orders orders
+	proxy  *mishap.Proxy
+	verify audit.VerifyConfig
+	seen   map[string]int
 
-	mu     sync.Mutex // over what a run's reader writes
-	acked  map[string]map[uint64][sha256.Size]byte
-	pushed map[string]string // the newest note that the remote is said to have, by origin
-	clock  time.Time
+	mu       sync.Mutex // over what a run's reader writes
+	acked    map[string]map[uint64][sha256.Size]byte
+	pushed   map[string]string // the newest note that the remote is said to have, by origin
+	asked    []string          // erasures
+	replaced map[string]bool   // uses of which it is on record that the key of before was replaced
+	clock    time.Time
+	number   int // of the repository in which the log is
+	made     int // repositories
 }
 
+// committer is whom the record's commits are by.
+const committer = "demo@countersign.example"
+
 func newKilling(t *testing.T, seed uint64) *killing {
-	k := &killing{T: t, dir: t.TempDir(), r: rand.New(rand.NewPCG(seed, 0)), seen: map[string]int{},
+	k := &killing{T: t, dir: t.TempDir(), r: rand.New(rand.NewPCG(seed, 0)), seen: map[string]int{}, number: 1, replaced: map[string]bool{},
 		acked: map[string]map[uint64][sha256.Size]byte{}, pushed: map[string]string{}, clock: time.Date(2026, 11, 23, 14, 31, 7, 0, time.UTC)}
-	k.bare = filepath.Join(k.dir, "remote.git")
-	if err := githost.Init(k.bare); err != nil {
-		t.Fatal(err)
-	}
 	host, err := githost.ServeHTTP(k.dir, "", "")
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +168,7 @@ func newKilling(t *testing.T, seed uint64) *killing {
 	})
 	commitKey, commitPub := keyPair(t)
 	logKey, logPub := keyPair(t)
-	trust, err := gitsync.Signers{AllowedSigners: []byte("demo@countersign.example namespaces=\"git\" " + string(commitPub))}.Parse()
+	trust, err := gitsync.Signers{AllowedSigners: []byte(committer + " namespaces=\"git\" " + string(commitPub))}.Parse()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,23 +176,52 @@ func newKilling(t *testing.T, seed uint64) *killing {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.verify = audit.VerifyConfig{Keys: keys, Signer: trust.Commit}
+	// Of the keys the verifier is given the first ones; those that replace them
+	// are on record.
+	k.verify = audit.VerifyConfig{Keys: keys, Signer: trust.Commit, Bodies: true,
+		Committer: func(key, _ string, when time.Time) (string, error) { return trust.Key(key, committer, when) },
+		SignedBy: func(raw []byte, when time.Time, key string) error {
+			_, err := gitsync.VerifyCommit(raw, gitsync.Signers{AllowedSigners: []byte("successor namespaces=\"git\" " + key + "\n")}, when)
+			return err
+		}}
 	k.orders = orders{
-		Dir: filepath.Join(k.dir, "state"), URL: k.proxy.URL + "/remote.git", CommitKey: commitKey, LogKey: logKey, Seed: seed,
+		Dir: filepath.Join(k.dir, "state"), URL: k.proxy.URL, Keys: signingKey{commitKey, logKey}, Seed: seed,
 		Step: 20 * time.Minute, Writers: 16, SegmentBytes: 16 << 10, Window: 20 * time.Millisecond, LongestPause: 100 * time.Millisecond,
 	}
 	return k
 }
 
+// prepare says what a run is to do, and makes the repositories that it may need.
+func (k *killing) prepare(n int, p plan) orders {
+	k.Helper()
+	for ; k.made < k.number+2; k.made++ {
+		if err := githost.Init(filepath.Join(k.dir, repoName(k.made+1))); err != nil {
+			k.Fatal(err)
+		}
+	}
+	if b := k.orders.Before; p.rotates && b.Commit == nil && b.Log == nil {
+		which := 1 + k.r.IntN(3)
+		if which&1 != 0 {
+			k.orders.Before.Commit = k.orders.Keys.Commit
+			k.orders.Keys.Commit, _ = keyPair(k)
+		}
+		if which&2 != 0 {
+			k.orders.Before.Log = k.orders.Keys.Log
+			k.orders.Keys.Log, _ = keyPair(k)
+		}
+		clear(k.replaced)
+		k.seen["a key is replaced"]++
+	}
+	o := k.orders
+	o.Run, o.Keep, o.Now = n, k.r.IntN(3), k.clock
+	o.Rolls, o.Erases, o.Retention = p.rolls, p.erases, p.retention
+	return o
+}
+
 // run starts the process, kills it by the plan, and returns when it is gone.
 func (k *killing) run(n int, p plan) {
 	k.Helper()
-	o := k.orders
-	o.Run, o.Keep = n, k.r.IntN(3)
-	k.mu.Lock()
-	o.Now = k.clock
-	k.mu.Unlock()
-	text, err := json.Marshal(o)
+	text, err := json.Marshal(k.prepare(n, p))
 	if err != nil {
 		k.Fatal(err)
 	}
@@ -192,7 +246,7 @@ func (k *killing) run(n int, p plan) {
 		k.proxy.Clear()
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), asKilled+"="+string(text))
+	cmd.Env = append(os.Environ(), asKilled+"="+string(text), "TMPDIR="+k.dir) // a clone of what is killed is left there
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
@@ -232,13 +286,19 @@ func (k *killing) run(n int, p plan) {
 			k.acknowledged(rest)
 			if entries++; p.after > 0 && entries >= p.after {
 				kill("killed amid the entries")
-			} else if p.after == 0 && entries == 500 {
+			} else if p.after == 0 && entries == 200 {
 				if err := stdin.Close(); err != nil {
 					k.Error(err)
 				}
 			}
 		case "P":
 			k.published(rest)
+		case "E":
+			k.asked = append(k.asked, rest)
+		case "key":
+			k.replaced[rest] = true
+		case "repo":
+			k.goesOn(n, rest)
 		case "phase":
 			if rest != p.phase {
 				continue
@@ -311,6 +371,15 @@ func (k *killing) published(text string) {
 	k.pushed[c.Origin] = string(note)
 }
 
+// goesOn notes in which repository the log is, or is to go on.
+func (k *killing) goesOn(run int, text string) {
+	number, err := strconv.Atoi(text)
+	if err != nil || number < k.number {
+		k.Fatalf("the log of run %d is in repository %q, and was in %d: %v", run, text, k.number, err)
+	}
+	k.number = number
+}
+
 // disk looks at the journals that are left: they read, and hold what was
 // acknowledged, but for a beginning that is on the remote.
 func (k *killing) disk() {
@@ -321,7 +390,9 @@ func (k *killing) disk() {
 	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	waits := false
 	for _, p := range past {
+		waits = waits || !p.Published()
 		acked, seen := k.acked[p.Incarnation], uint64(0)
 		first, any := uint64(0), false
 		for e, err := range p.Read() {
@@ -353,6 +424,12 @@ func (k *killing) disk() {
 			k.seen["the last write was torn"]++
 		}
 	}
+	// The operator takes the old key away when the record says what follows it,
+	// and nothing that it began waits.
+	b := k.orders.Before
+	if !waits && (b.Commit == nil || k.replaced[audit.UseCommit]) && (b.Log == nil || k.replaced[audit.UseCheckpoint]) {
+		k.orders.Before = signingKey{}
+	}
 }
 
 func size(t *testing.T, note string) uint64 {
@@ -365,120 +442,4 @@ func size(t *testing.T, note string) uint64 {
 		t.Fatal(err)
 	}
 	return c.Size
-}
-
-// remote verifies what is published, which is all that there ever was.
-func (k *killing) remote() {
-	k.Helper()
-	repo := reader(k.T, k.bare)
-	cfg := k.verify
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for _, note := range k.pushed {
-		cfg.Anchors = append(cfg.Anchors, note)
-	}
-	rep, err := audit.Verify(k.Context(), repo, cfg)
-	if err != nil || len(rep.Problems) > 0 {
-		k.Fatalf("the published record: %v %v", err, rep)
-	}
-	if rep.Anchors < len(cfg.Anchors) {
-		k.Errorf("%d checkpoints were said to be pushed, %d are held", len(cfg.Anchors), rep.Anchors)
-	}
-	begun, ended := map[string]int{}, map[string]int{}
-	told := 0
-	logs := lines(k.T, repo)
-	for inc, acked := range k.acked {
-		log := logs[inc]
-		for seq, sum := range acked {
-			if seq >= uint64(len(log)) {
-				k.Errorf("entry %d of %s was acknowledged, and is not published: there are %d", seq, inc, len(log))
-			} else if told++; sum != sha256.Sum256(log[seq]) {
-				k.Errorf("entry %d of %s is not what was acknowledged: %s", seq, inc, log[seq])
-			}
-		}
-	}
-	entries, bodies, shelf := 0, 0, audit.NewShelf(repo)
-	for inc, log := range logs {
-		for seq, line := range log {
-			entries++
-			e, err := audit.Decode(line)
-			if err != nil || e.Seq != uint64(seq) {
-				k.Fatalf("%s, line %d: %v", inc, seq, err)
-			}
-			for _, ref := range e.Bodies {
-				if state, why, err := audit.CheckBody(shelf, "demo/"+inc, e.Time, ref); err != nil || state != audit.BodyWhole {
-					k.Errorf("the body of entry %d of %s: %v: %v, %v", seq, inc, state, why, err)
-				}
-				bodies++
-			}
-			switch e.Kind {
-			case audit.KindIntent:
-				begun[e.Call]++
-			case audit.KindOutcome, audit.KindRecovered:
-				ended[e.Call]++
-			}
-		}
-	}
-	for call, n := range begun {
-		if n != 1 || ended[call] != 1 {
-			k.Errorf("call %s was begun %d times and ended %d times", call, n, ended[call])
-		}
-	}
-	for call := range ended {
-		if begun[call] == 0 {
-			k.Errorf("call %s ended and was not begun", call)
-		}
-	}
-	k.Logf("%s; of the entries %d were acknowledged; %d bodies are there", rep, told, bodies)
-	k.seen["entry published, and not acknowledged"] = entries - told
-}
-
-// lines gives the lines of each incarnation, as branches hold them.
-func lines(t *testing.T, repo audit.Repository) map[string][][]byte {
-	t.Helper()
-	branches, err := repo.Branches("audit/")
-	if err != nil {
-		t.Fatal(err)
-	}
-	slices.Sort(branches) // months in order
-	logs := map[string][][]byte{}
-	for _, b := range branches {
-		inc := strings.Split(b, "/")[2]
-		tip, _, err := repo.Tip(b)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := repo.Commit(tip)
-		if err != nil {
-			t.Fatal(err)
-		}
-		files := map[uint64][]byte{}
-		var walk func(tree string)
-		walk = func(tree string) {
-			nodes, err := repo.Tree(tree)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, n := range nodes {
-				if n.Mode == "40000" {
-					walk(n.Hash)
-				} else if first, ok := strings.CutSuffix(n.Name, ".jsonl"); ok {
-					seq, err := strconv.ParseUint(first, 10, 64)
-					if err != nil {
-						t.Fatal(err)
-					}
-					if files[seq], err = repo.Blob(n.Hash); err != nil {
-						t.Fatal(err)
-					}
-				}
-			}
-		}
-		walk(c.Tree)
-		for _, first := range slices.Sorted(maps.Keys(files)) {
-			for line := range bytes.Lines(files[first]) {
-				logs[inc] = append(logs[inc], bytes.TrimSuffix(line, []byte("\n")))
-			}
-		}
-	}
-	return logs
 }
