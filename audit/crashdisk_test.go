@@ -47,6 +47,7 @@ type step struct {
 type moment struct {
 	acked int       // entries acknowledged
 	store *memStore // what Git held
+	next  *memStore // and the repository in which the log goes on, if it rolls
 }
 
 func newCrashDisk(root string) *crashDisk {
