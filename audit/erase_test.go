@@ -485,6 +485,52 @@ func TestAnErasureIsFinishedAfterACrash(t *testing.T) {
 	}
 }
 
+// What the remote has goes from the local repository after a while. It is erased
+// on the remote all the same, expires there, and the rest stays.
+func TestBodiesThatAreTrimmedHereAreErasedThere(t *testing.T) {
+	s := newErasure(t)
+	a1, b1 := s.call(t, "alice", "c_a1"), s.call(t, "bob", "c_b1")
+	s.flush(t)
+	trim := func() {
+		t.Helper()
+		if _, err := s.repo.Trim(t.Context(), "bodies/", s.clock().Add(time.Hour), func(string) bool { return true }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	gone := func(es ...audit.Entry) {
+		t.Helper()
+		for _, e := range es {
+			hash := strings.TrimSpace(gitIn(t, s.remote, "rev-parse", "bodies/gate/r_1/2026-11:"+e.Time.Format("02/15/04/")+e.Bodies[0].Digest[7:9]+"/"+e.Bodies[0].Digest[7:]))
+			if _, err := s.repo.Blob(hash); !errors.Is(err, gitsync.ErrNotFound) {
+				t.Errorf("body of entry %d is here: %v", e.Seq, err)
+			}
+		}
+	}
+	trim()
+	gone(a1...)
+	gone(b1...)
+	a2, b2 := s.call(t, "alice", "c_a2"), s.call(t, "bob", "c_b2")
+	s.flush(t)
+	er := s.ask(t, alice())
+	s.start(t) // before it is pushed
+	s.flush(t)
+	s.flush(t)
+	s.done(t, er.ID, 4)
+	s.state(t, s.remote, 1, append(a1, a2...), audit.BodyGone)
+	s.state(t, s.remote, 1, append(b1, b2...), audit.BodyWhole)
+	trim()
+	gone(b2...)
+	s.verified(t)
+	s.retention = 24 * time.Hour
+	s.sleep(72 * time.Hour)
+	b3 := s.call(t, "bob", "c_b3")
+	s.flush(t)
+	s.flush(t)
+	s.state(t, s.remote, 1, append(b1, b2...), audit.BodyGone)
+	s.state(t, s.remote, 2, b3, audit.BodyWhole)
+	s.verified(t)
+}
+
 func mustGet(t *testing.T, s *erasure, id string) audit.Erasure {
 	t.Helper()
 	er, ok := s.eraser.Get(id)

@@ -15,7 +15,8 @@ import (
 )
 
 // mend takes every branch of ours back to its newest commit that is whole,
-// looking no further back than what was published: that was synced before.
+// looking no further back than what was published, or what a rewrite made or left
+// behind: that was synced before, and may be without its files (see Trim).
 func (r *Repo) mend() error {
 	if err := r.clearLocks(); err != nil {
 		return err
@@ -88,11 +89,18 @@ func (r *Repo) mendBranch(branch string) error {
 	if err != nil {
 		return err
 	}
+	l, err := r.left(branch)
+	if err != nil {
+		return err
+	}
+	if pub.IsZero() {
+		pub = l.new
+	}
 	good, why := tip, error(nil)
 	if tip.IsZero() {
 		good, why = pub, errors.New("the reference is torn")
 	}
-	for at := tip; !at.IsZero() && at != pub; {
+	for at := tip; !at.IsZero() && at != pub && at != l.new && at != l.stop; {
 		c, err := r.whole(at)
 		if err != nil {
 			// Whatever descends from a damaged commit falls with it.

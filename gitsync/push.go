@@ -247,6 +247,7 @@ type lack struct {
 	from    plumbing.Hash   // the commits' base, which the remote has; zero: none
 	commits []plumbing.Hash // the oldest first
 	made    []plumbing.Hash // the objects of the first, if it is known that the remote has the others
+	instead bool            // of what a rewrite left: the remote has what is no longer here, see Trim
 }
 
 func (l lack) nothing() bool { return len(l.commits) == 0 && !l.remove }
@@ -323,14 +324,21 @@ func (r *Repo) collect(l lack, limit int64, seen map[plumbing.Hash]bool) (st ste
 		} else if err := r.added(base, c.tree, seen, &st.objects); err != nil {
 			return st, 0, err
 		}
-		size := int64(0)
+		size, here := int64(0), st.objects[:kept]
 		for _, o := range st.objects[kept:] {
 			s, err := r.size(o)
+			if errors.Is(err, plumbing.ErrObjectNotFound) {
+				if l.instead {
+					continue
+				}
+				err = fmt.Errorf("%w: it lacks some that are no longer here: push them there from a clone that has them", ErrRejected)
+			}
 			if err != nil {
 				return st, 0, err
 			}
-			size += s
+			here, size = append(here, o), size+s
 		}
+		st.objects = here
 		if total+size > limit && !st.cmd.New.IsZero() {
 			break
 		}

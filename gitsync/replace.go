@@ -19,10 +19,11 @@ type left struct {
 	tips []plumbing.Hash // and commits before them where the remote may stand; the last tip last
 	new  plumbing.Hash   // what took the last one's place
 	made []plumbing.Hash // the objects of new, itself apart, that the last one had not
+	stop plumbing.Hash   // the commit up to which what was left is durable, and may be without its files; zero: none
 }
 
-// encode writes a line "tip <hash>" for each, and then "new <hash>" and a line
-// "made <hash>" for each.
+// encode writes a line "tip <hash>" for each, and then "new <hash>", a line
+// "made <hash>" for each, and "stop <hash>".
 func (l left) encode() []byte {
 	var b []byte
 	for _, h := range l.tips {
@@ -31,6 +32,9 @@ func (l left) encode() []byte {
 	b = append(b, "new "+l.new.String()+"\n"...)
 	for _, h := range l.made {
 		b = append(b, "made "+h.String()+"\n"...)
+	}
+	if !l.stop.IsZero() {
+		b = append(b, "stop "+l.stop.String()+"\n"...)
 	}
 	return b
 }
@@ -56,6 +60,8 @@ func (r *Repo) left(branch string) (l left, err error) {
 			l.new = h
 		case "made":
 			l.made = append(l.made, h)
+		case "stop":
+			l.stop = h
 		default:
 			return l, fmt.Errorf("%s/%s: malformed: %q", rewrittenDir, branch, line)
 		}
@@ -75,7 +81,7 @@ func (r *Repo) replacing(branch string, tip, theirs plumbing.Hash) (lack, bool, 
 	if err != nil || !slices.Contains(was.tips, theirs) {
 		return lack{}, false, err
 	}
-	l := lack{tip: tip}
+	l := lack{tip: tip, instead: true}
 	if l.commits, err = r.since(tip, plumbing.ZeroHash); err != nil {
 		return l, false, err
 	}

@@ -68,6 +68,7 @@ type Repo struct {
 	packs    sync.RWMutex // before mu: a push reads packs without mu, and Trim removes some
 	zip      *zlib.Writer // for storeLoose
 	dropped  []string
+	trimmed  map[string]plumbing.Hash // by branch under bodies/: the commit up to which trimFiles has come
 	maxPack  int64
 	patience time.Duration // of one push, see defaultPatience
 	temp     bool          // dir is a temporary clone: Close removes it
@@ -497,6 +498,9 @@ func (r *Repo) move(name plumbing.ReferenceName, old, new plumbing.Hash) (err er
 		}
 	}()
 	_, werr := io.WriteString(lock, new.String()+"\n")
+	if werr == nil && strings.HasPrefix(name.String(), "refs/remotes/") {
+		werr = lock.Sync() // where a start goes back to, when all else is torn: what is before may be gone
+	}
 	if err := errors.Join(werr, lock.Close()); err != nil {
 		return err
 	}

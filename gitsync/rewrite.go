@@ -91,10 +91,10 @@ func (r *Repo) Rewrite(ctx context.Context, branch, old string, keep func(path s
 	if err := r.replace(name, branch, was, commit, trees); err != nil {
 		return "", err
 	}
-	if commit.IsZero() {
-		return "", r.takeOut(list)
+	if _, err := r.takeOut(list); err != nil || commit.IsZero() {
+		return "", err
 	}
-	return commit.String(), r.takeOut(list)
+	return commit.String(), nil
 }
 
 // filter gives the tree with the files that may stay; zero if none may.
@@ -174,6 +174,12 @@ func (r *Repo) doom(branch string, was, tree plumbing.Hash, made []plumbing.Hash
 		}
 		at = c.parents[0]
 	}
+	return r.writeDoomed(was, branch, objects)
+}
+
+// writeDoomed writes down what goes once the branch has left the commit was; zero:
+// at once.
+func (r *Repo) writeDoomed(was plumbing.Hash, branch string, objects []plumbing.Hash) (list string, err error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\n", was, branch)
 	for _, h := range objects {
@@ -198,6 +204,16 @@ func (r *Repo) replace(name plumbing.ReferenceName, branch string, was, commit p
 		return err
 	}
 	l.tips = append(slices.DeleteFunc(l.tips, func(h plumbing.Hash) bool { return slices.Contains(stood, h) }), stood...)
+	sent, err := r.ref(published(branch))
+	if err != nil {
+		return err
+	}
+	switch {
+	case !sent.IsZero():
+		l.stop = sent
+	case slices.Contains(stood, l.new): // or that rewrite never came to be, and what was said of it holds
+		l.stop = l.new
+	}
 	l.new, l.made = commit, made
 	note := filepath.Join(r.dir, rewrittenDir, filepath.FromSlash(branch))
 	if err := os.MkdirAll(filepath.Dir(note), 0o700); err != nil {

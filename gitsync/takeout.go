@@ -41,10 +41,10 @@ func (r *Repo) sweep() error {
 		if err != nil {
 			return err
 		}
-		if now == was { // not moved: nothing happened
+		if now == was && !was.IsZero() { // not moved: nothing happened
 			err = os.Remove(list)
 		} else {
-			err = r.takeOut(list)
+			_, err = r.takeOut(list)
 		}
 		if err != nil {
 			return err
@@ -69,11 +69,12 @@ func doomedHead(list string) (was plumbing.Hash, branch string, err error) {
 }
 
 // takeOut removes the objects of a doomed list from this disk, and then the
-// list. It may be repeated. r.mu is held, or nobody else is there yet.
-func (r *Repo) takeOut(list string) (err error) {
+// list, and tells how many there were. It may be repeated. r.mu is held, or
+// nobody else is there yet.
+func (r *Repo) takeOut(list string) (n int, err error) {
 	f, err := os.Open(list)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer closeInto(f, &err)
 	packed := map[plumbing.Hash]bool{}
@@ -85,30 +86,32 @@ func (r *Repo) takeOut(list string) (err error) {
 		}
 		h, err := parseHash(s.Text())
 		if err != nil {
-			return fmt.Errorf("%s: %w", list, err)
+			return n, fmt.Errorf("%s: %w", list, err)
 		}
 		path := r.loose(h)
 		switch err := os.Remove(path); {
 		case err == nil:
+			n++
 			dirs[filepath.Dir(path)] = true
 		case !errors.Is(err, fs.ErrNotExist):
-			return err
+			return n, err
 		}
 		packed[h] = true // maybe there, too
 	}
 	if err := s.Err(); err != nil {
-		return err
+		return n, err
 	}
-	if _, err := r.unpackFrom(packed); err != nil {
-		return err
+	k, err := r.unpackFrom(packed)
+	if n += k; err != nil {
+		return n, err
 	}
 	for d := range dirs {
 		if err := syncPath(d); err != nil {
-			return err
+			return n, err
 		}
 	}
 	r.cache.Clear()
-	return os.Remove(list)
+	return n, os.Remove(list)
 }
 
 // unpackFrom takes objects out of every pack that has one, by writing what else

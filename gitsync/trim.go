@@ -21,7 +21,8 @@ import (
 // What is not published stays, and so does what the next commits build on: the
 // published tip, and of its tree the folders that a path which sorts after all
 // others may touch (the top two levels, and below them the last folder of
-// each). A branch that is over goes altogether, if it is published.
+// each). A branch that is over goes altogether, if it is published. One under
+// bodies/ keeps its folders, see trimFiles.
 //
 // A repository that was trimmed is no clone: Git finds objects missing. And
 // should the remote lose commits from before the moment, Push says so
@@ -37,12 +38,17 @@ func (r *Repo) Trim(ctx context.Context, prefix string, before time.Time, over f
 	st := storageAt(r.dir)
 	defer func() { err = errors.Join(err, st.ObjectStorage.Close()) }()
 	for _, b := range branches {
-		k, err := r.trim(ctx, st, b, before, over(b))
+		k, err := 0, error(nil)
+		if strings.HasPrefix(b, rewritable) {
+			k, err = r.trimFiles(ctx, st, b, before)
+		} else {
+			k, err = r.trim(ctx, st, b, before, over(b))
+		}
 		if n += k; err != nil {
 			return n, err
 		}
 	}
-	return n, nil
+	return n, r.gather()
 }
 
 func (r *Repo) trim(ctx context.Context, st *filesystem.Storage, branch string, before time.Time, over bool) (n int, err error) {

@@ -332,8 +332,9 @@ func (r *record) trim(ctx context.Context, now time.Time) error {
 			}
 			return true
 		})
-		r.log.Debug("published objects were removed from the local repository", "repository", s.name, "objects", n)
-		errs = append(errs, err)
+		m, berr := s.repo.Trim(ctx, "bodies/", now.Add(-trimAge), func(string) bool { return false }) // erasures need their branches
+		r.log.Debug("published objects were removed from the local repository", "repository", s.name, "objects", n+m)
+		errs = append(errs, err, berr)
 	}
 	return errors.Join(errs...)
 }

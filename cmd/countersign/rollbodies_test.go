@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"countersign/audit"
 	"countersign/enforcer"
+	"countersign/gitsync"
 	"countersign/rules"
 )
 
@@ -360,5 +362,46 @@ func TestAnchorsOfAnotherRepositoryAreNotRecalled(t *testing.T) {
 		if logs, _ := n.Recorded(); logs != want {
 			t.Errorf("in %s: %d logs are recalled, want %d", repo, logs, want)
 		}
+	}
+}
+
+// What is published goes from the enforcer's own repository, bodies too.
+func TestPublishedBodiesAreTrimmed(t *testing.T) {
+	t.Parallel()
+	r := newRolling(t, "log.git", "log.git")
+	rec := r.start()
+	rec.policy = func() *rules.Policy { return &rules.Policy{} }
+	if _, err := rec.journal.Append(t.Context(), audit.Entry{Kind: audit.KindRefused, Effect: "deny"}, audit.Body{Of: "request", Text: []byte(`{"a":1}`), To: []string{}}); err != nil {
+		t.Fatal(err)
+	}
+	if !r.work(rec, time.Now()) {
+		t.Fatal(r.said.take())
+	}
+	out, err := exec.CommandContext(t.Context(), "git", "-C", filepath.Join(r.dir, "log.git"), "rev-list", "--objects", "--glob=refs/heads/bodies/*").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := regexp.MustCompile(`(?m)^([0-9a-f]{40}) \d\d/\d\d/\d\d/[0-9a-f]{2}/[0-9a-f]{64}$`).FindStringSubmatch(string(out))
+	if body == nil {
+		t.Fatalf("no body is published: %s", out)
+	}
+	here := func() bool {
+		_, err := rec.repo.Blob(body[1])
+		if err != nil && !errors.Is(err, gitsync.ErrNotFound) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	if err := rec.trim(t.Context(), time.Now()); err != nil || !here() {
+		t.Fatalf("it went at once: %v", err)
+	}
+	if err := rec.trim(t.Context(), time.Now().Add(2*trimAge)); err != nil || here() {
+		t.Errorf("it is still here: %v", err)
+	}
+	if err := rec.close(); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := r.verify("log.git", "--bodies"); code != 0 || !strings.Contains(out, "1 bodies as their entries say") {
+		t.Errorf("exit %d: %s", code, out)
 	}
 }
