@@ -190,7 +190,7 @@ func (p *program) kill() {
 func (p *program) get(path string) (int, string) {
 	// As long as the program opens what it needs, its port is open and nobody
 	// answers: a probe that waits for long is one that failed.
-	client := http.Client{Timeout: 5 * time.Second}
+	client := http.Client{Timeout: time.Minute}
 	resp, err := client.Get(p.stage.URL + path)
 	if err != nil {
 		return 0, err.Error()
