@@ -227,6 +227,18 @@ func TestStatisticsByOutcome(t *testing.T) {
 	}
 }
 
+// Where there is nothing to add up, programs have empty lists.
+func TestStatisticsOfNothing(t *testing.T) {
+	s, err := addUp(func(func(index.Tally, error) bool) {}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(s)
+	if err != nil || strings.Contains(string(b), "null") {
+		t.Errorf("%v: %s", err, b)
+	}
+}
+
 // No cell of the CSV is a formula, and it has the columns that are documented.
 func TestExportCSV(t *testing.T) {
 	t.Parallel()
@@ -254,7 +266,6 @@ func TestExportCSV(t *testing.T) {
 	}
 }
 
-// Text that is one cell of a spreadsheet whatever it begins with.
 // What one detector masked at many places is told once.
 func TestMaskedInATranscript(t *testing.T) {
 	e := audit.Entry{Kind: audit.KindOutcome, Status: audit.StatusOK, Masked: []audit.Masked{
@@ -265,6 +276,7 @@ func TestMaskedInATranscript(t *testing.T) {
 	}
 }
 
+// Text that is one cell of a spreadsheet whatever it begins with.
 func TestInert(t *testing.T) {
 	for in, want := range map[string]string{
 		"": "", "plain": "plain", "=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@SUM(A1)": "'@SUM(A1)", "\t=1": `\u{09}=1`, " =1": "' =1", "＝1": "'＝1", "'=1": "''=1", "a=b": "a=b",

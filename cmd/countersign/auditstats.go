@@ -190,12 +190,12 @@ func addUp(tallies iter.Seq2[index.Tally, error], approvals []index.Approval) (*
 		for _, sum := range sums[i] {
 			sum.finish()
 		}
-		s.By[g.name] = slices.SortedFunc(maps.Values(sums[i]), func(a, b *callStats) int {
+		s.By[g.name] = append([]*callStats{}, slices.SortedFunc(maps.Values(sums[i]), func(a, b *callStats) int {
 			if g.name == "day" {
 				return cmp.Compare(a.Name, b.Name)
 			}
 			return cmp.Or(cmp.Compare(b.Calls, a.Calls), cmp.Compare(a.Name, b.Name))
-		})
+		})...) // a list in JSON, though there is nothing in it
 	}
 	s.Refusals = []ruleStats{}
 	for r, n := range refusals {
