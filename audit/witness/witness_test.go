@@ -380,3 +380,28 @@ func (l *lines) String() string {
 }
 
 func (l *lines) logger() *slog.Logger { return slog.New(slog.NewTextHandler(l, nil)) }
+
+// A key that nobody is named for may have every log cosigned: that is said.
+func TestAWitnessOfKeysWithoutNames(t *testing.T) {
+	for what, c := range map[string]struct {
+		logs audit.LogKeys
+		says bool
+	}{
+		"named":   {audit.LogKeys{"prod-1": {public(logKey)}}, false},
+		"unnamed": {audit.LogKeys{"": {public(logKey)}}, true},
+	} {
+		said := &lines{}
+		cfg := config(t.TempDir())
+		cfg.Logs, cfg.Log = c.logs, said.logger()
+		w, err := witness.Open(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(said.String(), "may sign the logs of every enforcer"); got != c.says {
+			t.Errorf("%s: it says %q", what, said)
+		}
+	}
+}
