@@ -48,12 +48,18 @@ SOAK_APPROVALS ?= 1000
 SOAK_KILLS ?= 500
 SOAK_OUTAGES ?= 40
 SOAK_SEED ?= 20260728
-.PHONY: soak
-soak: deps ## Kill the record SOAK_KILLS times, take Git away, then run SOAK_APPROVALS approvals and SOAK_CALLS calls while all is killed
+.PHONY: kills
+kills: ## Kill the record SOAK_KILLS times: the first part of soak
 	@COUNTERSIGN_SOAK_KILLS=$(SOAK_KILLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestKilledAtRandom$$' ./audit | grep -v '^=== '
+
+.PHONY: outages
+outages: ## Take Git away from the record SOAK_OUTAGES times: the second
 	@COUNTERSIGN_SOAK_OUTAGES=$(SOAK_OUTAGES) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestAwaySoak$$' ./cmd/countersign | grep -v '^=== '
+
+.PHONY: soak
+soak: deps kills outages ## Kill the record SOAK_KILLS times, take Git away, then run SOAK_APPROVALS approvals and SOAK_CALLS calls while all is killed
 	@COUNTERSIGN_SOAK_APPROVALS=$(SOAK_APPROVALS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
 	  $(GO) test -count=1 -timeout 24h -v -run '^TestApprovalsSoak$$' ./cmd/countersign | grep -v '^=== '
 	@COUNTERSIGN_SOAK_CALLS=$(SOAK_CALLS) COUNTERSIGN_SOAK_SEED=$(SOAK_SEED) \
