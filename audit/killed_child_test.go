@@ -28,6 +28,7 @@ import (
 //	E <id>                                                  this erasure was asked for
 //	key <use>                                               it is on record that this key was replaced
 //	repo <number>                                           the log goes on in this repository
+//	waits <what for>                                        it ends, but not yet
 //	clean                                                   it ended in order
 //
 // A line is written by one write(2) of few bytes, so that none is ever torn.
@@ -393,5 +394,6 @@ func (c *child) flush(enough func() bool) error {
 		if err == nil && !moved && enough() {
 			return nil
 		}
+		c.say("waits %q", fmt.Sprintf("%v; moved %v; %+v", err, moved, c.eraser.List()))
 	}
 }

@@ -278,7 +278,9 @@ func (k *killing) run(n int, p plan) {
 			}
 		})
 	}
-	clean, entries, phases := false, 0, 0
+	hung := time.AfterFunc(10*time.Minute, func() { _ = cmd.Process.Signal(syscall.SIGQUIT) }) // it tells where it is
+	defer hung.Stop()
+	clean, entries, phases, waits := false, 0, 0, ""
 	for lines := bufio.NewScanner(stdout); lines.Scan(); {
 		what, rest, _ := strings.Cut(lines.Text(), " ")
 		switch what {
@@ -306,6 +308,8 @@ func (k *killing) run(n int, p plan) {
 			if phases++; phases == p.nth && p.after > 0 {
 				kill("killed at the phase " + rest)
 			}
+		case "waits":
+			waits = rest
 		case "clean":
 			clean = true
 		}
@@ -317,7 +321,7 @@ func (k *killing) run(n int, p plan) {
 	k.proxy.Clear()
 	if p.after == 0 {
 		if !clean || err != nil {
-			k.Fatalf("the last run: %v\n%s", err, &stderr)
+			k.Fatalf("the last run: %v, waiting for %s\n%s", err, waits, &stderr)
 		}
 		return
 	}
