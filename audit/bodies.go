@@ -159,10 +159,18 @@ func (b *Bodies) seal(k Kept) (func([]byte) ([]byte, error), error) {
 }
 
 // settle returns when a commit that was under way has ended: the next one asks
-// anew what was erased.
-func (b *Bodies) settle() {
+// anew what was erased. It tells of which run these bodies are, and the first
+// entry of which none is committed.
+func (b *Bodies) settle() (run string, next uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !b.known {
+		if err := b.recover(); err != nil {
+			return "", 0, err
+		}
+		b.known = true
+	}
+	return b.inc.Incarnation, b.at.Next, nil
 }
 
 // Dirty names the branches with commits that the remote lacks.

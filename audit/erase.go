@@ -83,11 +83,14 @@ type Erasure struct {
 	Before time.Time `json:"before,omitzero"`      // those older than this: retention
 	Asked  time.Time `json:"asked"`                //
 	Steps  []Erased  `json:"branches"`             // what was written anew
+	Held   int       `json:"held,omitempty"`       // bodies that were in a journal only, and stay there until that goes
 	Seen   bool      `json:"everywhere"`           // every remote was asked for branches that are not here, and nothing is left here
 	Done   bool      `json:"done"`                 // nor on the remotes, and it is recorded
 	Waits  string    `json:"waits,omitempty"`      // why it is not done
 	Repo   string    `json:"repository,omitempty"` // the only one that it is about: retention; "": all, or there is only one
 	Others []string  `json:"others,omitempty"`     // repositories that the log names, and that are none of the enforcer's: not looked into
+
+	Waiting []foundBody `json:"waiting,omitempty"` // those that may count as Held
 }
 
 // Erased is a branch that was written anew.
@@ -100,8 +103,9 @@ type Erased struct {
 	Begun  bool   `json:"begun,omitempty"` // New is not known yet
 }
 
-// Count is the number of bodies that were dropped.
-func (e *Erasure) Count() (n int) {
+// Count is the number of bodies that were dropped, or held back.
+func (e *Erasure) Count() int {
+	n := e.Held
 	for _, s := range e.Steps {
 		n += s.Bodies
 	}
@@ -123,6 +127,7 @@ type erasedDetail struct {
 	Call     string    `json:"of_call,omitempty"`
 	Before   time.Time `json:"before,omitzero"`
 	Bodies   int       `json:"bodies"`
+	Held     int       `json:"unpublished,omitempty"` // of them, those that never left the enforcer's disk
 	Branches []Erased  `json:"branches,omitempty"`
 	Repo     string    `json:"repository,omitempty"` // the only one that it is about
 	Others   []string  `json:"others,omitempty"`     // see Erasure
@@ -358,7 +363,7 @@ func (e *Eraser) finish(ctx context.Context, er *Erasure) (err error) {
 }
 
 func (e *Eraser) record(ctx context.Context, er *Erasure, status string) error {
-	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Branches: er.Steps, Repo: er.Repo, Others: er.Others}
+	d := erasedDetail{By: er.By, Call: er.Call, Before: er.Before, Bodies: er.Count(), Held: er.Held, Branches: er.Steps, Repo: er.Repo, Others: er.Others}
 	if er.Sub != "" {
 		d.Issuer, d.Sub = e.cfg.Subject(er.Issuer, er.Sub)
 	}

@@ -44,10 +44,18 @@ type erasure struct {
 	outlets []*audit.Outlet // theirs
 }
 
-// flakyStore fails before, or after, a rewrite when it is told to.
+// flakyStore fails before, or after, a rewrite when it is told to, or when asked
+// where a branch is.
 type flakyStore struct {
 	*gitsync.Repo
-	before, after func() error
+	before, after, tip func() error
+}
+
+func (f *flakyStore) Tip(branch string) (string, bool, error) {
+	if f.tip != nil {
+		return "", false, f.tip()
+	}
+	return f.Repo.Tip(branch)
 }
 
 func (f *flakyStore) Rewrite(ctx context.Context, branch, old string, keep func(string) bool, message string, when time.Time) (string, error) {
@@ -323,7 +331,9 @@ func TestEraseASubject(t *testing.T) {
 	s.state(t, s.local(), 1, a1, audit.BodyGone)
 	s.state(t, s.remote, 1, a1, audit.BodyWhole)
 	s.flush(t)
-	er = s.done(t, er.ID, 6)
+	if er = s.done(t, er.ID, 8); er.Held != 2 {
+		t.Errorf("%d were held back", er.Held)
+	}
 	for _, repo := range []string{s.local(), s.remote} {
 		s.state(t, repo, 1, a1, audit.BodyGone)
 		s.state(t, repo, 1, p1, audit.BodyGone)
@@ -345,7 +355,7 @@ func TestEraseASubject(t *testing.T) {
 	if len(es) != 2 || es[0].Status != audit.StatusAsked || es[1].Status != audit.StatusErased || es[1].Call != er.ID || es[1].Reason != "she asked" {
 		t.Fatalf("recorded: %+v", es)
 	}
-	for _, want := range []string{`"by":"operator uid 0"`, `"sub":"alice"`, `"bodies":6`, `"branch":"bodies/gate/r_1/2026-11","old":"` + old} {
+	for _, want := range []string{`"by":"operator uid 0"`, `"sub":"alice"`, `"bodies":8,"unpublished":2`, `"branch":"bodies/gate/r_1/2026-11","old":"` + old} {
 		if !strings.Contains(string(es[1].Detail), want) {
 			t.Errorf("detail lacks %s: %s", want, es[1].Detail)
 		}
@@ -371,7 +381,9 @@ func TestEraseACallBeforeItIsPublished(t *testing.T) {
 	s := newErasure(t)
 	one, two := s.call(t, "alice", "c_1"), s.call(t, "alice", "c_2")
 	er := s.ask(t, audit.Erasure{By: "op", Reason: "leak", Call: "c_1"})
-	s.done(t, er.ID, 0) // there was nothing to take back
+	if er = s.done(t, er.ID, 2); er.Held != 2 || len(er.Steps) > 0 { // there was nothing to take back
+		t.Errorf("%+v", er)
+	}
 	s.start(t)
 	s.flush(t)
 	s.state(t, s.remote, 1, one, audit.BodyGone)
@@ -529,6 +541,45 @@ func TestBodiesThatAreTrimmedHereAreErasedThere(t *testing.T) {
 	s.state(t, s.remote, 1, append(b1, b2...), audit.BodyGone)
 	s.state(t, s.remote, 2, b3, audit.BodyWhole)
 	s.verified(t)
+}
+
+// A body that is in a journal only is counted once, whether a crash comes before
+// it is held back, and it is committed after all, or after.
+func TestBodiesHeldBackAreCountedOnceOverACrash(t *testing.T) {
+	for _, after := range []bool{false, true} {
+		t.Run(fmt.Sprintf("held=%v", after), func(t *testing.T) {
+			s := newErasure(t)
+			a1, b1 := s.call(t, "alice", "c_a1"), s.call(t, "bob", "c_b1")
+			s.flush(t)
+			a2 := s.call(t, "alice", "c_a2")
+			list := filepath.Join(s.dir, "erased")
+			if after {
+				s.store.tip = func() error { return errors.New("crash") }
+			} else if err := os.Mkdir(list, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			er := s.ask(t, alice())
+			if er.Waits == "" || er.Count() != 0 || len(er.Waiting) != 2 {
+				t.Fatalf("%+v", er)
+			}
+			if !after {
+				if err := os.Remove(list); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.start(t)
+			s.flush(t)
+			s.flush(t) // the branch was pushed for its bodies' sake: the erasure sees it next time
+			er = s.done(t, er.ID, 4)
+			if want := map[bool]int{true: 2}[after]; er.Held != want || len(er.Waiting) > 0 {
+				t.Errorf("%d were held back, want %d", er.Held, want)
+			}
+			s.state(t, s.remote, 1, a1, audit.BodyGone)
+			s.state(t, s.remote, 1, a2, audit.BodyGone)
+			s.state(t, s.remote, 1, b1, audit.BodyWhole)
+			s.verified(t)
+		})
+	}
 }
 
 func mustGet(t *testing.T, s *erasure, id string) audit.Erasure {

@@ -8,11 +8,9 @@ import (
 	"io"
 	"io/fs"
 	"iter"
-	"maps"
 	"os"
 	"path"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
@@ -110,35 +108,108 @@ func (e *Eraser) loadErased() error {
 	return writeDurably(osDisk{}, file, left)
 }
 
-// forbid has the bodies of these digests, which are in a journal of this disk,
-// not published any more, durably. When it returns, no commit is under way
-// that did not know it.
-func (e *Eraser) forbid(of map[string][]string) error {
-	e.erased.Lock()
-	var add []byte
-	for _, id := range slices.Sorted(maps.Keys(of)) {
-		for _, d := range of[id] {
-			if !e.erased.digests[d] {
-				e.erased.digests[d] = true
-				add = append(add, id+" "+d+"\n"...)
-			}
+// holdBack has bodies that a journal of this disk holds not published any more,
+// and counts those that never were. Which those are is known when no commit is
+// under way that did not know it: until then they are in Erasure.Waiting, so that
+// a crash at any moment counts each of them once. e.mu is held.
+func (e *Eraser) holdBack(er *Erasure, here []foundBody) error {
+	come, err := e.settled()
+	if err != nil {
+		return err
+	}
+	had := map[string]bool{}
+	for _, b := range er.Waiting {
+		had[b.Digest] = true
+	}
+	for _, b := range here {
+		if next, ok := come[b.Run]; ok && b.Entry >= next && !e.Erased(b.Digest) && !had[b.Digest] {
+			er.Waiting = append(er.Waiting, b)
 		}
 	}
-	e.erased.Unlock()
-	if len(add) > 0 {
-		file := filepath.Join(e.cfg.Dir, erasedFile)
-		had, err := os.ReadFile(file)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("audit: %w", err)
-		}
-		if err := writeDurably(osDisk{}, file, append(had, add...)); err != nil {
+	if len(er.Waiting) > 0 {
+		if err := e.save(er); err != nil {
 			return err
 		}
 	}
-	for _, b := range e.cfg.Bodies {
-		b.settle()
+	if err := e.forbid(here); err != nil {
+		return err
 	}
-	return nil
+	if _, err := e.settled(); err != nil || len(er.Waiting) == 0 {
+		return err
+	}
+	branches := map[string]map[string]bool{}
+	for _, b := range er.Waiting {
+		if branches[b.Branch] == nil {
+			branches[b.Branch] = map[string]bool{}
+		}
+		branches[b.Branch][b.Path] = true
+	}
+	held := 0
+	for branch, paths := range branches {
+		n, err := e.committed(branch, paths)
+		if err != nil {
+			return err
+		}
+		held += len(paths) - n
+	}
+	er.Held, er.Waiting = er.Held+held, nil
+	return e.save(er)
+}
+
+// committed tells how many bodies are on their branch.
+func (e *Eraser) committed(branch string, paths map[string]bool) (most int, err error) {
+	for _, p := range e.places { // one of them, where the run began
+		tip, ok, err := p.Store.Tip(branch)
+		if err != nil {
+			return 0, err
+		}
+		if !ok {
+			continue
+		}
+		n, err := p.count(tip, "", theseBodies(paths))
+		if err != nil {
+			return 0, err
+		}
+		most = max(most, n)
+	}
+	return most, nil
+}
+
+// settled tells of the runs whose bodies are being published the first entry
+// whose bodies are not committed. When it returns, no commit is under way that
+// did not know what was erased before.
+func (e *Eraser) settled() (map[string]uint64, error) {
+	come := map[string]uint64{}
+	for _, b := range e.cfg.Bodies {
+		run, next, err := b.settle()
+		if err != nil {
+			return nil, err
+		}
+		come[run] = next
+	}
+	return come, nil
+}
+
+// forbid has these bodies not published any more, durably.
+func (e *Eraser) forbid(here []foundBody) error {
+	e.erased.Lock()
+	var add []byte
+	for _, b := range here {
+		if !e.erased.digests[b.Digest] {
+			e.erased.digests[b.Digest] = true
+			add = append(add, b.Run+" "+b.Digest+"\n"...)
+		}
+	}
+	e.erased.Unlock()
+	if len(add) == 0 {
+		return nil
+	}
+	file := filepath.Join(e.cfg.Dir, erasedFile)
+	had, err := os.ReadFile(file)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("audit: %w", err)
+	}
+	return writeDurably(osDisk{}, file, append(had, add...))
 }
 
 // kept gives the entries of the journals on this disk.

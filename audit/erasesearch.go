@@ -80,7 +80,7 @@ func (e *Eraser) readJournals(er *Erasure, s *search) error {
 			}
 		}
 		found.resolve()
-		if err := e.forbid(found.digests); err != nil {
+		if err := e.holdBack(er, found.bodies); err != nil {
 			return err
 		}
 		s.take(found)
@@ -98,17 +98,24 @@ type finding struct {
 
 	calls   map[string]bool            // whose bodies they are
 	paths   map[string]map[string]bool // of the bodies, by branch
-	digests map[string][]string        // and their digests, by incarnation
+	bodies  []foundBody                // these
 	unnamed map[string][]foundBody     // of entries that name a call, and nobody: whose it is, another log may say
 	names   map[string]bool            // of repositories
 }
 
-type foundBody struct{ incarnation, branch, path, digest string }
+// foundBody is a body of an entry, and where it is, or was to be.
+type foundBody struct {
+	Run    string `json:"run"`
+	Entry  uint64 `json:"entry"`
+	Digest string `json:"digest"`
+	Branch string `json:"branch"`
+	Path   string `json:"path"`
+}
 
 func (e *Eraser) newFinding(er *Erasure) *finding {
 	f := &finding{
 		enforcer: e.cfg.Enforcer, call: er.Call,
-		calls: map[string]bool{}, paths: map[string]map[string]bool{}, digests: map[string][]string{}, unnamed: map[string][]foundBody{}, names: map[string]bool{},
+		calls: map[string]bool{}, paths: map[string]map[string]bool{}, unnamed: map[string][]foundBody{}, names: map[string]bool{},
 	}
 	if er.Sub != "" {
 		issuer, sub := e.cfg.Pseudonym(er.Issuer, er.Sub)
@@ -143,7 +150,7 @@ func (f *finding) entry(incarnation string, en Entry) error {
 		if err != nil {
 			return err
 		}
-		if b := (foundBody{incarnation, branch, p, ref.Digest}); mine {
+		if b := (foundBody{incarnation, en.Seq, ref.Digest, branch, p}); mine {
 			f.add(b)
 		} else if f.call == "" {
 			f.unnamed[en.Call] = append(f.unnamed[en.Call], b)
@@ -160,16 +167,16 @@ func (f *finding) name(repository string) {
 
 // add tells whether the body is a new one.
 func (f *finding) add(b foundBody) bool {
-	paths := f.paths[b.branch]
+	paths := f.paths[b.Branch]
 	if paths == nil {
 		paths = map[string]bool{}
-		f.paths[b.branch] = paths
+		f.paths[b.Branch] = paths
 	}
-	if paths[b.path] {
+	if paths[b.Path] {
 		return false
 	}
-	paths[b.path] = true
-	f.digests[b.incarnation] = append(f.digests[b.incarnation], b.digest)
+	paths[b.Path] = true
+	f.bodies = append(f.bodies, b)
 	return true
 }
 

@@ -74,9 +74,12 @@ COUNTERSIGN_STATE_DIR, as the enforcer's own user or as root.`,
 				}
 			}
 			bodies := func(n int) string { return number(uint64(n), "body", "bodies") }
-			fmt.Fprintf(cmd.OutOrStdout(), "%s  erased: %s on %s\n", er.ID, bodies(er.Count()), number(uint64(len(er.Steps)), "branch", "branches"))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s  erased: %s on %s\n", er.ID, bodies(er.Count()-er.Held), number(uint64(len(er.Steps)), "branch", "branches"))
+			if er.Held > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "  %s not in Git yet: not published any more, and gone from the enforcer's disk with its journal, within days\n", bodies(er.Held))
+			}
 			if er.Count() == 0 {
-				note(cmd, "no branch had a body of it: is it named as the record has it, and were bodies kept? What was in the journal only is not published")
+				note(cmd, "there was no body of it: is it named as the record has it, and were bodies kept?")
 			}
 			for _, s := range er.Steps {
 				if s.New == "" {
