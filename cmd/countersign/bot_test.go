@@ -151,16 +151,23 @@ func TestBotsBesideEnforcers(t *testing.T) {
 	if votes != 3 {
 		t.Errorf("%d approvals in the record", votes)
 	}
-	// All have one commit key: it is listed for each of them.
-	signers, err := os.ReadFile(s.Path("audit_signers"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, id := range []string{"second", "bot-1", "bot-2"} {
-		signers = append(signers, strings.Replace(s.CommitKey.AllowedSigner(""), s.CommitKey.Principal, committerEmail(id), 1)...)
-	}
-	if err := os.WriteFile(s.Path("audit_signers"), signers, 0o600); err != nil {
-		t.Fatal(err)
+	// All have the same two keys: they are listed for each of them.
+	for file, lines := range map[string]func(id string) string{
+		"audit_signers": func(id string) string {
+			return strings.Replace(s.CommitKey.AllowedSigner(""), s.CommitKey.Principal, committerEmail(id), 1)
+		},
+		"checkpoint.pub": func(id string) string { return id + " " + s.CheckKey.Authorized() },
+	} {
+		text, err := os.ReadFile(s.Path(file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range []string{"second", "bot-1", "bot-2"} {
+			text = append(append(bytes.TrimRight(text, "\n"), '\n'), lines(id)...)
+		}
+		if err := os.WriteFile(s.Path(file), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	verified(t, s)
 }
