@@ -3,6 +3,7 @@ package index
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -42,6 +43,7 @@ func calls(t *testing.T, x *Index) string {
 		}
 		all = append(all, fmt.Sprint(s.Sub, s.Decision, s.Rules, s.Status, s.Calls))
 	}
+	slices.Sort(all)
 	return strings.Join(all, " ")
 }
 
