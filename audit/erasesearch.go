@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"encoding/json"
 	"fmt"
 	"maps"
 	"path"
@@ -127,9 +126,9 @@ func (e *Eraser) newFinding(er *Erasure) *finding {
 // entry takes in an entry of a run.
 func (f *finding) entry(incarnation string, en Entry) error {
 	if en.Kind == KindRolled {
-		var r Rolled
-		if err := json.Unmarshal(en.Detail, &r); err != nil {
-			return fmt.Errorf("entry %d of %s: %w", en.Seq, incarnation, err)
+		r, err := readRolled(en)
+		if err != nil {
+			return err
 		}
 		f.name(r.From)
 		f.name(r.To)
@@ -219,6 +218,9 @@ func (f *finding) readLog(log PublishedLog, prefix string) error {
 		return err
 	}
 	for _, b := range branches {
+		if err := f.handover(log, b); err != nil {
+			return fmt.Errorf("%s: %w", b, err)
+		}
 		for en, err := range published(log, b) {
 			if err == nil {
 				err = f.entry(path.Base(path.Dir(b)), en)
@@ -230,4 +232,19 @@ func (f *finding) readLog(log PublishedLog, prefix string) error {
 	}
 	f.resolve()
 	return nil
+}
+
+// handover takes in where a branch's log came from, if it began elsewhere.
+func (f *finding) handover(log PublishedLog, branch string) error {
+	tip, ok, err := log.Tip(branch)
+	if err != nil || !ok {
+		return err
+	}
+	files, err := log.Files(tip, "")
+	if err != nil || !slices.Contains(files, handoverFile) {
+		return err
+	}
+	b, err := log.File(tip, handoverFile)
+	f.name(handedOverFrom(b))
+	return err
 }

@@ -36,18 +36,19 @@ type Past struct {
 // the entries. It is replaced, durably, after each push, and may lag behind
 // what a crash interrupted.
 type mark struct {
-	Entries    uint64    `json:"entries"`         // pushed
-	Bytes      int64     `json:"bytes"`           // of their lines, line feeds included
-	Last       time.Time `json:"last"`            // time of the last of them
-	File       uint64    `json:"file"`            // file where the next entry begins …
-	Offset     int64     `json:"offset"`          // … and where in it
-	Hashes     [][]byte  `json:"hashes"`          // the tree so far (see edge)
-	Branch     string    `json:"branch"`          // of the last commit
-	Commit     string    `json:"commit"`          // the last commit
-	Checkpoint string    `json:"checkpoint"`      // the signed note in it
-	Repo       string    `json:"repo,omitempty"`  // where the branch is, if repositories roll
-	Began      string    `json:"began,omitempty"` // where the log began, and where the run's bodies are
-	Next       string    `json:"next,omitempty"`  // where the log goes on: the last pushed entry is of kind rolled
+	Entries    uint64    `json:"entries"`            // pushed
+	Bytes      int64     `json:"bytes"`              // of their lines, line feeds included
+	Last       time.Time `json:"last"`               // time of the last of them
+	File       uint64    `json:"file"`               // file where the next entry begins …
+	Offset     int64     `json:"offset"`             // … and where in it
+	Hashes     [][]byte  `json:"hashes"`             // the tree so far (see edge)
+	Branch     string    `json:"branch"`             // of the last commit
+	Commit     string    `json:"commit"`             // the last commit
+	Checkpoint string    `json:"checkpoint"`         // the signed note in it
+	Repo       string    `json:"repo,omitempty"`     // where the branch is, if repositories roll
+	Began      string    `json:"began,omitempty"`    // where the log began, and where the run's bodies are
+	Next       string    `json:"next,omitempty"`     // where the log goes on: the last pushed entry is of kind rolled
+	Handover   string    `json:"handover,omitempty"` // with what that begins; none in a mark of an earlier version
 }
 
 func (i *incarnation) readMark() (mark, error) {

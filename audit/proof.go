@@ -65,9 +65,43 @@ func (p Proof) LogKey(keys LogKeys) (string, error) {
 // be written, that the path leads from it to the root, that a key of its log
 // signed the checkpoint, and, if there is a quorum, that it is met.
 func OpenProof(file []byte, keys LogKeys, q *Quorum) (Proof, error) {
-	bad := func(format string, args ...any) (Proof, error) {
-		return Proof{}, fmt.Errorf("%w: %w", ErrProof, fmt.Errorf(format, args...))
+	p, err := readProof(file)
+	if err != nil {
+		return p, err
 	}
+	bad := badProof
+	if p.Checkpoint, err = keys.Open(p.signed); err != nil {
+		return bad("%w", err)
+	}
+	for _, k := range keys.Of(p.Checkpoint.Origin) {
+		v, verr := verifier(p.Checkpoint.Origin, k)
+		if verr != nil {
+			return bad("%w", verr)
+		}
+		log := torchwood.ThresholdPolicy(2, torchwood.OriginPolicy(p.Checkpoint.Origin), torchwood.SingleVerifierPolicy(v))
+		if err = torchwood.VerifyProof(log, tlog.RecordHash(p.line), file); err == nil {
+			break
+		}
+	}
+	if err != nil {
+		return bad("entry %d is not in the tree of %d entries that was signed: %w", p.Entry.Seq, p.Checkpoint.Size, err)
+	}
+	if q != nil {
+		if p.Cosigned, err = q.Check(p.signed); err != nil {
+			return bad("%w", err)
+		}
+	}
+	return p, nil
+}
+
+func badProof(format string, args ...any) (Proof, error) {
+	return Proof{}, fmt.Errorf("%w: %w", ErrProof, fmt.Errorf(format, args...))
+}
+
+// readProof reads a proof. Nothing is known yet of what it shows: neither that its
+// checkpoint is signed, nor that the path leads there.
+func readProof(file []byte) (Proof, error) {
+	bad := badProof
 	if len(file) > maxProofFile {
 		return bad("%d bytes", len(file))
 	}
@@ -86,9 +120,6 @@ func OpenProof(file []byte, keys LogKeys, q *Quorum) (Proof, error) {
 	if p.signed = signed; len(signed) == 0 {
 		return bad("it holds no checkpoint")
 	}
-	if p.Checkpoint, err = keys.Open(signed); err != nil {
-		return bad("%w", err)
-	}
 	for _, l := range strings.Split(head, "\n")[1:] {
 		if strings.Contains(l, " ") {
 			continue // extra and index
@@ -101,24 +132,6 @@ func OpenProof(file []byte, keys LogKeys, q *Quorum) (Proof, error) {
 	}
 	if !bytes.Equal(p.Encode(), file) {
 		return bad("it is not as it would be written: its index is not the entry's, or something was added")
-	}
-	for _, k := range keys.Of(p.Checkpoint.Origin) {
-		v, verr := verifier(p.Checkpoint.Origin, k)
-		if verr != nil {
-			return bad("%w", verr)
-		}
-		log := torchwood.ThresholdPolicy(2, torchwood.OriginPolicy(p.Checkpoint.Origin), torchwood.SingleVerifierPolicy(v))
-		if err = torchwood.VerifyProof(log, tlog.RecordHash(line), file); err == nil {
-			break
-		}
-	}
-	if err != nil {
-		return bad("entry %d is not in the tree of %d entries that was signed: %w", p.Entry.Seq, p.Checkpoint.Size, err)
-	}
-	if q != nil {
-		if p.Cosigned, err = q.Check(signed); err != nil {
-			return bad("%w", err)
-		}
 	}
 	return p, nil
 }

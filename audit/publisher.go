@@ -82,8 +82,8 @@ type PublisherConfig struct {
 //	                             level-0 tile of c2sp.org/tlog-tiles
 //	checkpoint                   the signed note, also in the message (see commitMessage)
 //	base                         the tree's edge where the branch begins (see edge)
-//	handover                     where it begins in another repository than the
-//	                             log did before: that one's last checkpoint (see Rolled)
+//	handover                     where it begins in another repository than the log
+//	                             did before: a proof that it was handed over (see Rolled)
 //
 // The hashes are there so that a changed entry can be named. A root tells only
 // that something under it changed; but if the hashes beside the lines lead to
@@ -102,7 +102,7 @@ type Publisher struct {
 	marked position   // what the remote is known to have
 	trail  []position // committed since, the newest last, at most maxTrail
 	dirty  []string   // branches to push
-	before string     // last checkpoint in the repository before this one
+	before string     // the hand-over from the repository before this one
 	began  string     // repository of the log's beginning
 	proofs proofs
 	late   late
@@ -123,7 +123,8 @@ type position struct {
 	branch string
 	commit string
 	signed string
-	next   string // the repository where the log goes on, if it has left this one
+	next   string    // the repository where the log goes on, if it has left this one
+	rolled *lastLeaf // the entry that says so, unless that was known before
 }
 
 // NewPublisher checks the configuration; it touches neither disk nor store.
@@ -292,7 +293,7 @@ type batch struct {
 // read collects the batch after a position: one month's entries, bounded.
 func (p *Publisher) read(from position, until uint64) (b batch, err error) {
 	b.at, b.first = from, from.size
-	b.at.edge, b.at.next = from.edge.clone(), ""
+	b.at.edge, b.at.next, b.at.rolled = from.edge.clone(), "", nil
 	c := &cursor{inc: p.inc, seq: from.size, first: from.file, off: from.off}
 	defer func() { err = errors.Join(err, c.close()) }()
 	for b.at.size < until && len(b.leaves) < maxBatch && len(b.lines) < maxBatchBytes && b.at.next == "" {
@@ -314,6 +315,9 @@ func (p *Publisher) read(from position, until uint64) (b batch, err error) {
 			break
 		}
 		leaf := tlog.RecordHash(line)
+		if g.Kind == KindRolled {
+			b.at.rolled = newLastLeaf(b.at.edge, line)
+		}
 		b.at.add(leaf)
 		b.leaves = append(b.leaves, leaf)
 		b.lines = append(append(b.lines, line...), '\n')
@@ -439,6 +443,9 @@ func (p *Publisher) Pushed(_ context.Context, tips map[string]string) error {
 		Entries: to.size, Bytes: to.bytes, Last: to.last, File: to.file, Offset: to.off,
 		Branch: to.branch, Commit: to.commit, Checkpoint: to.signed, Repo: p.cfg.Repo, Began: p.began, Next: to.next,
 	}
+	if to.rolled != nil {
+		m.Handover = to.rolled.handover(to.signed)
+	}
 	for _, h := range to.hashes {
 		m.Hashes = append(m.Hashes, h[:])
 	}
@@ -531,7 +538,7 @@ func (p *Publisher) recover() error {
 	switch {
 	case p.cfg.Repo == "":
 	case m.Next == p.cfg.Repo: // it begins here
-		p.before, p.at.branch, p.at.commit, p.at.next = m.Checkpoint, "", "", ""
+		p.before, p.at.branch, p.at.commit, p.at.next = cmp.Or(m.Handover, m.Checkpoint), "", "", ""
 	case m.Repo == "":
 		// Which one it is in must be known before anything is: a later start
 		// may have another one in mind.

@@ -1,12 +1,16 @@
 package audit
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/mod/sumdb/tlog"
 )
 
 // rolledOver opens a log that goes from repository a to b, with entries on
@@ -47,8 +51,10 @@ func checkRolled(t *testing.T, a, b *memStore) {
 		t.Errorf("b ends at %+v, %v", cp, err)
 	}
 	last := a.tipFiles(branch)["checkpoint"]
-	if h := files["handover"]; string(h) != string(last) || len(h) == 0 {
-		t.Errorf("b begins with the hand-over %q, a ends with %q", h, last)
+	// Anybody's program for such proofs reads the hand-over.
+	p, err := OpenProof(files["handover"], keysOf("log"), nil)
+	if err != nil || p.signed != string(last) || p.Entry.Kind != KindRolled || p.Entry.Seq != 2 || handedOverFrom(files["handover"]) != "a" {
+		t.Errorf("b begins with the hand-over %q, a ends with %q: %v", files["handover"], last, err)
 	}
 	base, err := parseBase(files["base"])
 	at, err2 := ReadCheckpoint(string(last))
@@ -160,5 +166,105 @@ func TestRollCrashes(t *testing.T) {
 				checkRolled(t, stores["a"], stores["b"])
 			})
 		}
+	}
+}
+
+// rolledApart are two repositories that a log went through.
+func rolledApart(t *testing.T) (a, b *memStore) {
+	t.Helper()
+	c := &clockAt{t: noon}
+	j := rolledOver(t, t.TempDir(), c)
+	a, b = newStore(), newStore()
+	flush(t, newPublisher(t, PublisherConfig{Journal: j, Store: a, Repo: "a", Now: c.Now}))
+	flush(t, newPublisher(t, PublisherConfig{Journal: j, Store: b, Repo: "b", Now: c.Now}))
+	return a, b
+}
+
+// The new repository alone shows that the log was handed over to it, and from
+// where; a checkpoint alone does not.
+func TestHandover(t *testing.T) {
+	const branch = "audit/demo/i1/2026-11"
+	a, b := rolledApart(t)
+	verify := func(m *memStore, handover bool, earlier ...Repository) string {
+		t.Helper()
+		rep, err := Verify(t.Context(), m.repository(), VerifyConfig{Keys: keysOf("log"), Signer: checkSigner, Handover: handover, Earlier: earlier})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(rep.OK(), " ", rep, " ", rep.Notes)
+	}
+	if got := verify(b, false); !strings.Contains(got, "false") || !strings.Contains(got, "those before it are in another repository, a, which was not given") {
+		t.Error(got)
+	}
+	if got := verify(b, true); !strings.HasPrefix(got, "true") || !strings.Contains(got, "those before it are in another repository, a, which was not read") {
+		t.Error(got)
+	}
+	if got := verify(b, false, a.repository()); !strings.HasPrefix(got, "true") {
+		t.Error(got)
+	}
+	with := func(file []byte) *memStore {
+		made := b.clone()
+		files := maps.Clone(made.tipFiles(branch))
+		files[handoverFile] = file
+		c := made.objects[made.branches[branch]].(Commit)
+		made.branches[branch] = made.write(files, nil, c.Message, c.When)
+		return made
+	}
+	proof := b.tipFiles(branch)[handoverFile]
+	bare := with(a.tipFiles(branch)["checkpoint"]) // as earlier versions wrote it
+	if got := verify(bare, false, a.repository()); !strings.HasPrefix(got, "true") {
+		t.Error(got)
+	}
+	if got := verify(bare, true); !strings.HasPrefix(got, "false") || !strings.Contains(got, "does not prove that it rolled") {
+		t.Error(got)
+	}
+	other, err := Prove(t.Context(), a.repository(), ProveConfig{Keys: keysOf("log"), Seq: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for what, file := range map[string][]byte{
+		"is not the last one of a log that goes on": other.Encode(),
+		"proof":         bytes.Replace(proof, []byte("index 2"), []byte("index 1"), 1),
+		"not signed by": bytes.Replace(proof, []byte("demo/i1 9"), []byte("demo/i1 8"), 1),
+	} {
+		if got := verify(with(file), true); !strings.HasPrefix(got, "false") || !strings.Contains(got, what) {
+			t.Errorf("%s: %s", what, got)
+		}
+	}
+	// The way from the last leaf, in trees of every form.
+	var e edge
+	for i := range uint64(70) {
+		line := fmt.Appendf(nil, "%d", i)
+		l := newLastLeaf(e, line)
+		e = e.with([]tlog.Hash{tlog.RecordHash(line)})
+		if err := tlog.CheckRecord(l.way, int64(e.size), e.root(), int64(i), tlog.RecordHash(line)); err != nil {
+			t.Errorf("entry %d: %v", i, err)
+		}
+	}
+}
+
+// A run that rolled under an earlier version, and had not gone on, goes on as that
+// one would have.
+func TestRollBeganUnderAnEarlierVersion(t *testing.T) {
+	dir, c := t.TempDir(), &clockAt{t: noon}
+	j := rolledOver(t, dir, c)
+	a, b := newStore(), newStore()
+	flush(t, newPublisher(t, PublisherConfig{Journal: j, Store: a, Repo: "a", Now: c.Now}))
+	m, err := j.inc.readMark()
+	if err != nil || m.Handover == "" {
+		t.Fatal(m, err)
+	}
+	m.Handover = ""
+	if err := j.inc.writeMark(m); err != nil {
+		t.Fatal(err)
+	}
+	flush(t, newPublisher(t, PublisherConfig{Journal: j, Store: b, Repo: "b", Now: c.Now}))
+	const branch = "audit/demo/i1/2026-11"
+	if h := b.tipFiles(branch)[handoverFile]; string(h) != string(a.tipFiles(branch)["checkpoint"]) || handedOverFrom(h) != "" {
+		t.Errorf("%q", h)
+	}
+	rep, err := Verify(t.Context(), b.repository(), VerifyConfig{Keys: keysOf("log"), Signer: checkSigner, Earlier: []Repository{a.repository()}})
+	if err != nil || !rep.OK() {
+		t.Error(rep, err)
 	}
 }

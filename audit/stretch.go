@@ -135,14 +135,19 @@ func anyOf[T any](repos []Repository, read func(Repository) (T, error)) (found T
 // handover checks a branch that begins with the edge base, of a log whose
 // earlier entries are in another repository: the last checkpoint there, which
 // it brings along, must be signed, and of this edge. Without the other
-// repository, that is taken for it only if the caller says so.
+// repository, that is taken for it only if the caller says so, and if it proves
+// that the log was handed over: a thief of the commit key has checkpoints, too.
 func (v *verification) handover(l *logState, d changes, base *edge, bad func(Class, int64, string, ...any)) bool {
 	note, err := v.blob(d.added, handoverFile)
 	if err != nil {
 		bad(ClassHandover, -1, "%v", err)
 		return false
 	}
-	c, keys, err := v.open(string(note))
+	c, keys, rolled, err := openHandover(note, v.open)
+	from := "another repository"
+	if rolled != nil {
+		from += ", " + rolled.From
+	}
 	switch {
 	case err != nil:
 		bad(ClassHandover, -1, "the hand-over from the repository before: %v", err)
@@ -153,9 +158,11 @@ func (v *verification) handover(l *logState, d changes, base *edge, bad func(Cla
 	case l.size > 0:
 		return true // the entries before are here, too: continues compares
 	case !v.cfg.Handover:
-		bad(ClassHandover, 0, "the log begins here with entry %d: those before it are in another repository, which was not given, or were deleted", base.size)
+		bad(ClassHandover, 0, "the log begins here with entry %d: those before it are in %s, which was not given, or were deleted", base.size, from)
+	case rolled == nil:
+		bad(ClassHandover, 0, "the log begins here with entry %d, and its hand-over, as earlier versions made them, does not prove that it rolled: give the repository before", base.size)
 	default:
-		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s begins here with entry %d: those before it are in another repository, which was not read; its last checkpoint is signed", l.origin(), base.size))
+		v.rep.Notes = append(v.rep.Notes, fmt.Sprintf("%s begins here with entry %d: those before it are in %s, which was not read; that they ended so, and go on here, is signed", l.origin(), base.size, from))
 		l.edge, l.base = base.clone(), base.clone()
 		l.roots = append(l.roots, sizedRoot{base.size, c.Root})
 		l.note(lastUse{UseCheckpoint, keys, c.Size, time.Time{}, ""})

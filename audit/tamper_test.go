@@ -426,7 +426,8 @@ func tamperings() []tampering {
 			})
 			gone(october)(w)
 		}, nil, "the hand-over's signature"},
-		{beheadedWhat, "a thief of the commit key", beheaded, nil, "the repository before, which must be given (or `--handover`)"},
+		{beheadedWhat, "a thief of the commit key", beheaded, nil, "the repository before, which must be given"},
+		{beheadedWhat, "a thief of the commit key", beheaded, func(cfg *audit.VerifyConfig, _ string) { cfg.Handover = true }, noRoll},
 		{beheadedWhat, "a thief of the commit key", beheaded, withState, "the state of an earlier run"},
 		{"a body is changed", "the Git host", func(w *recordWorld) {
 			for b := range strings.FieldsSeq(gitIn(w.t, w.repo, "for-each-ref", "--format=%(refname:short)", "refs/heads/bodies")) {
@@ -467,6 +468,9 @@ func tamperings() []tampering {
 }
 
 const beheadedWhat = "months are deleted, and the next one made to begin as in a new repository"
+
+// noRoll is what finds a hand-over that was none.
+const noRoll = "the hand-over, which proves no roll"
 
 // withState marks rows that are verified with the state of a run before.
 func withState(*audit.VerifyConfig, string) {}
@@ -531,6 +535,9 @@ func TestTamperTable(t *testing.T) {
 		case c.with == nil:
 		case c.foundBy == "the anchor":
 			against = "the keys, and a checkpoint kept elsewhere"
+			c.with(&cfg, newest)
+		case c.foundBy == noRoll:
+			against = "the keys, and `--handover`"
 			c.with(&cfg, newest)
 		default:
 			against = "the keys, and the state of a run before"

@@ -86,7 +86,7 @@ be checked.`,
 	fl.StringVar(&f.policyBranch, "policy-branch", "", "branch of that clone which the enforcers follow (default: the one that HEAD names)")
 	fl.StringVar(&f.policySigners, "policy-signers", "", "allowed_signers file: each policy commit that decided must be signed by one of them")
 	fl.StringArrayVar(&f.acceptResets, "accept-reset", nil, "commit to which an operator reset the policy, with reason as you know: what its enforcer decided before under commits that are gone is then a note; may be repeated")
-	fl.BoolVar(&f.handover, "handover", false, "take a repository's signed hand-over for the ones before it that are not given: their entries are not checked, nor that they are still there")
+	fl.BoolVar(&f.handover, "handover", false, "take a repository's proof of its hand-over for the ones before it that are not given: their entries are not checked, nor that they are still there")
 	fl.BoolVar(&f.bodies, "bodies", false, "look for every kept body, too, and hold it against its entry")
 	fl.StringVar(&f.state, "state", "", "file that notes what holds, for the next run; made if it is not there")
 	fl.BoolVar(&f.asJSON, "json", false, "print the report as one JSON object")

@@ -130,7 +130,7 @@ func TestRecordRollsBySize(t *testing.T) {
 	if out, code := r.verify("log-2.git"); code != 1 || !strings.Contains(out, "are in another repository") {
 		t.Errorf("the second alone: %d %s", code, out)
 	}
-	if out, code := r.verify("log-2.git", "--handover"); code != 0 || !strings.Contains(out, "are in another repository") {
+	if out, code := r.verify("log-2.git", "--handover"); code != 0 || !strings.Contains(out, "are in another repository, "+r.c.repoAt(time.Now(), 1)+", which was not read") {
 		t.Errorf("the second alone, by its hand-over: %d %s", code, out)
 	}
 

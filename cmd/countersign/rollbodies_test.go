@@ -183,6 +183,17 @@ func TestAnErasureFollowsTheLogs(t *testing.T) {
 	if er, ok := rec.eraser.Get(er.ID); !ok || !er.Done || er.Count() != 2 || !slices.Equal(er.Others, []string{"https://elsewhere.example/log.git", r.c.repoAt(time.Now(), 3)}) { // as the logs name them
 		t.Errorf("%+v", er)
 	}
+	// From a later one, its hand-over leads back.
+	if err := errors.Join(rec.journal.Close(), rec.closeSites(), os.RemoveAll(r.c.StateDir)); err != nil {
+		t.Fatal(err)
+	}
+	numbered := r.c
+	r.c.AuditRepo = numbered.repoAt(time.Now(), 2)
+	rec = r.serve()
+	er, err = rec.eraser.Ask(t.Context(), audit.Erasure{By: "operator", Issuer: "https://id", Sub: "alice", Reason: "a test"})
+	if err != nil || !slices.Equal(er.Others, []string{numbered.repoAt(time.Now(), 1), numbered.repoAt(time.Now(), 3)}) {
+		t.Errorf("%+v, %v", er, err)
+	}
 	if left := r.branches("log-1.git", "bodies/") + r.branches("log-2.git", "bodies/"); left != "" {
 		t.Errorf("still there: %s", left)
 	}
