@@ -184,6 +184,8 @@ type Anchor struct {
 	Checkpoint string `json:"checkpoint"`
 	// Commit is the one that carried it: the branch must descend from it.
 	Commit string `json:"commit,omitempty"`
+	// Repo is the repository that it was seen in, where there may be several.
+	Repo string `json:"repository,omitempty"`
 }
 
 // Facts is what a policy may ask about a request and the entry's own members

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,9 +42,13 @@ type Sighting struct {
 type NeighboursConfig struct {
 	Enforcer string  // ours: its own logs name each other already
 	Keys     LogKeys // of the others; who is not in it is not looked at
-	// Look asks the remote for its branches, and gives the commits of those that
-	// choose names, from the commit given with each on, "" being the tip alone.
-	Look   func(ctx context.Context, choose func(tips map[string]string) map[string]string) ([]Sighting, error)
+	// Where names the repository that our log is in now, if there may be several;
+	// nil: there is one.
+	Where func() string
+	// Look asks that repository's remote for its branches, and gives the commits of
+	// those that choose names, from the commit given with each on, "" being the tip
+	// alone.
+	Look   func(ctx context.Context, repo string, choose func(tips map[string]string) map[string]string) ([]Sighting, error)
 	Append func(context.Context, Entry) error
 	Now    func() time.Time
 	Log    *slog.Logger // nil: none
@@ -58,7 +63,9 @@ type NeighboursConfig struct {
 //
 // Whether a log still begins with what was recorded, Verify proves. Here it is
 // watched from outside: its branch must descend from the commit that was seen,
-// its checkpoints must not shrink, and two of one size must be the same.
+// its checkpoints must not shrink, and two of one size must be the same. Where
+// repositories roll, it is watched in the one that our log is in; what was seen of
+// it in the one before is a bound for its checkpoints, and no more.
 type Neighbours struct {
 	cfg NeighboursConfig
 
@@ -69,6 +76,7 @@ type Neighbours struct {
 // neighbour is what is known of another log.
 type neighbour struct {
 	last     Checkpoint // seen
+	repo     string     // where the branch is
 	branch   string
 	commit   string
 	owed     Anchor    // seen, to be recorded, and not recorded yet: it was too soon, or could not be
@@ -82,6 +90,9 @@ func NewNeighbours(cfg NeighboursConfig) (*Neighbours, error) {
 	if len(cfg.Keys) == 0 || cfg.Look == nil || cfg.Append == nil || cfg.Now == nil {
 		return nil, errors.New("audit: neighbours need keys, a remote, a journal and a clock")
 	}
+	if cfg.Where == nil {
+		cfg.Where = func() string { return "" }
+	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
@@ -89,8 +100,9 @@ func NewNeighbours(cfg NeighboursConfig) (*Neighbours, error) {
 }
 
 // Recall takes in an entry of an earlier run: what was recorded of a log then
-// still counts.
-func (n *Neighbours) Recall(e Entry) {
+// still counts. Where it was seen, the entry says, or else it was where that run
+// began.
+func (n *Neighbours) Recall(e Entry, began string) {
 	var a Anchor
 	if e.Kind != KindAnchor || json.Unmarshal(e.Detail, &a) != nil {
 		return
@@ -108,7 +120,7 @@ func (n *Neighbours) Recall(e Entry) {
 	}
 	k := n.at(c.Origin)
 	k.last, k.shown, k.commit, k.recorded = c, c, a.Commit, e.Time
-	k.branch = branchName(c.Origin, e.Time.Format("2006-01"))
+	k.branch, k.repo = branchName(c.Origin, e.Time.Format("2006-01")), cmp.Or(a.Repo, began)
 }
 
 func (n *Neighbours) at(origin string) *neighbour {
@@ -167,12 +179,18 @@ func (n *Neighbours) Round(ctx context.Context) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	var errs []error
-	seen, err := n.cfg.Look(ctx, func(tips map[string]string) map[string]string { return n.choose(ctx, tips, &errs) })
+	where := n.cfg.Where()
+	for _, k := range n.known {
+		if k.repo != where { // what was seen there is not missing here
+			k.repo, k.branch, k.commit = where, "", ""
+		}
+	}
+	seen, err := n.cfg.Look(ctx, where, func(tips map[string]string) map[string]string { return n.choose(ctx, tips, &errs) })
 	if err != nil {
 		return errors.Join(append(errs, err)...)
 	}
 	for _, s := range seen {
-		errs = append(errs, n.sight(ctx, s))
+		errs = append(errs, n.sight(ctx, where, s))
 	}
 	for _, o := range slices.Sorted(maps.Keys(n.known)) {
 		errs = append(errs, n.record(ctx, n.known[o]))
@@ -252,7 +270,7 @@ func (n *Neighbours) theirs(branch string) (origin, month string, ok bool) {
 }
 
 // sight takes in what a branch shows.
-func (n *Neighbours) sight(ctx context.Context, s Sighting) error {
+func (n *Neighbours) sight(ctx context.Context, where string, s Sighting) error {
 	origin, month, ok := n.theirs(s.Branch)
 	if !ok {
 		return nil
@@ -275,10 +293,10 @@ func (n *Neighbours) sight(ctx context.Context, s Sighting) error {
 	case c.Size == k.last.Size && c.Root != k.last.Root:
 		return n.forked(ctx, origin, k, note, fmt.Sprintf("there are two trees of %d entries", c.Size))
 	}
-	k.last, k.branch, k.commit = c, branchName(origin, month), s.Hashes[0]
+	k.last, k.repo, k.branch, k.commit = c, where, branchName(origin, month), s.Hashes[0]
 	quiet := !k.recorded.IsZero() && k.owed.Checkpoint == "" && onlyAnchors(s.Commits)
 	if c.Size != k.shown.Size && !quiet && len(note) <= maxAnchored {
-		k.owed = Anchor{Checkpoint: note, Commit: k.commit}
+		k.owed = Anchor{Checkpoint: note, Commit: k.commit, Repo: where}
 	}
 	return nil
 }

@@ -11,8 +11,8 @@ import (
 )
 
 // peekAt shows a store's branches as gitsync.Peek would.
-func peekAt(m *memStore) func(context.Context, func(map[string]string) map[string]string) ([]Sighting, error) {
-	return func(_ context.Context, choose func(map[string]string) map[string]string) ([]Sighting, error) {
+func peekAt(m *memStore) func(context.Context, string, func(map[string]string) map[string]string) ([]Sighting, error) {
+	return func(_ context.Context, _ string, choose func(map[string]string) map[string]string) ([]Sighting, error) {
 		var seen []Sighting
 		for b, since := range choose(m.branches) {
 			s := Sighting{Branch: b, Tip: m.branches[b], GoneBack: since != ""}
@@ -211,7 +211,7 @@ func TestNeighboursSeeARewrittenLog(t *testing.T) {
 			c.change(t, m, west, clock)
 			again := east.neighbours(t, clock, m, keys)
 			for _, e := range recorded(t, east.j) {
-				again.Recall(e)
+				again.Recall(e, "")
 			}
 			east.n = again
 			round()
@@ -225,7 +225,7 @@ func TestNeighboursSeeARewrittenLog(t *testing.T) {
 			}
 			last := east.neighbours(t, clock, m, keys)
 			for _, e := range recorded(t, east.j) {
-				last.Recall(e)
+				last.Recall(e, "")
 			}
 			if f := last.Forked(); f["west/r_west"] == "" {
 				t.Errorf("the next run: %v", f)
@@ -276,7 +276,7 @@ func TestNeighboursOfAHostileRemote(t *testing.T) {
 	}
 	asked := 0
 	n, err := NewNeighbours(NeighboursConfig{Enforcer: "east", Keys: keys, Now: clock.Now, Append: func(context.Context, Entry) error { return nil },
-		Look: func(_ context.Context, choose func(map[string]string) map[string]string) ([]Sighting, error) {
+		Look: func(_ context.Context, _ string, choose func(map[string]string) map[string]string) ([]Sighting, error) {
 			asked = len(choose(m.branches))
 			return nil, errors.New("down")
 		}})
@@ -285,5 +285,100 @@ func TestNeighboursOfAHostileRemote(t *testing.T) {
 	}
 	if err := n.Round(t.Context()); err == nil || asked > maxAnchors {
 		t.Errorf("asked for %d branches, %v", asked, err)
+	}
+}
+
+// A log that rolls is watched where ours is: what was seen of it in the repository
+// before is not missing here, and still a bound.
+func TestNeighboursMoveOn(t *testing.T) {
+	c := &clockAt{t: noon}
+	stores := map[string]*memStore{"a": newStore(), "b": newStore()}
+	where := "a"
+	var kept []Entry
+	fresh := func() *Neighbours {
+		t.Helper()
+		n, err := NewNeighbours(NeighboursConfig{
+			Enforcer: "east", Keys: LogKeys{"west": {public(testKey("west"))}}, Now: c.Now,
+			Where:  func() string { return where },
+			Append: func(_ context.Context, e Entry) error { kept = append(kept, e); return nil },
+			Look: func(ctx context.Context, repo string, choose func(map[string]string) map[string]string) ([]Sighting, error) {
+				return peekAt(stores[repo])(ctx, repo, choose)
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range kept {
+			e.Time = c.Now()
+			n.Recall(e, "elsewhere")
+		}
+		return n
+	}
+	round := func(n *Neighbours) (forked string) {
+		t.Helper()
+		c.Set(c.Now().Add(10 * time.Minute))
+		if err := n.Round(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return n.Forked()["west/r_west"]
+	}
+	west := openJournal(t, Config{Enforcer: "west", Incarnation: "r_west", Now: c.Now})
+	in := func(repo string) {
+		t.Helper()
+		flush(t, newPublisher(t, PublisherConfig{Journal: west, Store: stores[repo], Repo: repo, Now: c.Now, Signer: KeySigner(testKey("west"))}))
+	}
+	add(t, west, Entry{Kind: KindIntent})
+	in("a")
+	n := fresh()
+	round(n)
+	detail, err := Detail(Rolled{From: "a", To: "b", Reason: RolledSize})
+	if err != nil {
+		t.Fatal(err)
+	}
+	add(t, west, Entry{Kind: KindRolled, Detail: detail})
+	in("a")
+	add(t, west, Entry{Kind: KindIntent})
+	where = "b"
+	if forked := round(n); forked != "" { // before the other has come
+		t.Error(forked)
+	}
+	in("b")
+	if forked := round(n); forked != "" {
+		t.Error(forked)
+	}
+	var held []string
+	for _, e := range kept {
+		var a Anchor
+		if err := json.Unmarshal(e.Detail, &a); err != nil {
+			t.Fatal(err)
+		}
+		cp, err := ReadCheckpoint(a.Checkpoint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		held = append(held, fmt.Sprint(cp.Size, " in ", a.Repo))
+	}
+	if got := strings.Join(held, ", "); got != "2 in a, 4 in b" {
+		t.Errorf("recorded %s", got)
+	}
+	const branch = "audit/west/r_west/2026-11"
+	delete(stores["a"].branches, branch)
+	if forked := round(fresh()); forked != "" { // the next run, in b, has seen both
+		t.Error(forked)
+	}
+	whole, all := stores["b"].branches[branch], kept
+	stores["b"].branches["audit/south/r_0/2026-11"] = whole // something is there
+	delete(stores["b"].branches, branch)
+	if forked := round(fresh()); !strings.Contains(forked, "is gone") {
+		t.Errorf("where it was seen last it is gone: %q", forked)
+	}
+	kept = all[:1:1] // of a run that saw it in a alone
+	short, err := Checkpoint{Origin: "west/r_west", Size: 1}.Sign(testKey("west"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stores["b"].branches[branch] = stores["b"].write(map[string][]byte{}, nil, "1 call\n\n"+short, noon)
+	if forked := round(fresh()); !strings.Contains(forked, "it had 2 entries, and now has 1") {
+		t.Errorf("what it had in a is a bound in b: %q", forked)
 	}
 }

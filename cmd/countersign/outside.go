@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -27,7 +28,7 @@ type outside struct {
 // witnessTime is what a push waits for witnesses at most.
 const witnessTime = 5 * time.Second
 
-func openOutside(c config, repo *gitsync.Repo, record func(context.Context, audit.Entry) error, log *slog.Logger) (o outside, err error) {
+func openOutside(c config, at *atomic.Pointer[site], record func(context.Context, audit.Entry) error, log *slog.Logger) (o outside, err error) {
 	if c.AuditWitnesses != "" {
 		b, err := os.ReadFile(c.AuditWitnesses)
 		if err != nil {
@@ -56,7 +57,7 @@ func openOutside(c config, repo *gitsync.Repo, record func(context.Context, audi
 			return o, fmt.Errorf("COUNTERSIGN_AUDIT_PEER_KEYS: %w", err)
 		}
 		o.neighbours, err = audit.NewNeighbours(audit.NeighboursConfig{
-			Enforcer: c.ID, Keys: keys, Look: lookAt(repo), Append: record, Now: time.Now, Log: log,
+			Enforcer: c.ID, Keys: keys, Where: func() string { return at.Load().name }, Look: lookAt(at), Append: record, Now: time.Now, Log: log,
 		})
 		if err != nil {
 			return o, err
@@ -68,12 +69,16 @@ func openOutside(c config, repo *gitsync.Repo, record func(context.Context, audi
 // lookTime bounds a look at the others' branches.
 const lookTime = 2 * time.Minute
 
-// lookAt is a repository as neighbours want to see it.
-func lookAt(repo *gitsync.Repo) func(context.Context, func(map[string]string) map[string]string) ([]audit.Sighting, error) {
-	return func(ctx context.Context, choose func(map[string]string) map[string]string) ([]audit.Sighting, error) {
+// lookAt is the repository of now as neighbours want to see it.
+func lookAt(at *atomic.Pointer[site]) func(context.Context, string, func(map[string]string) map[string]string) ([]audit.Sighting, error) {
+	return func(ctx context.Context, name string, choose func(map[string]string) map[string]string) ([]audit.Sighting, error) {
 		ctx, cancel := context.WithTimeout(ctx, lookTime)
 		defer cancel()
-		seen, err := repo.Peek(ctx, func(tips map[string]string) (wants []gitsync.Want) {
+		now := at.Load()
+		if now.name != name {
+			return nil, fmt.Errorf("the log went on in %s just now", now.name)
+		}
+		seen, err := now.repo.Peek(ctx, func(tips map[string]string) (wants []gitsync.Want) {
 			for branch, since := range choose(tips) {
 				wants = append(wants, gitsync.Want{Branch: branch, Since: since})
 			}

@@ -10,6 +10,7 @@ import (
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,10 +37,10 @@ type record struct {
 	mask     *mask.Mask
 	keys     recordKeys
 	outgoing outgoing
-	repo     *gitsync.Repo // where this run began
-	previous []*audit.Past // journals of earlier runs that are still on this disk
-	opening  sync.Mutex    // over places, and what opens a site
-	places   []byte        // placesFile, as it is on the disk
+	current  atomic.Pointer[site] // where this run's log is
+	previous []*audit.Past        // journals of earlier runs that are still on this disk
+	opening  sync.Mutex           // over places, and what opens a site
+	places   []byte               // placesFile, as it is on the disk
 	sitesMu  sync.Mutex
 	sites    []*site               // all repositories that the record is or was in
 	logs     []*rollingLog         // of earlier runs that were not wholly published, and of this one, the last
@@ -110,8 +111,8 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 	if err != nil {
 		return err
 	}
-	r.repo = here.repo
-	r.outside, err = openOutside(r.config, r.repo, func(ctx context.Context, e audit.Entry) error {
+	r.current.Store(here)
+	r.outside, err = openOutside(r.config, &r.current, func(ctx context.Context, e audit.Entry) error {
 		_, err := r.journal.Append(ctx, e)
 		return err
 	}, r.log)
@@ -191,18 +192,16 @@ func (r *record) open(ctx context.Context, names enforcer.Names) error {
 }
 
 // recalled gives the entries of an earlier run, and has the neighbours see them
-// as they go by. What that run saw in another repository than the one that is
-// looked at now is missing in this one, and nobody took it back.
+// as they go by.
 func (r *record) recalled(p *audit.Past) iter.Seq2[audit.Entry, error] {
 	entries := p.Read()
 	if r.outside.neighbours == nil {
 		return entries
 	}
-	here := p.Began() == r.target // a run looks where it began
 	return func(yield func(audit.Entry, error) bool) {
 		for e, err := range entries {
-			if err == nil && (here || e.Status == audit.StatusForked) {
-				r.outside.neighbours.Recall(e)
+			if err == nil {
+				r.outside.neighbours.Recall(e, p.Began())
 			}
 			if !yield(e, err) {
 				return

@@ -232,6 +232,7 @@ func (r *record) moveOn(begun func(*audit.Publisher)) error {
 		next.outlet.Add(pub)
 		l.pub, l.site = pub, next
 		if l.past == nil {
+			r.current.Store(next)
 			begun(pub)
 		}
 	}

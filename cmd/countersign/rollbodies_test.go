@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"os"
 	"os/exec"
@@ -315,68 +314,6 @@ func TestUncommittedRunIsPublishedWhereTheNextBegins(t *testing.T) {
 	}
 }
 
-// Another enforcer's log that was seen in the repository before is not in this
-// one: it was not taken back.
-func TestAnchorsOfAnotherRepositoryAreNotRecalled(t *testing.T) {
-	t.Parallel()
-	for repo, want := range map[string]int{"log-1.git": 1, "log-2.git": 0} {
-		r := newRolling(t, "log-{n}.git", "log-1.git", "log-2.git")
-		rec := r.start()
-		key, err := audit.ParsePrivateKey([]byte(r.c.AuditCheckpointKey + "\n"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		cp := audit.Checkpoint{Origin: "other/rx", Size: 1}
-		note, err := cp.Sign(key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		detail, err := audit.Detail(audit.Anchor{Checkpoint: note, Commit: strings.Repeat("a", 40)})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := rec.journal.Append(t.Context(), audit.Entry{Kind: audit.KindAnchor, Detail: detail}); err != nil {
-			t.Fatal(err)
-		}
-		if !r.work(rec, time.Now()) {
-			t.Fatal(r.said.take())
-		}
-		if err := rec.close(); err != nil {
-			t.Fatal(err)
-		}
-		past, err := audit.Previous(r.c.StateDir)
-		if err != nil || len(past) != 1 {
-			t.Fatal(past, err)
-		}
-		line, err := os.ReadFile(filepath.Join(r.keys, "checkpoint.pub"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		keys, err := audit.ParseLogKeys([]byte("other " + string(line)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		n, err := audit.NewNeighbours(audit.NeighboursConfig{
-			Enforcer: "prod-1", Keys: keys, Now: time.Now, Append: func(context.Context, audit.Entry) error { return nil },
-			Look: func(context.Context, func(map[string]string) map[string]string) ([]audit.Sighting, error) {
-				return nil, nil
-			},
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		now := &record{config: r.c, target: "file://" + filepath.Join(r.dir, repo), outside: outside{neighbours: n}}
-		for _, err := range now.recalled(past[0]) {
-			if err != nil {
-				t.Fatal(err)
-			}
-		}
-		if logs, _ := n.Recorded(); logs != want {
-			t.Errorf("in %s: %d logs are recalled, want %d", repo, logs, want)
-		}
-	}
-}
-
 // What is published goes from the enforcer's own repository, bodies too.
 func TestPublishedBodiesAreTrimmed(t *testing.T) {
 	t.Parallel()
@@ -398,7 +335,7 @@ func TestPublishedBodiesAreTrimmed(t *testing.T) {
 		t.Fatalf("no body is published: %s", out)
 	}
 	here := func() bool {
-		_, err := rec.repo.Blob(body[1])
+		_, err := rec.current.Load().repo.Blob(body[1])
 		if err != nil && !errors.Is(err, gitsync.ErrNotFound) {
 			t.Fatal(err)
 		}
