@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"time"
@@ -32,8 +33,9 @@ const (
 
 // clock is shared by Slack, the bot and the approvals. Whoever sleeps moves it.
 type clock struct {
-	mu  sync.Mutex
-	now time.Time
+	mu   sync.Mutex
+	now  time.Time
+	bots atomic.Int32 // that run
 }
 
 func (c *clock) Now() time.Time {
@@ -48,12 +50,13 @@ func (c *clock) pass(d time.Duration) {
 	c.now = c.now.Add(d)
 }
 
-// Sleep takes a real millisecond, or a fiftieth of the time if that is long, and
-// the whole time by the clock: what another does within seconds, as bots that
-// claim a card trust each other to, is then done within the sleep here too.
+// Sleep takes a real millisecond and the whole time by the clock. With several
+// bots a long one takes a fiftieth of it: what another does within seconds, as
+// bots that claim a card trust each other to, is then done within the sleep
+// here, too.
 func (c *clock) Sleep(ctx context.Context, d time.Duration) error {
 	real := time.Millisecond
-	if d >= 10*time.Second {
+	if d >= 10*time.Second && c.bots.Load() > 1 {
 		real = d / 50
 	}
 	select {
@@ -185,8 +188,10 @@ func (w *world) start(change ...func(*bot.Config)) (b *bot.Bot, stop func()) {
 	w.slack.DeliverTo(web.URL)
 	ctx, cancel := context.WithCancel(w.t.Context())
 	done := make(chan error, 1)
+	w.clock.bots.Add(1)
 	go func() { done <- b.Run(ctx) }()
 	stop = sync.OnceFunc(func() {
+		defer w.clock.bots.Add(-1)
 		web.Close()
 		cancel()
 		select {
