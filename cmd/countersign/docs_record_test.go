@@ -98,6 +98,8 @@ func TestTheRecordsPages(t *testing.T) {
 			}
 		}},
 		"git log": mentioned("the next one is run"),
+		"git -C audit show origin/audit/prod-1/r4kq2m7/2027-01:handover > handover":                         {instead: "this record has not rolled: TestRecordRollsBySize does it", check: func(*shell) {}},
+		"countersign audit proof --check handover --checkpoint-key checkpoint_key.pub":                      {instead: "this record has not rolled: TestRecordRollsBySize does it", check: func(*shell) {}},
 		"git -C audit log --format='%h %(trailers:key=Policy,valueonly,separator=)' --remotes=origin/audit": {says: inForce},
 		"countersign serve": mentioned("it made this record"),
 		"git verify-commit": mentioned("docs/verify-by-hand.md has it"),

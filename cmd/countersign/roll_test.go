@@ -133,6 +133,17 @@ func TestRecordRollsBySize(t *testing.T) {
 	if out, code := r.verify("log-2.git", "--handover"); code != 0 || !strings.Contains(out, "are in another repository, "+r.c.repoAt(time.Now(), 1)+", which was not read") {
 		t.Errorf("the second alone, by its hand-over: %d %s", code, out)
 	}
+	// As docs/record.md has it: the hand-over proves itself by the key alone.
+	second := filepath.Join(r.dir, "log-2.git")
+	branch := strings.Fields(git(t, second, "for-each-ref", "--sort=committerdate", "--format=%(refname)", "refs/heads/audit"))[0]
+	handover := filepath.Join(t.TempDir(), "handover")
+	if err := os.WriteFile(handover, []byte(git(t, second, "show", branch+":handover")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errs, code := command(t, nil, "audit", "proof", "--check", handover, "--checkpoint-key", filepath.Join(r.keys, "checkpoint.pub"))
+	if code != 0 || !strings.Contains(out, "proven: entry") || !strings.Contains(out, "(rolled") {
+		t.Errorf("the hand-over as a proof: %d %s%s", code, out, errs)
+	}
 
 	// The next start goes on where this one was. A third repository is not
 	// there: what belongs in it stays in the journal, and says so.
