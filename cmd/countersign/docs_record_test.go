@@ -97,7 +97,8 @@ func TestTheRecordsPages(t *testing.T) {
 				t.Errorf("it has digest %s, and its entry %s", sum, made.unkept)
 			}
 		}},
-		"git log": mentioned("the next one is run"),
+		"git log":    mentioned("the next one is run"),
+		"make kills": mentioned("runs 20 minutes"), "make outages": mentioned("runs minutes"), "make soak": mentioned("runs for hours"),
 		"git -C audit show origin/audit/prod-1/r4kq2m7/2027-01:handover > handover":                         {instead: "this record has not rolled: TestRecordRollsBySize does it", check: func(*shell) {}},
 		"countersign audit proof --check handover --checkpoint-key checkpoint_key.pub":                      {instead: "this record has not rolled: TestRecordRollsBySize does it", check: func(*shell) {}},
 		"git -C audit log --format='%h %(trailers:key=Policy,valueonly,separator=)' --remotes=origin/audit": {says: inForce},
