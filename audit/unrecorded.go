@@ -144,9 +144,14 @@ func (j *Journal) count() {
 // disk. The writer alone calls it.
 func (j *Journal) syncCounts(last bool) {
 	j.mu.Lock()
-	u, now := &j.missed, j.cfg.Now()
+	u := &j.missed
 	f := u.file
-	if f == nil || !u.dirty || !last && now.Sub(u.synced).Abs() < roomAgain {
+	if f == nil || !u.dirty { // nearly always: not even the clock is asked
+		j.mu.Unlock()
+		return
+	}
+	now := j.cfg.Now()
+	if !last && now.Sub(u.synced).Abs() < roomAgain {
 		j.mu.Unlock()
 		return
 	}
