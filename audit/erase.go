@@ -91,6 +91,7 @@ type Erasure struct {
 	Others []string  `json:"others,omitempty"`     // repositories that the log names, and that are none of the enforcer's: not looked into
 
 	Waiting []foundBody `json:"waiting,omitempty"` // those that may count as Held
+	Unasked bool        `json:"unasked,omitempty"` // it may not be recorded yet that it was asked for
 }
 
 // Erased is a branch that was written anew.
@@ -233,7 +234,7 @@ func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
 		asked = len(e.places)
 		e.mu.Unlock()
 		if len(more) == 0 {
-			now, _ := e.Get(er.ID)
+			now, _ := e.Get(er.ID) // it is there since it began
 			return now, nil
 		}
 		var all sync.WaitGroup
@@ -244,7 +245,8 @@ func (e *Eraser) Ask(ctx context.Context, ask Erasure) (Erasure, error) {
 	}
 }
 
-// begin records that an erasure was asked for, unless it is under way.
+// begin records that an erasure was asked for, unless it is under way. It is on
+// this disk first: what the record says was asked for is done, also after a crash.
 func (e *Eraser) begin(ctx context.Context, ask Erasure) (*Erasure, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -257,12 +259,14 @@ func (e *Eraser) begin(ctx context.Context, ask Erasure) (*Erasure, error) {
 		ID: e.cfg.ID(), By: ask.By, Reason: ask.Reason, Issuer: ask.Issuer, Sub: ask.Sub, Call: ask.Call,
 		Asked: e.cfg.Now().UTC(), Steps: []Erased{},
 	}
-	if err := e.record(ctx, er, StatusAsked); err != nil {
-		return nil, fmt.Errorf("nothing is erased, since that cannot be recorded: %w", err)
-	}
+	er.Unasked = true // until the entry is there, which a crash may precede
 	if err := e.save(er); err != nil {
 		return nil, err
 	}
+	if err := e.record(ctx, er, StatusAsked); err != nil {
+		return nil, errors.Join(fmt.Errorf("nothing is erased, since that cannot be recorded: %w", err), os.Remove(e.path(er.ID)))
+	}
+	er.Unasked = false
 	e.open[er.ID] = er
 	e.show(er)
 	return er, nil

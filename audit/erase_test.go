@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -452,6 +453,54 @@ func TestAnErasureWaitsForTheLogOfTheRemote(t *testing.T) {
 	s.done(t, er.ID, 2)
 	s.state(t, s.remote, 1, a, audit.BodyGone)
 	s.verified(t)
+}
+
+// Killed before or after the entry that says it was asked for, it is done by the
+// next start, and that entry is there once.
+func TestAnErasureIsAskedForOnceOverACrash(t *testing.T) {
+	for _, recorded := range []bool{false, true} {
+		t.Run(fmt.Sprintf("recorded=%v", recorded), func(t *testing.T) {
+			s := newErasure(t)
+			a := s.call(t, "alice", "c_a")
+			s.flush(t)
+			file := filepath.Join(s.dir, "erasing", "er_crashed.json")
+			saved := audit.Erasure{ID: "er_crashed", By: "dana", Reason: "her request", Call: "c_a", Asked: s.clock(), Unasked: true}
+			if recorded { // as a crash leaves it that comes behind the entry
+				s.store.before = func() error { return errors.New("crash") }
+				saved = s.ask(t, audit.Erasure{By: "dana", Reason: "her request", Call: "c_a"})
+				saved.Unasked = true
+				file = filepath.Join(s.dir, "erasing", saved.ID+".json")
+			}
+			b, err := json.Marshal(saved)
+			if err == nil {
+				err = os.MkdirAll(filepath.Dir(file), 0o700)
+			}
+			if err == nil {
+				err = os.WriteFile(file, b, 0o600)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.store.before = nil
+			s.start(t)
+			s.flush(t)
+			s.done(t, saved.ID, 2)
+			s.state(t, s.remote, 1, a, audit.BodyGone)
+			asked := 0 // in this run
+			if recorded {
+				asked++ // in the one before
+			}
+			for _, e := range s.erased(t) {
+				if e.Status == audit.StatusAsked {
+					asked++
+				}
+			}
+			if asked != 1 {
+				t.Errorf("it is recorded %d times that it was asked for", asked)
+			}
+			s.verified(t)
+		})
+	}
 }
 
 // Killed in the middle, an erasure is finished by the next start, and counts

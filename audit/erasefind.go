@@ -47,13 +47,13 @@ func (e *Eraser) loadOpen() error {
 	if err != nil || len(files) == 0 {
 		return err
 	}
-	done := map[string]bool{}
+	asked, done := map[string]bool{}, map[string]bool{}
 	for entry, err := range e.kept() {
 		if err != nil {
 			return err
 		}
-		if entry.Kind == KindErased && entry.Status != StatusAsked {
-			done[entry.Call] = true
+		if entry.Kind == KindErased {
+			asked[entry.Call], done[entry.Call] = true, done[entry.Call] || entry.Status != StatusAsked
 		}
 	}
 	for _, f := range files {
@@ -71,6 +71,7 @@ func (e *Eraser) loadOpen() error {
 			}
 			continue
 		}
+		er.Unasked = er.Unasked && !asked[er.ID]
 		e.open[er.ID] = er
 		e.show(er)
 	}

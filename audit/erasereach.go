@@ -80,6 +80,15 @@ func (p *reached) advance(ctx context.Context, er *Erasure) error {
 		defer e.mu.Unlock()
 		return e.finish(ctx, er)
 	}
+	if er.Unasked { // a crash came before that entry
+		if err := e.record(ctx, er, StatusAsked); err != nil {
+			defer e.mu.Unlock()
+			er.Waits = err.Error()
+			e.show(er)
+			return err
+		}
+		er.Unasked = false
+	}
 	s := e.search(er)
 	err := e.readJournals(er, s)
 	e.mu.Unlock()
