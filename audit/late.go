@@ -42,9 +42,9 @@ func (l *late) committed(all bool, now time.Time, rand func() float64) {
 // askAgain asks for what the newest checkpoint lacks, if it is time to, and
 // tells whether there is something to commit now. What comes cannot be put into
 // a commit that is published, nor is there one without entries: so an entry
-// holds it, of kind anchor, and that entry's commit is cosigned in its turn. The
-// entry is made only when all have answered: as long as one is away, nothing is
-// written. The log of an earlier run is not asked for: the checkpoint of this
+// holds it, of kind anchor, and that entry's commit is cosigned in its turn. It
+// is made only if somebody answered who had been missing: as long as they are
+// away, nothing is written. The log of an earlier run is not asked for: the checkpoint of this
 // one, which names its end, stands for it.
 func (p *Publisher) askAgain(ctx context.Context) (more bool, err error) {
 	j := p.cfg.Journal

@@ -44,7 +44,7 @@ func ParseLogKeys(file []byte) (LogKeys, error) {
 		switch {
 		case strings.Contains(first, "+"):
 			whose, key, err = parseLogVkey(l)
-		case strings.HasPrefix(first, "ssh-"):
+		case strings.HasPrefix(first, "ssh-") && !strings.HasPrefix(strings.TrimSpace(rest), "ssh-"): // else an enforcer is called so
 			key, err = parsePublicKey(l)
 		case first == "cert-authority":
 			err = errors.New("certificates are not supported: list the key itself")

@@ -265,6 +265,9 @@ func TestLogKeys(t *testing.T) {
 	if _, err := keys.Open(sign("prod-2/r_a", "log")); err != nil {
 		t.Errorf("without a name: %v", err)
 	}
+	if keys, err = ParseLogKeys([]byte("ssh-gate " + pub("log") + "\n")); err != nil || len(keys["ssh-gate"]) != 1 {
+		t.Errorf("an enforcer whose name looks like a key's type: %v, %v", keys, err)
+	}
 	// A vkey is for its log alone.
 	vkey, err := note.NewEd25519VerifierKey("prod-1/r_a", public(testKey("log")))
 	if err != nil {

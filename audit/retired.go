@@ -70,15 +70,19 @@ type lastUse struct {
 }
 
 // used notes which keys signed a commit that holds, and its checkpoint.
-func (v *verification) used(l *logState, b *prepared) {
+func (v *verification) used(l *logState, b *prepared) error {
 	cp := b.cpKeys
-	if v.keys[l.Enforcer] != nil { // the keys that replaced others may be among them
-		_, cp, _ = v.open(string(b.note)) // it was opened before
+	if v.keys[l.Enforcer] != nil { // those that replaced others may be among them, one that this very commit names, too
+		var err error
+		if _, cp, err = v.open(string(b.note)); err != nil {
+			return err
+		}
 	}
 	l.note(lastUse{UseCheckpoint, cp, l.size, l.last, b.hash})
 	if b.commitKey != "" {
 		l.note(lastUse{UseCommit, []string{b.commitKey}, l.size, l.last, b.hash})
 	}
+	return nil
 }
 
 func (l *logState) note(u lastUse) {

@@ -115,7 +115,10 @@ func (v *verification) commit(l *logState, at Problem, b *prepared, month string
 	l.last, l.Last = batch.entries[len(batch.entries)-1].Time, batch.entries[len(batch.entries)-1].Time
 	l.Checkpoint, l.Signed = cp, c.When
 	l.roots = append(l.roots, sizedRoot{l.size, cp.Root})
-	v.used(l, b)
+	if err := v.used(l, b); err != nil {
+		bad(ClassCheckpoint, -1, "%v", err)
+		return
+	}
 	if !slices.Contains(l.Signers, b.signer) {
 		l.Signers = append(l.Signers, b.signer)
 	}
