@@ -108,12 +108,12 @@ func (r *Repo) old(ctx context.Context, chain []past, newest int, done plumbing.
 		}
 		if chain[k].hash == done {
 			first = chain[k].tree
-		} else if err := r.differ(base, chain[k].tree, nil, gone); err != nil {
+		} else if err := r.differ(base, chain[k].tree, into(gone, false)); err != nil {
 			return nil, nil, err
 		}
 		if k > newest {
 			gone[chain[k].hash] = true
-			if err := r.differ(chain[k-1].tree, chain[k].tree, gone, nil); err != nil {
+			if err := r.differ(chain[k-1].tree, chain[k].tree, into(gone, true)); err != nil {
 				return nil, nil, err
 			}
 		}
@@ -124,7 +124,7 @@ func (r *Repo) old(ctx context.Context, chain []past, newest int, done plumbing.
 		}
 	}
 	folders := map[plumbing.Hash]bool{}
-	if err := r.differ(first, chain[newest].tree, folders, nil); err != nil {
+	if err := r.differ(first, chain[newest].tree, into(folders, true)); err != nil {
 		return nil, nil, err
 	}
 	for h := range folders {
@@ -133,41 +133,14 @@ func (r *Repo) old(ctx context.Context, chain []past, newest int, done plumbing.
 	return gone, stay, nil
 }
 
-// differ collects the folders and the files that a tree has and base, at the same
-// paths, has not; nil: they are not asked for.
-func (r *Repo) differ(base, tree plumbing.Hash, folders, files map[plumbing.Hash]bool) error {
-	if base == tree {
-		return nil
-	}
-	if folders != nil {
-		folders[tree] = true
-	}
-	had := map[string]plumbing.Hash{}
-	if !base.IsZero() {
-		entries, err := readTree(r.st, base)
-		if err != nil {
-			return err
+// into has differ collect the folders that it meets, or else the files.
+func into(set map[plumbing.Hash]bool, folders bool) func(plumbing.Hash, bool) bool {
+	return func(h plumbing.Hash, folder bool) bool {
+		if folder == folders {
+			set[h] = true
 		}
-		for _, e := range entries {
-			had[e.mode+e.name] = e.hash
-		}
+		return true
 	}
-	entries, err := readTree(r.st, tree)
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		switch {
-		case had[e.mode+e.name] == e.hash:
-		case e.dir():
-			if err := r.differ(had[e.mode+e.name], e.hash, folders, files); err != nil {
-				return err
-			}
-		case files != nil:
-			files[e.hash] = true
-		}
-	}
-	return nil
 }
 
 // drop takes objects out of this repository, and puts folders that stay into a
